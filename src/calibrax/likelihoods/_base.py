@@ -1,0 +1,165 @@
+"""What every likelihood shares: the `Likelihood` record, links, soft clipping, and checks at trace time."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+PyTree = Any
+Stats = dict[str, jax.Array]
+Link = Literal["sigmoid", "identity"]
+
+
+class Likelihood(NamedTuple):
+    """A decoding distribution p(x | outputs) as pure functions.
+
+    B is the batch, `event_shape` the shape of one example, last axis the channels. `outputs` are unconstrained reals
+    of a decoder, `[B, ..., output_channels(C)]`; `x` is `[B, ..., C]`, float in the data's range or uint8 in 0..255
+    (read as x / 255).
+
+    Attributes:
+      init: `(event_shape) -> (params, state)`: what gradient descent trains and what is averaged, `{}` where nothing.
+      nll: `(params, state, outputs, x, train=True, axis_name=None) -> (nll, stats)`: nll `[B]`, at least float32,
+        nats, summed over the event; stats a flat dict of arrays. `train=True` takes this batch's statistics,
+        `train=False` the running average in `state`. `axis_name` names the mapped axis over which the batch is spread.
+      update: `(state, stats) -> state`: the running average after this batch.
+      mean: `(params, state, outputs) -> E[x | outputs]`, `[B, ..., C]` in the data's range.
+      sample: `(key, params, state, outputs) -> x`, a draw in the data's units. A density on the real line may draw
+        outside [0, 1]; clip for display.
+      output_channels: `(channels) -> int`, how many values the decoder emits for each position.
+      discretized_nll: `(params, state, outputs, x) -> [B]`, -log P in nats of the 256-level image, by the same
+        distribution integrated over bins of width 1/255; None where the distribution says nothing about levels.
+    """
+
+    init: Callable[..., tuple[PyTree, PyTree]]
+    nll: Callable[..., tuple[jax.Array, Stats]]
+    update: Callable[[PyTree, Stats], PyTree]
+    mean: Callable[[PyTree, PyTree, PyTree], PyTree]
+    sample: Callable[[jax.Array, PyTree, PyTree, PyTree], PyTree]
+    output_channels: Callable[[int], int]
+    discretized_nll: Callable[..., jax.Array] | None = None
+
+
+def soft_clip(
+    log_sigma: Float[Array, "..."], low: float | None = None, high: float | None = None
+) -> Float[Array, "..."]:
+    """Bound smoothly from above by `high`, then from below by `low`.
+
+    λ := high - softplus(high - λ); λ := low + softplus(λ - low). Nearly the identity far inside the bounds, though
+    not exactly: at λ = low + 3 it adds 0.05.
+
+    Args:
+      log_sigma: any shape.
+      low: lower bound, or None for none.
+      high: upper bound, or None for none.
+
+    Raises:
+      ValueError: if `low >= high`.
+
+    References:
+      Section 3.1, "Variance implementation details"; Chua et al. 2018.
+    """
+    if low is not None and high is not None and low >= high:
+        raise ValueError(f"low is {low}; expected a number under high = {high}")
+    if high is not None:
+        log_sigma = high - jax.nn.softplus(high - log_sigma)
+    if low is not None:
+        log_sigma = low + jax.nn.softplus(log_sigma - low)
+    return log_sigma
+
+
+def compute_dtype(*arrays: jax.typing.ArrayLike) -> jnp.dtype:
+    """float64 if one of the arrays has it, else float32; Python numbers and integers do not widen."""
+    wide = any(getattr(array, "dtype", None) == jnp.float64 for array in arrays)
+    return jnp.dtype(jnp.float64 if wide else jnp.float32)
+
+
+def as_unit(x: jax.typing.ArrayLike, dtype: Any) -> jax.Array:
+    """Data as floats: uint8 levels become level / 255, floats are taken as they are."""
+    x = jnp.asarray(x)
+    if x.dtype == jnp.uint8:
+        return x.astype(dtype) / 255
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"x has dtype {x.dtype}; expected uint8 in 0..255 or a float dtype")
+    return x.astype(dtype)
+
+
+def as_level(x: jax.typing.ArrayLike, levels: int = 256) -> jax.Array:
+    """Data as int32 levels 0..levels-1: uint8 as they are, floats in [0, 1] rounded to the nearest level."""
+    x = jnp.asarray(x)
+    if x.dtype == jnp.uint8:
+        return x.astype(jnp.int32)
+    unit = as_unit(x, compute_dtype(x))
+    return jnp.clip(jnp.round(unit * (levels - 1)), 0, levels - 1).astype(jnp.int32)
+
+
+def apply_link(link: Link, outputs: jax.Array) -> jax.Array:
+    """The decoder's reals as a mean: in [0, 1] by a sigmoid, or unchanged; float32 at least."""
+    outputs = jnp.asarray(outputs)
+    outputs = outputs.astype(compute_dtype(outputs))
+    return jax.nn.sigmoid(outputs) if link == "sigmoid" else outputs
+
+
+def sum_event(values: jax.Array) -> jax.Array:
+    """[B, ...] -> [B]."""
+    return jnp.sum(values, axis=tuple(range(1, values.ndim)))
+
+
+def broadcast_parameter(name: str, parameter: jax.typing.ArrayLike, shape: Sequence[int], dtype: Any) -> jax.Array:
+    """A scale as an array of the rank of `shape`, checked to broadcast to it and not beyond."""
+    parameter = jnp.asarray(parameter, dtype)
+    shape = tuple(shape)
+    try:
+        fits = np.broadcast_shapes(parameter.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name} has shape {parameter.shape}; expected one that broadcasts to {shape}")
+    return parameter.reshape((1,) * (len(shape) - parameter.ndim) + parameter.shape)
+
+
+def check_link(link: str) -> None:
+    if link not in ("sigmoid", "identity"):
+        raise ValueError(
+            f"link is {link!r}; expected 'sigmoid' for data in [0, 1] or 'identity' for data without a range"
+        )
+
+
+def check_number(
+    name: str, number: object, *, low: float = -math.inf, high: float = math.inf, closed: bool = False
+) -> None:
+    """A finite real number strictly between the bounds (`closed`: or equal to the lower)."""
+    kind = isinstance(number, int | float | np.floating | np.integer) and not isinstance(number, bool)
+    inside = kind and math.isfinite(number) and (low <= number if closed else low < number) and number < high
+    if not inside:
+        bounds = f"{'[' if closed else '('}{low}, {high})"
+        raise ValueError(f"{name} is {number!r}; expected a number in {bounds}")
+
+
+def check_shape(name: str, array: jax.typing.ArrayLike, expected: Sequence[int]) -> None:
+    shape = jnp.shape(array)
+    if shape != tuple(expected):
+        raise ValueError(f"{name} has shape {shape}; expected {tuple(expected)}")
+
+
+def check_event_shape(event_shape: Any) -> tuple[int, ...]:
+    """`event_shape` as a tuple of positive ints."""
+    good = isinstance(event_shape, Sequence) and not isinstance(event_shape, str)
+    good = good and all(isinstance(n, int | np.integer) and n > 0 for n in event_shape)
+    if not good:
+        raise ValueError(f"event_shape is {event_shape!r}; expected a tuple of positive ints such as (28, 28, 3)")
+    return tuple(int(n) for n in event_shape)
+
+
+def data_shape(outputs: jax.typing.ArrayLike, outputs_per_channel: int) -> tuple[int, ...]:
+    """The shape x must have for these outputs; raises where the last axis does not divide into channels."""
+    shape = jnp.shape(outputs)
+    if len(shape) < 2:
+        raise ValueError(f"outputs has shape {shape}; expected [B, ..., channels]")
+    if shape[-1] % outputs_per_channel:
+        raise ValueError(f"outputs has {shape[-1]} channels; expected a multiple of {outputs_per_channel}")
+    return (*shape[:-1], shape[-1] // outputs_per_channel)

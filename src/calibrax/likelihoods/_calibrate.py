@@ -1,0 +1,56 @@
+"""The running average recomputed exactly, in one pass over data."""
+
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from calibrax.likelihoods._base import Likelihood, PyTree
+from calibrax.running_average import RunningAverage
+
+
+def calibrate(likelihood: Likelihood, params: PyTree, pairs: Iterable[tuple[PyTree, PyTree]]) -> PyTree:
+    """The likelihood's state from one pass over data, each example counting equally.
+
+    During training the running average mixes batches from before and after the fit improved; over the training set
+    with the final parameters there is nothing to mix. Sums are kept in float64 on the host.
+
+    Args:
+      likelihood: any likelihood.
+      params: its trained params.
+      pairs: batches `(outputs, x)` as given to `nll`; sizes may differ.
+
+    Returns:
+      A state to use with `train=False`; the initial state for a likelihood that averages nothing.
+
+    Raises:
+      ValueError: if `pairs` is empty.
+
+    Example:
+      >>> state = calibrate(likelihood, params, ((decode(params, x), x) for x in batches))
+
+    References:
+      Section 4: "a running average of the variance over the training data is used".
+    """
+
+    @jax.jit
+    def one_batch(params, outputs, x):
+        _, state = likelihood.init(jax.tree.map(lambda leaf: leaf.shape[1:], x))
+        _, stats = likelihood.nll(params, state, outputs, x, train=True)
+        return likelihood.update(state, stats)  # of a fresh state: linear in this batch alone
+
+    total = None
+    for outputs, x in pairs:
+        state = one_batch(params, outputs, x)
+        num_examples = jax.tree.leaves(x)[0].shape[0]
+        weighted = jax.tree.map(lambda leaf, n=num_examples: n * np.asarray(leaf, np.float64), state)
+        total = weighted if total is None else jax.tree.map(np.add, total, weighted)
+    if total is None:
+        raise ValueError("pairs is empty; expected at least one (outputs, x) batch")
+    return jax.tree.map(_normalise, total, is_leaf=lambda node: isinstance(node, RunningAverage))
+
+
+def _normalise(node: RunningAverage) -> RunningAverage:
+    """The same mean with weight 1, that of an average which has long converged."""
+    return RunningAverage(jnp.asarray(node.total / node.weight, jnp.float32), jnp.ones((), jnp.float32))

@@ -1,0 +1,204 @@
+"""Gaussian decoders whose variance is constant, shared and learned, or emitted by the network (section 3.1)."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from calibrax.likelihoods._base import (
+    Likelihood,
+    Link,
+    PyTree,
+    Stats,
+    apply_link,
+    as_unit,
+    broadcast_parameter,
+    check_event_shape,
+    check_link,
+    check_number,
+    check_shape,
+    compute_dtype,
+    data_shape,
+    soft_clip,
+    sum_event,
+)
+from calibrax.likelihoods._discretized import discretized_gaussian_nll
+from calibrax.objectives import beta_to_sigma
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def gaussian_nll(
+    x: Num[Array, "B ..."], mean: Float[Array, "B ..."], log_sigma: jax.typing.ArrayLike
+) -> tuple[Float[Array, " B"], Stats]:
+    """Negative log density of N(x; mean, σ²), with the full constant.
+
+    Sums ((x - mean) / σ)² / 2 + log σ + log(2π) / 2 over the event.
+
+    Args:
+      x: [B, ...] float data, or uint8 read as x / 255.
+      mean: [B, ...], same shape.
+      log_sigma: log standard deviation, broadcasts against `mean` (NumPy's rules).
+
+    Returns:
+      nll [B], nats, at least float32; stats `mse` [] and `log_sigma` [], their means over everything.
+
+    Raises:
+      ValueError: if shapes do not match or x is neither uint8 nor float.
+
+    Example:
+      >>> nll, stats = gaussian_nll(jnp.zeros((2, 3)), jnp.zeros((2, 3)), 0.0)  # 3 log(2π) / 2 each
+
+    References:
+      Equations (2) and (3).
+    """
+    dtype = compute_dtype(x, mean, log_sigma)
+    check_shape("x", x, mean.shape)
+    mean = jnp.asarray(mean, dtype)
+    log_sigma = broadcast_parameter("log_sigma", log_sigma, mean.shape, dtype)
+    error = as_unit(x, dtype) - mean
+    nll = 0.5 * jnp.square(error * jnp.exp(-log_sigma)) + log_sigma + HALF_LOG_2PI
+    return sum_event(nll), {"mse": jnp.mean(jnp.square(error)), "log_sigma": jnp.mean(log_sigma)}
+
+
+def gaussian(sigma: float = 1.0, *, link: Link = "sigmoid") -> Likelihood:
+    """A Gaussian of constant standard deviation; 1 is the "Gaussian VAE" of the tables, the bare MSE loss.
+
+    Args:
+      sigma: standard deviation in the data's units, positive.
+      link: `"sigmoid"` for data in [0, 1], `"identity"` for data without a range.
+
+    Returns:
+      A `Likelihood` with one output a channel, without params or state.
+
+    Raises:
+      ValueError: if sigma is not positive or the link is unknown.
+    """
+    check_number("sigma", sigma, low=0)
+    log_sigma = math.log(sigma)
+    return _mean_only(link, init_params=dict, log_sigma=lambda params: log_sigma)
+
+
+def beta_gaussian(beta: float, *, link: Link = "sigmoid") -> Likelihood:
+    """The β-VAE as a likelihood: a Gaussian of constant variance σ² = β/2, weight 1 on the KL.
+
+    The objective SSE + β·KL of the paper's tables, divided by β, with the constant that makes it a bound.
+
+    Args:
+      beta: the weight that the KL would have had, positive.
+      link: as in `gaussian`.
+
+    Raises:
+      ValueError: if beta is not positive or the link is unknown.
+
+    References:
+      Section 3.1, "Connection to β-VAE"; Table 1.
+    """
+    check_number("beta", beta, low=0)
+    return gaussian(float(beta_to_sigma(float(beta))), link=link)
+
+
+def shared_sigma(*, link: Link = "sigmoid") -> Likelihood:
+    """A Gaussian with one standard deviation for everything, learned by gradient descent.
+
+    `params` is `{"log_sigma": []}`, initially 0. Not clipped: section 3.1 finds that unnecessary here.
+
+    Raises:
+      ValueError: if the link is unknown.
+
+    References:
+      Equations (2) and (3), "Shared σ-VAE".
+    """
+    return _mean_only(
+        link,
+        init_params=lambda: {"log_sigma": jnp.zeros((), jnp.float32)},
+        log_sigma=lambda params: params["log_sigma"],
+    )
+
+
+def pixel_sigma(
+    min_log_sigma: float = -6.0, max_log_sigma: float | None = None, *, link: Link = "sigmoid"
+) -> Likelihood:
+    """A Gaussian whose network emits a log standard deviation for each sub-pixel beside the mean.
+
+    Channels of `outputs`: C means, then C log standard deviations, soft-clipped.
+
+    Args:
+      min_log_sigma: lower bound; -6 is section 3.1's.
+      max_log_sigma: upper bound, or None for none.
+      link: as in `gaussian`, for the means.
+
+    Returns:
+      A `Likelihood` with two outputs a channel, without params or state.
+
+    Raises:
+      ValueError: if the bounds cross or the link is unknown.
+
+    References:
+      Equation (1); the soft clip of section 3.1.
+    """
+    check_link(link)
+    check_number("min_log_sigma", min_log_sigma)
+    if max_log_sigma is not None:
+        check_number("max_log_sigma", max_log_sigma, low=min_log_sigma)
+
+    def split(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        channels = data_shape(outputs, 2)[-1]
+        raw = outputs[..., channels:]
+        return apply_link(link, outputs[..., :channels]), soft_clip(
+            raw.astype(compute_dtype(raw)), min_log_sigma, max_log_sigma
+        )
+
+    return from_location_scale(
+        lambda params, state, outputs: split(jnp.asarray(outputs)), outputs_per_channel=2, discrete=link == "sigmoid"
+    )
+
+
+def from_location_scale(
+    location_scale: Callable[[PyTree, PyTree, jax.Array], tuple[jax.Array, jax.typing.ArrayLike]],
+    *,
+    outputs_per_channel: int,
+    discrete: bool,
+    init_params: Callable[[], PyTree] = dict,
+) -> Likelihood:
+    """A stateless Gaussian `Likelihood` from what gives its mean and log σ."""
+
+    def init(event_shape):
+        check_event_shape(event_shape)
+        return init_params(), {}
+
+    def nll(params, state, outputs, x, train=True, axis_name=None):
+        del train, axis_name  # nothing here depends on the batch
+        check_shape("x", x, data_shape(outputs, outputs_per_channel))
+        return gaussian_nll(x, *location_scale(params, state, outputs))
+
+    def sample(key, params, state, outputs):
+        mean, log_sigma = location_scale(params, state, outputs)
+        log_sigma = broadcast_parameter("log_sigma", log_sigma, mean.shape, mean.dtype)
+        return mean + jnp.exp(log_sigma) * jax.random.normal(key, mean.shape, mean.dtype)
+
+    def discretized_nll(params, state, outputs, x):
+        return discretized_gaussian_nll(x, *location_scale(params, state, outputs))[0]
+
+    return Likelihood(
+        init=init,
+        nll=nll,
+        update=lambda state, stats: state,
+        mean=lambda params, state, outputs: location_scale(params, state, outputs)[0],
+        sample=sample,
+        output_channels=lambda channels: outputs_per_channel * channels,
+        discretized_nll=discretized_nll if discrete else None,
+    )
+
+
+def _mean_only(link: Link, *, init_params: Callable[[], PyTree], log_sigma: Callable) -> Likelihood:
+    """A Gaussian whose network emits the mean, and whose log σ comes from `params`."""
+    check_link(link)
+    return from_location_scale(
+        lambda params, state, outputs: (apply_link(link, outputs), log_sigma(params)),
+        outputs_per_channel=1,
+        discrete=link == "sigmoid",
+        init_params=init_params,
+    )

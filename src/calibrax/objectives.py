@@ -1,0 +1,101 @@
+"""The VAE objective in nats: KL, ELBO, importance bound, and the exchange rate between beta and sigma."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Convention = Literal["sse", "half_sse"]
+
+
+def gaussian_kl(mean: Float[Array, "B ..."], log_var: Float[Array, "B ..."]) -> Float[Array, " B"]:
+    """KL(N(mean, exp(log_var)) || N(0, I)) in nats, summed over the latent dimensions of each example.
+
+    Each dimension contributes (mean² + exp(log_var) - 1 - log_var) / 2; `expm1` keeps the small values of a
+    dimension that follows the prior.
+
+    Args:
+      mean: [B, ...] posterior means.
+      log_var: [B, ...] posterior log variances, same shape.
+
+    Returns:
+      [B], at least float32, non-negative.
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    References:
+      Kingma and Welling 2014, appendix B.
+    """
+    if mean.shape != log_var.shape:
+        raise ValueError(f"log_var has shape {log_var.shape}; expected {mean.shape}, the shape of mean")
+    dtype = jnp.float64 if jnp.float64 in (mean.dtype, log_var.dtype) else jnp.float32
+    mean, log_var = mean.astype(dtype), log_var.astype(dtype)
+    return 0.5 * jnp.sum(jnp.square(mean) + (jnp.expm1(log_var) - log_var), axis=tuple(range(1, mean.ndim)))
+
+
+def elbo(nll: Float[Array, " B"], kl: Float[Array, " B"]) -> Float[Array, " B"]:
+    """The evidence lower bound -(nll + kl) of each example, nats; positive or negative for a density (eq. 3)."""
+    if nll.shape != kl.shape:
+        raise ValueError(f"kl has shape {kl.shape}; expected {nll.shape}, the shape of nll")
+    return -(nll + kl)
+
+
+def importance_bound(log_weights: Float[Array, "..."], axis: int = 0) -> Float[Array, "..."]:
+    """The importance-weighted bound log((1/K) sum_k w_k) on log p(x), nats (Burda et al. 2016, eq. 8).
+
+    Args:
+      log_weights: log p(x, z_k) - log q(z_k | x), usually [K, B].
+      axis: the axis of the K samples.
+
+    Returns:
+      `log_weights` without that axis; with K = 1 the one-sample ELBO.
+    """
+    return jax.nn.logsumexp(log_weights, axis=axis) - math.log(log_weights.shape[axis])
+
+
+def bits_per_dim(nats: jax.typing.ArrayLike, event_shape: Sequence[int]) -> jax.Array:
+    """Nats per example as bits per dimension: nats / (D ln 2), D the number of values in `event_shape`."""
+    size = math.prod(event_shape)
+    if size < 1:
+        raise ValueError(f"event_shape is {tuple(event_shape)}; expected at least one value")
+    return jnp.asarray(nats) / (size * math.log(2))
+
+
+def effective_beta(log_sigma: jax.typing.ArrayLike, convention: Convention = "sse") -> jax.Array:
+    """The beta to which a decoder of this sigma is equivalent.
+
+    Args:
+      log_sigma: log standard deviation.
+      convention: `"sse"` is the objective SSE + beta·KL of the paper's tables, beta = 2σ²; `"half_sse"` is eq. (4)
+        as printed, (D/2)·MSE + beta·KL, beta = σ².
+
+    Raises:
+      ValueError: for another convention.
+    """
+    return _scale(convention) * jnp.exp(2 * jnp.asarray(log_sigma))
+
+
+def beta_to_sigma(beta: jax.typing.ArrayLike, convention: Convention = "sse") -> jax.Array:
+    """The constant standard deviation equivalent to a beta; the inverse of `effective_beta`.
+
+    Args:
+      beta: weight on the KL, positive.
+      convention: `"sse"` gives sqrt(beta / 2), as in section 3.1; `"half_sse"` gives sqrt(beta).
+
+    Raises:
+      ValueError: for another convention, or for a Python number that is not positive.
+    """
+    if isinstance(beta, int | float) and not 0 < beta < math.inf:
+        raise ValueError(f"beta is {beta}; expected a positive finite number")
+    return jnp.sqrt(jnp.asarray(beta) / _scale(convention))
+
+
+def _scale(convention: str) -> float:
+    scales = {"sse": 2.0, "half_sse": 1.0}
+    if convention not in scales:
+        raise ValueError(f"convention is {convention!r}; expected 'sse' or 'half_sse'")
+    return scales[convention]
