@@ -43,15 +43,15 @@ def discretized_gaussian_nll(
     mean = jnp.asarray(mean, dtype)
     log_sigma = broadcast_parameter("log_sigma", log_sigma, mean.shape, dtype)
     level = as_level(x)
-    inverse_sigma = jnp.exp(-log_sigma)
-    error = level.astype(dtype) / 255 - mean
-    center, half_width = error * inverse_sigma, jnp.broadcast_to(0.5 / 255 * inverse_sigma, mean.shape)
+    error = level.astype(dtype) - 255 * mean  # in levels, which float32 holds exactly
+    per_level = jnp.exp(-log_sigma) / 255
+    center, half_width = error * per_level, jnp.broadcast_to(0.5 * per_level, mean.shape)
     log_prob = jnp.where(
         level == 0,
         log_ndtr(center + half_width),
         jnp.where(level == 255, log_ndtr(half_width - center), _log_normal_mass(center, half_width)),
     )
-    return -sum_event(log_prob), {"mse": jnp.mean(jnp.square(error)), "log_sigma": jnp.mean(log_sigma)}
+    return -sum_event(log_prob), {"mse": jnp.mean(jnp.square(error / 255)), "log_sigma": jnp.mean(log_sigma)}
 
 
 def _log_normal_mass(center: jax.Array, half_width: jax.Array) -> jax.Array:

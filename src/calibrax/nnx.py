@@ -1,0 +1,45 @@
+"""A likelihood as a Flax NNX module, the twin of `calibrax.linen.Decode`."""
+
+import jax
+from flax import nnx
+
+from calibrax.likelihoods import Likelihood
+
+
+class Calibration(nnx.Variable):
+    """A likelihood's running average, as `nnx.BatchStat` is a batch norm's."""
+
+
+class Decode(nnx.Module):
+    """The last layer of a decoder: from outputs and data to a negative log-likelihood.
+
+    What gradient descent trains is an `nnx.Param`, the running average a `Calibration` variable which a call with
+    `train=True` updates. `nnx.grad` and `nnx.Optimizer(..., wrt=nnx.Param)` see the former alone.
+
+    Args:
+      likelihood: any `calibrax.Likelihood`.
+      event_shape: shape of one example, `(H, W, C)` for images; nested as the likelihood's `init` wants it.
+      axis_name: the mapped axis over which the batch is spread, if any.
+
+    Example:
+      >>> decode = Decode(cx.optimal_sigma(), (28, 28, 3))
+      >>> nll, stats = decode(outputs, x, train=True)
+    """
+
+    def __init__(self, likelihood: Likelihood, event_shape, *, axis_name: str | None = None):
+        params, state = likelihood.init(event_shape)
+        self.likelihood = likelihood
+        self.axis_name = axis_name
+        self.params = nnx.data(jax.tree.map(nnx.Param, params))
+        self.state = Calibration(state)
+
+    def __call__(self, outputs, x, *, train: bool):
+        """nll `[B]` in nats and stats, for outputs `[B, ..., output_channels(C)]` and x `[B, ..., C]`."""
+        params = jax.tree.map(
+            lambda param: param.get_value(), self.params, is_leaf=lambda node: isinstance(node, nnx.Param)
+        )
+        state = self.state.get_value()
+        nll, stats = self.likelihood.nll(params, state, outputs, x, train=train, axis_name=self.axis_name)
+        if train:
+            self.state.set_value(self.likelihood.update(state, stats))
+        return nll, stats

@@ -1,0 +1,62 @@
+"""Checkpoints with orbax: the whole `TrainState` and the place in the data."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from calibrax.training.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one run, newest last; a save is complete or absent.
+
+    Args:
+      folder: where they are; made if missing.
+      keep: how many of the newest stay.
+    """
+
+    def __init__(self, folder: str | Path, *, keep: int = 2):
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint, None where there is none."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, *, seed: int, steps_per_epoch: int) -> None:
+        """Write `state` unless a checkpoint of its step exists; returns when it is on disk."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        position = {"seed": seed, "epoch": step // steps_per_epoch, "batch": step % steps_per_epoch}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(jax.tree.map(np.asarray, state)),
+                position=ocp.args.JsonSave(position),
+            ),
+        )
+
+    def restore(self, like: TrainState, step: int | None = None) -> TrainState:
+        """The newest checkpoint, or that of `step`, in the structure, shapes and dtypes of `like`.
+
+        Args:
+          like: a state, or its abstract shapes.
+          step: which one; None for the newest.
+
+        Raises:
+          FileNotFoundError: if there is none.
+        """
+        step = self.latest_step() if step is None else step
+        if step is None:
+            raise FileNotFoundError(f"no checkpoint in {self._manager.directory}")
+        target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))
+        return restored.state
+
+    def close(self) -> None:
+        self._manager.close()

@@ -1,0 +1,93 @@
+"""Metrics on disk: `metrics.jsonl`, a row a step, and TensorBoard event files."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import jax
+
+Row = dict[str, float | int | str]
+
+
+class MetricsLog:
+    """Appends rows to `metrics.jsonl` and scalars to TensorBoard, fetching from the device only once in a while.
+
+    A row is `{"step", "split", ...}`. Opened at step k, it drops rows of later steps: a run resumed from a checkpoint
+    writes them again, and none is there twice.
+
+    Args:
+      folder: the run's folder.
+      step: the step the run starts or resumes at.
+      flush_every: train rows kept on the device between two fetches.
+    """
+
+    def __init__(self, folder: str | Path, *, step: int = 0, flush_every: int = 20):
+        from tensorboardX import SummaryWriter
+
+        self._path = Path(folder) / "metrics.jsonl"
+        self._drop_after(step)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=step + 1 if step else None)
+        self._pending: list[tuple[int, dict[str, jax.Array]]] = []
+        self._flush_every = flush_every
+
+    def train(self, step: int, metrics: dict[str, jax.Array]) -> Row | None:
+        """Note a training step; returns the newest row whenever rows were fetched and written."""
+        self._pending.append((step, metrics))
+        return self.flush() if len(self._pending) >= self._flush_every else None
+
+    def flush(self) -> Row | None:
+        """Fetch and write what is pending.
+
+        Raises:
+          FloatingPointError: at the first step whose loss is not finite; the rows up to it are written.
+        """
+        steps, values = [step for step, _ in self._pending], jax.device_get([m for _, m in self._pending])
+        self._pending = []
+        row = None
+        for step, metrics in zip(steps, values, strict=True):
+            row = {"step": step, "split": "train"} | {name: float(value) for name, value in metrics.items()}
+            self._write(row)
+            if not math.isfinite(row["loss"]):
+                self._file.flush()
+                raise FloatingPointError(f"the loss is {row['loss']} at step {step}")
+        self._file.flush()
+        return row
+
+    def evaluation(self, step: int, split: str, metrics: dict[str, float]) -> None:
+        """Write the row of an evaluation, after all pending ones."""
+        self.flush()
+        self._write({"step": step, "split": split, **metrics})
+        self._file.flush()
+
+    def close(self) -> None:
+        self.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._board.close()
+
+    def _write(self, row: Row) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            if isinstance(value, float) and math.isfinite(value):
+                self._board.add_scalar(f"{row['split']}/{name}", value, row["step"])
+
+    def _drop_after(self, step: int) -> None:
+        if not self._path.exists():
+            return
+        kept = [row for row in read_metrics(self._path) if row["step"] <= step]
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        os.replace(temporary, self._path)
+
+
+def read_metrics(path: str | Path) -> list[Row]:
+    """The rows of a `metrics.jsonl`, without a last line torn by a crash."""
+    rows = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

@@ -1,0 +1,109 @@
+"""Where a training step runs: one device, or several by `pmap` or by sharded arrays. Nothing else changes."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from calibrax.training.state import TrainState
+from calibrax.training.step import Metrics, train_step
+
+AXIS = "batch"
+
+
+class Stepper(NamedTuple):
+    """A compiled training step and the way to bring state and data to where it runs.
+
+    Attributes:
+      step: `(state, batch, key) -> (state, metrics)`, compiled; the state given is donated.
+      put_state: a `TrainState` as made or restored -> the state for `step`.
+      get_state: its inverse, a single copy for evaluation and checkpoints.
+      put_batch: a global batch [B, ...] of the host -> the batch for `step`.
+      num_devices: how many devices share a batch; B must be a multiple.
+    """
+
+    step: Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]
+    put_state: Callable[[TrainState], TrainState]
+    get_state: Callable[[TrainState], TrainState]
+    put_batch: Callable[[Any], jax.Array]
+    num_devices: int
+
+
+def jit_step(*, model, likelihood, optimizer) -> Stepper:
+    """The step on one device."""
+    step = functools.partial(train_step, model=model, likelihood=likelihood, optimizer=optimizer)
+    return Stepper(
+        step=jax.jit(step, donate_argnums=0),
+        put_state=_fresh_copy,
+        get_state=lambda state: state,
+        put_batch=jnp.asarray,
+        num_devices=1,
+    )
+
+
+def pmap_step(*, model, likelihood, optimizer, devices: Sequence[jax.Device] | None = None) -> Stepper:
+    """The step on all devices by `jax.pmap`, state replicated; only `axis_name` is added.
+
+    Args:
+      model, likelihood, optimizer: as in `train_step`.
+      devices: those to use; by default all.
+    """
+    devices = list(devices or jax.devices())
+    step = functools.partial(train_step, model=model, likelihood=likelihood, optimizer=optimizer, axis_name=AXIS)
+
+    def put_state(state):
+        return jax.device_put(
+            jax.tree.map(lambda leaf: np.broadcast_to(leaf, (len(devices), *np.shape(leaf))), state),
+            NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS)),
+        )
+
+    def put_batch(batch):
+        _check_divisible(len(batch), len(devices))
+        return batch.reshape(len(devices), -1, *batch.shape[1:])
+
+    return Stepper(
+        step=jax.pmap(step, AXIS, in_axes=(0, 0, None), out_axes=(0, None), devices=devices, donate_argnums=0),
+        put_state=put_state,
+        get_state=lambda state: jax.tree.map(lambda leaf: leaf[0], state),
+        put_batch=put_batch,
+        num_devices=len(devices),
+    )
+
+
+def sharded_step(*, model, likelihood, optimizer, devices: Sequence[jax.Device] | None = None) -> Stepper:
+    """The step on all devices by `jax.jit`, the batch sharded and the state replicated; XLA adds the communication.
+
+    Args:
+      model, likelihood, optimizer: as in `train_step`.
+      devices: those to use; by default all.
+    """
+    devices = list(devices or jax.devices())
+    mesh = Mesh(np.array(devices), (AXIS,))
+    replicated, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
+    step = functools.partial(train_step, model=model, likelihood=likelihood, optimizer=optimizer)
+
+    def put_batch(batch):
+        _check_divisible(len(batch), len(devices))
+        return jax.device_put(batch, spread)
+
+    return Stepper(
+        step=jax.jit(step, in_shardings=(replicated, spread, replicated), out_shardings=replicated, donate_argnums=0),
+        put_state=lambda state: jax.device_put(_fresh_copy(state), replicated),
+        get_state=lambda state: jax.tree.map(lambda leaf: leaf.addressable_data(0), state),
+        put_batch=put_batch,
+        num_devices=len(devices),
+    )
+
+
+def _fresh_copy(state: TrainState) -> TrainState:
+    """A copy that the step may take over: its buffers are donated, the caller's stay whole."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+
+
+def _check_divisible(batch_size: int, num_devices: int) -> None:
+    if batch_size % num_devices:
+        raise ValueError(f"batch size is {batch_size}; expected a multiple of the {num_devices} devices")

@@ -1,0 +1,30 @@
+"""Eight simulated devices and strict JAX for every test."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real images, where the environment names one."""
+    folder = os.environ.get("CALIBRAX_DATA_DIR")
+    if not folder:
+        pytest.skip("CALIBRAX_DATA_DIR is not set: no real images here")
+    return Path(folder)
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,32 @@
+"""A linear VAE small enough to train in a test."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from calibrax import objectives
+
+
+class LinearVAE(nn.Module):
+    """Linear Gaussian encoder with one variance a latent, linear decoder; any event shape."""
+
+    event_shape: tuple[int, ...]
+    output_channels: int
+    latent_dim: int = 2
+
+    @nn.compact
+    def __call__(self, x, key):
+        x = x.reshape(x.shape[0], -1)
+        mean = nn.Dense(self.latent_dim, name="mean")(x)
+        log_var = jnp.broadcast_to(
+            self.param("log_var", nn.initializers.zeros, (1, self.latent_dim)), (x.shape[0], self.latent_dim)
+        )
+        keys = key if jnp.ndim(key) else jax.random.split(key, x.shape[0])
+        noise = jax.vmap(lambda k: jax.random.normal(k, (self.latent_dim,)))(keys)
+        z = mean + jnp.exp(0.5 * log_var) * noise
+        out_shape = (*self.event_shape[:-1], self.output_channels)
+        size = 1
+        for n in out_shape:
+            size *= n
+        outputs = nn.Dense(size, name="decoder")(z)
+        return outputs.reshape(-1, *out_shape), objectives.gaussian_kl(mean, log_var)
