@@ -4,10 +4,11 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 
-Row = dict[str, float | int | str]
+Row = dict[str, Any]
 
 
 class MetricsLog:
@@ -26,7 +27,7 @@ class MetricsLog:
         from tensorboardX import SummaryWriter
 
         self._path = Path(folder) / "metrics.jsonl"
-        self._drop_after(step)
+        self.evaluated_steps = {row["step"] for row in self._drop_after(step) if row["split"] != "train"}
         self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=step + 1 if step else None)
         self._pending: list[tuple[int, dict[str, jax.Array]]] = []
@@ -59,6 +60,7 @@ class MetricsLog:
         """Write the row of an evaluation, after all pending ones."""
         self.flush()
         self._write({"step": step, "split": split, **metrics})
+        self.evaluated_steps.add(step)
         self._file.flush()
 
     def close(self) -> None:
@@ -73,13 +75,14 @@ class MetricsLog:
             if isinstance(value, float) and math.isfinite(value):
                 self._board.add_scalar(f"{row['split']}/{name}", value, row["step"])
 
-    def _drop_after(self, step: int) -> None:
+    def _drop_after(self, step: int) -> list[Row]:
         if not self._path.exists():
-            return
+            return []
         kept = [row for row in read_metrics(self._path) if row["step"] <= step]
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         os.replace(temporary, self._path)
+        return kept
 
 
 def read_metrics(path: str | Path) -> list[Row]:

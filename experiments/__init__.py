@@ -1,0 +1,1 @@
+"""One file for each table, figure or headline run of the paper."""

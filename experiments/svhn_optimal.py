@@ -1,0 +1,49 @@
+"""The paper's headline run: the optimal σ-VAE on SVHN at 28×28 (section 5.1, appendix B).
+
+Command:   make svhn-optimal            (or: python -m experiments.svhn_optimal --help)
+Device:    one CPU or GPU; several with PARALLEL=pmap or PARALLEL=sharded.
+Time:      two CPU cores, 10 epochs: the built-in street-digits (9,000 images) about 5 minutes, all of SVHN (73,257)
+           about 40.
+Expected:  the paper's Tables 1 and 2 give -log p < -3333 nats, effective β 0.006 (σ² = 0.0032); it evaluated on the
+           training split, this run on the test split. With 9,000 SVHN training images: about -3230 on others.
+
+Without --data, SVHN is looked for in --data-dir and then online; where it cannot be had, the run says so and goes on
+with `street-digits`, drawn from a seed, and everything written bears that name. `--data svhn` insists.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+from calibrax import cli, run
+from calibrax.config import TrainConfig
+from calibrax.data import DataError
+
+IMAGE_SIZE = 28
+FALLBACK = "street-digits"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    return cli.guarded(lambda: svhn_optimal(argv))
+
+
+def svhn_optimal(argv: Sequence[str]) -> None:
+    default = cli.resumed_config(argv) or TrainConfig(data="", likelihood="optimal-sigma", image_size=IMAGE_SIZE)
+    config = cli.parse(TrainConfig, "svhn-optimal", argv, default=default)
+    if config.data:
+        run.train(config)
+        return
+    try:
+        config = dataclasses.replace(config, data="svhn")
+        data = run.load_data(config)
+    except DataError as error:
+        print(f"SVHN cannot be had here: {error}", file=sys.stderr)
+        print(f"Going on with the built-in {FALLBACK}: drawn house numbers, NOT SVHN; results bear that name.")
+        config = dataclasses.replace(config, data=FALLBACK)
+        data = run.load_data(config)
+    run.train(config, data)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

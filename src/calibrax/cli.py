@@ -1,0 +1,208 @@
+"""The command line: `calibrax train | evaluate | sample | data | models`.
+
+A user's mistake is one line on stderr and exit code 2; Ctrl-C is exit code 130 with everything saved.
+"""
+
+import contextlib
+import dataclasses
+import io
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Score a run's newest checkpoint on its test images and write results.json and curves.png."""
+
+    run: str
+    """The run's folder."""
+    data_dir: str | None = None
+    """Where the data is now, if it moved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """Draw images from a run's newest checkpoint into a PNG."""
+
+    run: str
+    """The run's folder."""
+    num: int = 64
+    """How many images."""
+    out: str | None = None
+    """The file to write (default: samples.png in the run's folder)."""
+    seed: int = 0
+    """Draws the latents, and the noise."""
+    noise: bool = False
+    """Draw from p(x|z) instead of showing its mean."""
+    data_dir: str | None = None
+    """Where the data is now, if it moved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Find or download a data set, prepare it, and say what is in it."""
+
+    source: str
+    """svhn, mnist, cifar10, frey_face, another TFDS name, street-digits, an .npz file, or a folder of images."""
+    data_dir: str | None = None
+    """Where prepared data and original files are looked for and kept (default: ~/tensorflow_datasets)."""
+    image_size: int | None = None
+    """Resize to this height and width."""
+    picture: str | None = None
+    """Also write a grid of training images to this PNG."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    commands = {"train": train, "evaluate": evaluate, "sample": sample, "data": data, "models": models}
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage(commands))
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        import calibrax
+
+        print(f"calibrax {calibrax.__version__}")
+        return 0
+    if argv[0] not in commands:
+        return fail(f"unknown command {argv[0]!r}; expected one of {', '.join(commands)}")
+    return guarded(lambda: commands[argv[0]](argv[1:]))
+
+
+def guarded(command: Any) -> int:
+    """Call a command; turn a user's mistake into one line on stderr and exit code 2, an interruption into 130."""
+    from calibrax.config import ConfigError
+    from calibrax.data import DataError
+    from calibrax.progress import Interrupted
+    from calibrax.run_folder import RunError
+
+    try:
+        command()
+    except (ConfigError, DataError, RunError) as error:
+        return fail(str(error))
+    except FloatingPointError as error:
+        return fail(f"training stopped: {error}; the newest checkpoint before it is whole", code=1)
+    except Interrupted as stop:
+        return fail(str(stop), code=130)
+    except KeyboardInterrupt:
+        return fail("interrupted", code=130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    return 0
+
+
+def train(argv: Sequence[str]) -> None:
+    from calibrax import run
+    from calibrax.config import TrainConfig
+
+    run.train(parse(TrainConfig, "train", argv, default=resumed_config(argv)))
+
+
+def evaluate(argv: Sequence[str]) -> None:
+    from calibrax.run import Run
+
+    config = parse(EvaluateConfig, "evaluate", argv)
+    Run.open(config.run, config.data_dir).evaluate()
+
+
+def sample(argv: Sequence[str]) -> None:
+    from calibrax.config import ConfigError
+    from calibrax.run import Run
+
+    config = parse(SampleConfig, "sample", argv)
+    if not 1 <= config.num <= 10_000:
+        raise ConfigError(f"--num is {config.num}; expected 1 to 10000")
+    if config.out is not None and Path(config.out).suffix.lower() != ".png":
+        raise ConfigError(f"--out is {config.out}; expected a name that ends in .png")
+    print(Run.open(config.run, config.data_dir).sample(config.num, config.out, config.seed, noise=config.noise))
+
+
+def data(argv: Sequence[str]) -> None:
+    from calibrax.data import describe, load
+
+    config = parse(DataConfig, "data", argv)
+    images = load(config.source, data_dir=config.data_dir, image_size=config.image_size)
+    print(describe(images))
+    if config.picture is not None:
+        from calibrax.evaluation.figures import save_grid
+
+        save_grid(config.picture, images.train[:64], title=f"{images.name}: training images")
+        print(config.picture)
+
+
+def models(argv: Sequence[str]) -> None:
+    from calibrax.config import ConfigError, model_table
+
+    if argv and argv[0] in ("-h", "--help"):
+        print("usage: calibrax models\n\nModel presets with shapes and parameter counts, and the likelihoods' names.")
+        return
+    if argv:
+        raise ConfigError(f"calibrax models takes no arguments; got {' '.join(argv)}")
+    print(model_table())
+
+
+def parse(kind: type[T], command: str, argv: Sequence[str], *, default: T | None = None) -> T:
+    """A config from the command line by tyro, whose boxed errors become a one-line `ConfigError`."""
+    from calibrax.config import ConfigError
+
+    try:
+        import tyro
+    except ImportError as error:
+        raise ConfigError("the command line needs tyro (pip install tyro); calibrax.run.train works without") from error
+    stderr = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(stderr):
+            return tyro.cli(
+                kind,
+                prog=f"calibrax {command}",
+                args=list(argv),
+                config=(tyro.conf.PositionalRequiredArgs,),
+                **({} if default is None else {"default": default}),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise ConfigError(unboxed(stderr.getvalue())) from None
+
+
+def unboxed(message: str) -> str:
+    """The text of tyro's error box on one line, without the pointer to the help."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("╭╮╰╯│─ \n") for line in message.splitlines()[1:]]
+    text = " ".join(line for line in lines if line)
+    return re.split(r"\s*(Argument helptext|For full helptext)", text)[0]
+
+
+def resumed_config(argv: Sequence[str]) -> Any:
+    """With --resume, the settings of the run in --run-dir, so that they need not be given again."""
+    from calibrax import run_folder
+
+    folders = [value for flag, value in zip(argv, argv[1:], strict=False) if flag == "--run-dir"]
+    folders += [flag.split("=", 1)[1] for flag in argv if flag.startswith("--run-dir=")]
+    return run_folder.read_config(folders[-1]) if "--resume" in argv and folders else None
+
+
+def usage(commands: dict[str, Any]) -> str:
+    summary = {
+        "train": "train a VAE with a calibrated decoder",
+        "evaluate": "score a run on its test images",
+        "sample": "draw images from a run",
+        "data": "find, prepare and describe a data set",
+        "models": "list model presets and likelihoods",
+    }
+    lines = [f"  {name:<10}{summary[name]}" for name in commands]
+    return "\n".join(["usage: calibrax COMMAND [options]; calibrax COMMAND --help lists them", "", *lines])
+
+
+def fail(message: str, code: int = 2) -> int:
+    print(f"calibrax: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""Held-out likelihood of a trained model: one-sample ELBO, rate, distortion, bits per dimension."""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from calibrax.likelihoods import Likelihood, calibrate
+from calibrax.objectives import bits_per_dim, effective_beta
+
+PyTree = Any
+
+
+class Evaluation(NamedTuple):
+    """What one pass over a data set gives; nats are means over examples, of one posterior sample each."""
+
+    neg_elbo: float  # nats: rate + distortion
+    neg_elbo_stderr: float  # nats, standard error of that mean over examples
+    rate: float  # nats: mean KL(q(z|x) || p(z))
+    distortion: float  # nats: mean -log p(x|z)
+    mse: float  # mean squared error of E[x|z], per value
+    bits_per_dim: float | None  # rate plus -log P of the 256-level image, in bits; None where the decoder has no levels
+    sigma: float | None  # the decoder's σ (geometric mean where it has several); None where it has none
+    effective_beta: float | None  # 2σ², the tables' convention
+    num_examples: int
+
+
+def evaluate_likelihood(
+    model: nn.Module,
+    likelihood: Likelihood,
+    params: PyTree,
+    likelihood_state: PyTree,
+    images: np.ndarray,
+    *,
+    key: jax.Array,
+    batch_size: int = 256,
+) -> Evaluation:
+    """Score held-out images with the test-time likelihood (`train=False`: the running average).
+
+    Args:
+      model: called as `model(x, keys) -> (outputs, kl)`.
+      likelihood: the decoder's distribution.
+      params: `{"model": ..., "likelihood": ...}`.
+      likelihood_state: its running average.
+      images: [N, ...] uint8 or float data.
+      key: for the posterior samples; one a data set, each example folds in its index.
+      batch_size: examples at once.
+
+    Raises:
+      ValueError: if there are no images.
+    """
+    if len(images) == 0:
+        raise ValueError("images is empty; expected at least one example")
+    score = _score_function(model, likelihood)
+    batches = [
+        jax.device_get(score(params, likelihood_state, batch, keys))
+        for batch, keys in _batches(images, key, batch_size)
+    ]
+    columns = {name: np.concatenate([np.asarray(b[name], np.float64) for b in batches]) for name in batches[0]}
+    neg_elbo = columns["rate"] + columns["distortion"]
+    log_sigma = float(columns["log_sigma"].mean()) if "log_sigma" in columns else None
+    bits = None
+    if "discretized" in columns:
+        bits = float(bits_per_dim((columns["rate"] + columns["discretized"]).mean(), images.shape[1:]))
+    return Evaluation(
+        neg_elbo=float(neg_elbo.mean()),
+        neg_elbo_stderr=float(neg_elbo.std(ddof=1) / math.sqrt(len(images))) if len(images) > 1 else math.nan,
+        rate=float(columns["rate"].mean()),
+        distortion=float(columns["distortion"].mean()),
+        mse=float(columns["sq_error"].mean()),
+        bits_per_dim=bits,
+        sigma=None if log_sigma is None else math.exp(log_sigma),
+        effective_beta=None if log_sigma is None else float(effective_beta(log_sigma)),
+        num_examples=len(images),
+    )
+
+
+def calibrate_on(
+    model: nn.Module,
+    likelihood: Likelihood,
+    params: PyTree,
+    images: np.ndarray,
+    *,
+    key: jax.Array,
+    batch_size: int = 256,
+) -> PyTree:
+    """The likelihood's state recomputed exactly in one pass over training images, with the final parameters."""
+    forward = _forward_function(model)
+    pairs = (
+        (forward(params["model"], batch, keys), jnp.asarray(batch)) for batch, keys in _batches(images, key, batch_size)
+    )
+    return calibrate(likelihood, params["likelihood"], pairs)
+
+
+def reconstruct(model: nn.Module, likelihood: Likelihood, params, likelihood_state, images, *, key) -> np.ndarray:
+    """E[x | z] for one posterior sample z of each image, float32 in the data's range."""
+    keys = jax.random.split(key, len(images))
+    outputs = _forward_function(model)(params["model"], images, keys)
+    return np.asarray(likelihood.mean(params["likelihood"], likelihood_state, outputs))
+
+
+def generate(
+    model: nn.Module, likelihood: Likelihood, params, likelihood_state, num: int, *, key, noise: bool = False
+) -> np.ndarray:
+    """Images for draws z of the prior, float32 in the data's range.
+
+    E[x | z], as in the paper's figures; with `noise`, a draw from p(x | z).
+    """
+    latent_key, noise_key = jax.random.split(key)
+    outputs = _generate_function(model, num)(params["model"], latent_key)
+    args = (params["likelihood"], likelihood_state, outputs)
+    return np.asarray(likelihood.sample(noise_key, *args) if noise else likelihood.mean(*args))
+
+
+def _batches(images: np.ndarray, key: jax.Array, batch_size: int) -> Iterator[tuple[np.ndarray, jax.Array]]:
+    """Batches in order, the last one short; the key of an example depends on its index alone."""
+    fold = jax.vmap(jax.random.fold_in, (None, 0))
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        yield batch, fold(key, jnp.arange(start, start + len(batch)))
+
+
+@functools.lru_cache(maxsize=8)
+def _score_function(model: nn.Module, likelihood: Likelihood) -> Callable[..., dict[str, jax.Array]]:
+    @jax.jit
+    def score(params, state, x, keys):
+        outputs, kl = model.apply({"params": params["model"]}, x, keys)
+        args = (params["likelihood"], state, outputs)
+        nll, stats = likelihood.nll(*args, x, train=False)
+        unit = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
+        sq_error = jnp.square(likelihood.mean(*args) - unit)
+        columns = {"rate": kl, "distortion": nll, "sq_error": jnp.mean(sq_error, tuple(range(1, x.ndim)))}
+        if "log_sigma" in stats:
+            columns["log_sigma"] = jnp.broadcast_to(jnp.mean(stats["log_sigma"]), kl.shape)
+        if likelihood.discretized_nll is not None:
+            columns["discretized"] = likelihood.discretized_nll(*args, x)
+        return columns
+
+    return score
+
+
+@functools.lru_cache(maxsize=8)
+def _forward_function(model: nn.Module) -> Callable[..., jax.Array]:
+    return jax.jit(lambda params, x, keys: model.apply({"params": params}, x, keys)[0])
+
+
+@functools.lru_cache(maxsize=8)
+def _generate_function(model: nn.Module, num: int) -> Callable[..., jax.Array]:
+    return jax.jit(lambda params, key: model.apply({"params": params}, key, num, method="generate"))

@@ -1,0 +1,31 @@
+"""Results as a table for people."""
+
+from collections.abc import Mapping
+
+from calibrax.evaluation.likelihood import Evaluation
+
+ROWS = (
+    ("-ELBO (nats)", "neg_elbo", "{:.1f}"),
+    ("  standard error", "neg_elbo_stderr", "{:.1f}"),
+    ("rate: KL (nats)", "rate", "{:.1f}"),
+    ("distortion (nats)", "distortion", "{:.1f}"),
+    ("bits/dim, 256 levels", "bits_per_dim", "{:.3f}"),
+    ("MSE", "mse", "{:.6f}"),
+    ("sigma", "sigma", "{:.5f}"),
+    ("effective beta", "effective_beta", "{:.6f}"),
+)
+
+
+def results_table(title: str, results: Mapping[str, Evaluation]) -> str:
+    """The evaluations side by side, one column each; a dash where a decoder has no such number.
+
+    Where a column's σ comes from is its name: `running average` is the training-time average, `calibrated` the exact
+    one over the training images with the final parameters.
+    """
+    width = max(16, *(len(name) for name in results))
+    lines = [title, " " * 22 + "".join(f"{name:>{width + 2}}" for name in results)]
+    for label, field, form in ROWS:
+        values = [getattr(result, field) for result in results.values()]
+        cells = ("-" if value is None else form.format(value) for value in values)
+        lines.append(f"{label:<22}" + "".join(f"{cell:>{width + 2}}" for cell in cells))
+    return "\n".join(lines)

@@ -1,0 +1,206 @@
+"""One run from beginning to end: images in; a folder of checkpoints, metrics, pictures and results out."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from calibrax import run_folder
+from calibrax.config import ConfigError, TrainConfig
+from calibrax.data import ImageData, batches, load, steps_per_epoch
+from calibrax.evaluation import calibrate_on, evaluate_likelihood, generate, reconstruct
+from calibrax.evaluation.figures import save_grid, save_reconstructions, save_training_curves
+from calibrax.evaluation.report import results_table
+from calibrax.progress import Interrupted, ProgressBar, catch_interrupts
+from calibrax.training import (
+    Checkpoints,
+    MetricsLog,
+    Stepper,
+    TrainState,
+    create_train_state,
+    jit_step,
+    pmap_step,
+    read_metrics,
+    sharded_step,
+)
+
+STEPPERS = {"jit": jit_step, "pmap": pmap_step, "sharded": sharded_step}
+NUM_PICTURES = 64
+
+
+def train(config: TrainConfig, data: ImageData | None = None) -> dict[str, Any]:
+    """Train and evaluate a model, writing everything into the run's folder.
+
+    Args:
+      config: the run.
+      data: the images, where already loaded; by default `config.data`.
+
+    Returns:
+      What `results.json` holds.
+
+    Raises:
+      ConfigError, RunError, DataError: the user's mistake, in one line; nothing already written is lost.
+      Interrupted: after Ctrl-C or SIGTERM, with the state saved.
+      FloatingPointError: if the loss stops being finite.
+    """
+    num_devices = 1 if config.parallel == "jit" else jax.device_count()
+    if config.batch_size % num_devices:
+        raise ConfigError(f"--batch-size is {config.batch_size}; expected a multiple of the {num_devices} devices")
+    run_folder.check_usable(config)
+    data = data or load_data(config)
+    if config.batch_size > len(data.train):
+        raise ConfigError(
+            f"--batch-size is {config.batch_size}; expected at most {len(data.train)}, the training images"
+        )
+    config = dataclasses.replace(config, run_dir=str(run_folder.claim(config, data)))
+    return Run(config, data).train()
+
+
+def load_data(config: TrainConfig) -> ImageData:
+    """The images that `config` names, at its image size."""
+    return load(config.data, data_dir=config.data_dir, image_size=config.image_size)
+
+
+class Run:
+    """The parts of one run: to train it, go on with it, evaluate it and draw from it.
+
+    Args:
+      config: with `run_dir` set.
+      data: its images.
+    """
+
+    def __init__(self, config: TrainConfig, data: ImageData):
+        self.config, self.data = config, data
+        self.folder = Path(config.run_dir or ".")
+        self.model = config.make_model(data.event_shape)
+        self.likelihood = config.make_likelihood()
+        self.parts = {"model": self.model, "likelihood": self.likelihood, "optimizer": config.make_optimizer()}
+        self.init_key, self.train_key, self.eval_key = jax.random.split(jax.random.key(config.seed), 3)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints")
+
+    @classmethod
+    def open(cls, folder: str | Path, data_dir: str | None = None) -> "Run":
+        """The run in a folder, with its data; raises RunError where the folder holds none."""
+        config = run_folder.read_config(folder)
+        if data_dir is not None:
+            config = dataclasses.replace(config, data_dir=data_dir)
+        return cls(config, load_data(config))
+
+    def initial_state(self) -> TrainState:
+        create = functools.partial(create_train_state, **self.parts)
+        return jax.jit(create)(self.init_key, self.data.train[:1])
+
+    def saved_state(self) -> TrainState:
+        """The newest checkpoint."""
+        try:
+            return self.checkpoints.restore(jax.eval_shape(self.initial_state))
+        except FileNotFoundError as error:
+            raise run_folder.RunError(f"{self.folder} holds no checkpoint yet") from error
+
+    def train(self) -> dict[str, Any]:
+        """Train from the newest checkpoint, or from the start, to the last epoch; then evaluate."""
+        resuming = self.checkpoints.latest_step() is not None
+        state = self.saved_state() if resuming else self.initial_state()
+        log = MetricsLog(self.folder, step=int(state.step))
+        try:
+            self._train_loop(state, log)
+        finally:
+            log.close()
+        return self.evaluate()
+
+    def _train_loop(self, state: TrainState, log: MetricsLog) -> None:
+        batch_size = self.config.batch_size
+        per_epoch = steps_per_epoch(len(self.data.train), batch_size)
+        save_every, last_step = self.config.save_every or per_epoch, self.config.epochs * per_epoch
+        stepper: Stepper = STEPPERS[self.config.parallel](**self.parts)
+        step, device_state = int(state.step), stepper.put_state(state)
+        feed = batches(self.data.train, batch_size, seed=self.config.seed, start_step=step)
+        save = functools.partial(self.checkpoints.save, seed=self.config.seed, steps_per_epoch=per_epoch)
+        with catch_interrupts() as interrupted, ProgressBar(step, last_step, batch_size) as bar:
+            while True:
+                if interrupted.is_set():
+                    save(stepper.get_state(device_state))
+                    raise Interrupted(f"saved at step {step}; go on with: {self.resume_command()}")
+                if step % per_epoch == 0 and step and step not in log.evaluated_steps:
+                    self._evaluate_epoch(stepper.get_state(device_state), step, log)
+                if step >= last_step:
+                    return
+                device_state, metrics = stepper.step(device_state, stepper.put_batch(next(feed)), self.train_key)
+                step += 1
+                bar.advance(log.train(step, metrics))
+                if step % save_every == 0 or step % per_epoch == 0:
+                    log.flush()  # a loss that is not finite stops here, before it can be saved
+                    save(stepper.get_state(device_state))
+
+    def _evaluate_epoch(self, state: TrainState, step: int, log: MetricsLog) -> None:
+        """Test metrics into the log; a grid of samples and one of reconstructions."""
+        test = self.data.test
+        trained = (self.model, self.likelihood, state.params, state.likelihood_state)
+        result = evaluate_likelihood(*trained, test, key=self.eval_key)
+        metrics = {name: value for name, value in result._asdict().items() if value is not None}
+        log.evaluation(step, "test", metrics)
+        caption = f"{self.data.name}, {self.config.likelihood}, step {step}"
+        samples = generate(*trained, NUM_PICTURES, key=self.eval_key)
+        save_grid(self.folder / "samples" / f"step_{step:07d}.png", samples, title=f"Samples: {caption}")
+        originals = test[: NUM_PICTURES // 2]
+        save_reconstructions(
+            self.folder / "reconstructions" / f"step_{step:07d}.png",
+            originals,
+            reconstruct(*trained, originals, key=self.eval_key),
+            title=f"Reconstructions: {caption}",
+        )
+
+    def evaluate(self) -> dict[str, Any]:
+        """Score the newest checkpoint on the test images, write `results.json` and the curves, print the table."""
+        state = self.saved_state()
+        columns = {"running average": state.likelihood_state}
+        if jax.tree.leaves(state.likelihood_state):
+            columns["calibrated"] = calibrate_on(
+                self.model, self.likelihood, state.params, self.data.train, key=self.eval_key
+            )
+        results = {
+            name: evaluate_likelihood(
+                self.model, self.likelihood, state.params, likelihood_state, self.data.test, key=self.eval_key
+            )
+            for name, likelihood_state in columns.items()
+        }
+        record = {
+            "data": self.data.name,
+            "split": "test",
+            "train_examples": len(self.data.train),
+            "likelihood": self.config.likelihood,
+            "model": self.config.model,
+            "step": int(state.step),
+            "seed": self.config.seed,
+            "commit": run_folder.commit(),
+            "test": {name: result._asdict() for name, result in results.items()},
+        }
+        run_folder.write_json(self.folder / "results.json", record)
+        title = f"{self.data.name}, {self.config.likelihood}, {self.config.model}, seed {self.config.seed}"
+        save_training_curves(self.folder / "curves.png", read_metrics(self.folder / "metrics.jsonl"), title=title)
+        print(results_table(f"{title}: {len(self.data.test):,} test images, step {record['step']}", results))
+        return record
+
+    def sample(self, num: int, path: str | Path | None = None, seed: int = 0, *, noise: bool = False) -> Path:
+        """Draw images from the newest checkpoint into a PNG; returns where it is.
+
+        Args:
+          num: how many.
+          path: the file; by default `samples.png` in the run's folder.
+          seed: draws the latents, and the noise.
+          noise: draw from p(x | z) instead of showing its mean.
+        """
+        state = self.saved_state()
+        trained = (self.model, self.likelihood, state.params, state.likelihood_state)
+        images = generate(*trained, num, key=jax.random.key(seed), noise=noise)
+        path = Path(path) if path else self.folder / "samples.png"
+        what = "draws from p(x|z)" if noise else "means of p(x|z)"
+        title = f"{self.data.name}, {self.config.likelihood}, step {int(state.step)}: {what}, z from the prior"
+        save_grid(path, np.clip(images, 0, 1), title=title)
+        return path
+
+    def resume_command(self) -> str:
+        return f"calibrax train --resume --run-dir {self.folder}"
