@@ -6,6 +6,7 @@ A user's mistake is one line on stderr and exit code 2; Ctrl-C is exit code 130 
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
 import sys
 from collections.abc import Sequence
@@ -182,7 +183,7 @@ def resumed_config(argv: Sequence[str]) -> Any:
     """With --resume, the settings of the run in --run-dir, so that they need not be given again."""
     from calibrax import run_folder
 
-    folders = [value for flag, value in zip(argv, argv[1:], strict=False) if flag == "--run-dir"]
+    folders = [value for flag, value in itertools.pairwise(argv) if flag == "--run-dir"]
     folders += [flag.split("=", 1)[1] for flag in argv if flag.startswith("--run-dir=")]
     return run_folder.read_config(folders[-1]) if "--resume" in argv and folders else None
 

@@ -25,7 +25,6 @@ from calibrax.likelihoods._base import (
     sum_event,
 )
 from calibrax.likelihoods._discretized import discretized_gaussian_nll
-from calibrax.objectives import beta_to_sigma
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -97,7 +96,7 @@ def beta_gaussian(beta: float, *, link: Link = "sigmoid") -> Likelihood:
       Section 3.1, "Connection to β-VAE"; Table 1.
     """
     check_number("beta", beta, low=0)
-    return gaussian(float(beta_to_sigma(float(beta))), link=link)
+    return gaussian(math.sqrt(beta / 2), link=link)
 
 
 def shared_sigma(*, link: Link = "sigmoid") -> Likelihood:

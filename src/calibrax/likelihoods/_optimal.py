@@ -156,7 +156,7 @@ def reduced_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
         if axis not in named:
             raise ValueError(f"axis is {axis!r}; expected None, 'image', 'pixel', 'channel', or ints as in NumPy")
         return tuple(named[axis])
-    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    axes = tuple(axis) if isinstance(axis, Sequence) else (axis,)
     if not all(isinstance(i, int) and not isinstance(i, bool) and -ndim <= i < ndim for i in axes):
         raise ValueError(f"axis is {axis!r}; expected axes of a rank-{ndim} batch, in [-{ndim}, {ndim})")
     normal = sorted(i % ndim for i in axes)

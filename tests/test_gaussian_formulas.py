@@ -1,0 +1,189 @@
+"""The formulas against float64 SciPy and closed forms."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from scipy import stats as sps
+from scipy.special import log_ndtr
+
+import calibrax as cx
+from calibrax.likelihoods import bernoulli_nll, discretized_gaussian_nll, gaussian_nll, optimal_sigma_nll
+
+RNG = np.random.default_rng(0)
+X = RNG.uniform(0, 1, (7, 4, 5, 3))
+MEAN = RNG.uniform(0, 1, X.shape)
+
+
+def single(array):
+    return jnp.asarray(array, jnp.float32)
+
+
+@pytest.mark.parametrize("log_sigma", [-6.0, -2.0, 0.0, 3.0])
+def test_gaussian_equals_scipy(log_sigma):
+    nll, stats = gaussian_nll(single(X), single(MEAN), log_sigma)
+    expected = -sps.norm.logpdf(X, MEAN, np.exp(log_sigma)).reshape(7, -1).sum(1)
+    np.testing.assert_allclose(nll, expected, rtol=2e-5)
+    np.testing.assert_allclose(stats["mse"], np.mean((X - MEAN) ** 2), rtol=1e-6)
+    np.testing.assert_allclose(stats["log_sigma"], log_sigma, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (4, 5, 3), (7, 1, 1, 1), (7, 4, 5, 3)])
+def test_log_sigma_broadcasts_as_in_numpy(shape):
+    log_sigma = RNG.normal(-2, 0.5, shape)
+    nll, _ = gaussian_nll(single(X), single(MEAN), single(log_sigma))
+    expected = -sps.norm.logpdf(X, MEAN, np.exp(log_sigma)).reshape(7, -1).sum(1)
+    np.testing.assert_allclose(nll, expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(7,), (5,), (2, 7, 4, 5, 3), (7, 4, 5, 1, 1)])
+def test_log_sigma_that_does_not_broadcast_is_refused(shape):
+    with pytest.raises(ValueError, match=r"log_sigma has shape .*; expected one that broadcasts to \(7, 4, 5, 3\)"):
+        gaussian_nll(single(X), single(MEAN), jnp.zeros(shape))
+
+
+AXES = [
+    (None, (0, 1, 2, 3)),
+    ("image", (1, 2, 3)),
+    ("pixel", (0,)),
+    ("channel", (0, 1, 2)),
+    ((0, 2), (0, 2)),
+    ((-1, 1), (1, 3)),
+    (2, (2,)),
+]
+
+
+@pytest.mark.parametrize(("axis", "axes"), AXES)
+def test_optimal_sigma_is_the_scipy_density_at_the_mean_squared_error(axis, axes):
+    nll, stats = optimal_sigma_nll(single(X), single(MEAN), axis)
+    mse = np.mean((X - MEAN) ** 2, axis=axes, keepdims=True)
+    expected = -sps.norm.logpdf(X, MEAN, np.sqrt(mse)).reshape(7, -1).sum(1)
+    np.testing.assert_allclose(nll, expected, rtol=2e-5, atol=2e-4)
+    np.testing.assert_allclose(stats["mse"], np.squeeze(mse, axes), rtol=1e-5)
+    np.testing.assert_allclose(stats["log_sigma"], np.squeeze(0.5 * np.log(mse), axes), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("axis", "axes"), AXES)
+def test_no_other_sigma_is_better(axis, axes):
+    nll, stats = optimal_sigma_nll(single(X), single(MEAN), axis)
+    best = jnp.expand_dims(stats["log_sigma"], axes)
+    for shift in (-0.05, 0.05):
+        assert jnp.sum(gaussian_nll(single(X), single(MEAN), best + shift)[0]) > jnp.sum(nll)
+
+
+@pytest.mark.parametrize(("axis", "axes"), AXES)
+def test_gradient_is_the_same_with_and_without_stop_gradient_on_sigma(axis, axes):
+    def through(mean):
+        return jnp.sum(optimal_sigma_nll(single(X), mean, axis, min_log_sigma=-40.0)[0])
+
+    def stopped(mean):
+        _, stats = optimal_sigma_nll(single(X), mean, axis, min_log_sigma=-40.0)
+        log_sigma = lax.stop_gradient(jnp.expand_dims(stats["log_sigma"], axes))
+        return jnp.sum(gaussian_nll(single(X), mean, log_sigma)[0])
+
+    one, other = jax.grad(through)(single(MEAN)), jax.grad(stopped)(single(MEAN))
+    scale = float(jnp.max(jnp.abs(other)))
+    np.testing.assert_allclose(one / scale, other / scale, atol=1e-6)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-2])
+@pytest.mark.parametrize(("axis", "axes"), AXES)
+def test_float32_gradient_equals_float64_s(axis, axes, spread, x64):
+    x = np.clip(MEAN + spread * (X - 0.5), 0, 1)
+
+    def loss(mean, dtype):
+        return jnp.sum(optimal_sigma_nll(jnp.asarray(x, dtype), mean, axis)[0])
+
+    # Both get the same numbers: those that float32 holds.
+    x = np.float64(np.float32(x))
+    mean = np.float64(np.float32(MEAN))
+    narrow = jax.grad(loss)(jnp.asarray(mean, jnp.float32), jnp.float32)
+    wide = jax.grad(loss)(jnp.asarray(mean, jnp.float64), jnp.float64)
+    assert narrow.dtype == jnp.float32
+    assert wide.dtype == jnp.float64
+    np.testing.assert_allclose(narrow, wide, rtol=1e-4, atol=1e-4 * np.abs(wide).max())
+
+
+@pytest.mark.parametrize(("axis", "axes"), AXES)
+def test_a_perfect_fit_is_finite_and_at_the_floor(axis, axes):
+    def loss(mean):
+        nll, stats = optimal_sigma_nll(single(X), mean, axis)
+        return jnp.sum(nll), (nll, stats)
+
+    (_, (nll, stats)), grad = jax.value_and_grad(loss, has_aux=True)(single(X))
+    chex.assert_tree_all_finite((nll, stats, grad))
+    np.testing.assert_allclose(nll, 60 * (0.5 * np.log(2 * np.pi) - 6), rtol=1e-6)
+    np.testing.assert_array_equal(grad, np.zeros_like(X))
+
+
+def test_just_above_the_floor_nothing_is_biased():
+    error = np.exp(-5.99)
+    nll, stats = optimal_sigma_nll(jnp.zeros((2, 50)), jnp.full((2, 50), error, jnp.float32))
+    np.testing.assert_allclose(stats["log_sigma"], -5.99, rtol=1e-6)
+    np.testing.assert_allclose(nll, 50 * (0.5 + 0.5 * np.log(2 * np.pi) - 5.99), rtol=1e-6)
+
+
+def test_train_statistics_are_the_batch_s_and_test_statistics_the_running_average():
+    likelihood = cx.optimal_sigma(decay=0.5, link="identity")
+    params, state = likelihood.init((3,))
+    for mse in (4.0, 1.0):
+        _, stats = likelihood.nll(params, state, jnp.zeros((2, 3)), jnp.full((2, 3), np.sqrt(mse), jnp.float32))
+        np.testing.assert_allclose(stats["mse"], mse, rtol=1e-6)
+        state = likelihood.update(state, stats)
+    expected = (0.25 * 4 + 0.5 * 1) / 0.75  # debiased
+    nll, stats = likelihood.nll(params, state, jnp.zeros((2, 3)), jnp.zeros((2, 3)), train=False)
+    np.testing.assert_allclose(stats["log_sigma"], 0.5 * np.log(expected), rtol=1e-6)
+    np.testing.assert_allclose(nll, -sps.norm.logpdf(0, 0, np.sqrt(expected)) * 3, rtol=1e-6)
+
+
+def test_per_pixel_layout_is_means_then_log_sigmas():
+    likelihood = cx.pixel_sigma(link="identity")
+    outputs = single(RNG.normal(size=(7, 4, 5, 6)))
+    mean, raw = np.split(np.float64(outputs), 2, axis=-1)
+    log_sigma = -6 + np.log1p(np.exp(raw + 6))
+    nll, _ = likelihood.nll({}, {}, outputs, single(X))
+    np.testing.assert_allclose(nll, -sps.norm.logpdf(X, mean, np.exp(log_sigma)).reshape(7, -1).sum(1), rtol=2e-5)
+
+
+def test_soft_clip_is_the_paper_s():
+    value = np.linspace(-20, 20, 81)
+    upper = 2 - np.log1p(np.exp(2 - value))
+    expected = -6 + np.log1p(np.exp(upper + 6))
+    clipped = cx.soft_clip(single(value), -6.0, 2.0)
+    np.testing.assert_allclose(clipped, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(cx.soft_clip(single(value)), single(value))
+
+
+def test_bernoulli_is_exact_where_the_fit_is_good():
+    logits = np.array([[-60.0, -20.0, -5.0, 0.0, 5.0, 20.0, 60.0]])
+    for x in (0.0, 0.3, 1.0):
+        expected = np.sum(x * np.logaddexp(0, -logits) + (1 - x) * np.logaddexp(0, logits))
+        nll, _ = bernoulli_nll(jnp.full(logits.shape, x, jnp.float32), single(logits))
+        np.testing.assert_allclose(nll[0], expected, rtol=1e-6)
+    tiny, _ = bernoulli_nll(jnp.ones((1, 1)), jnp.full((1, 1), 20.0))
+    np.testing.assert_allclose(tiny[0], np.log1p(np.exp(-20.0)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("log_sigma", [-9.0, -6.0, -5.0, -3.0, 0.0, 4.0])
+@pytest.mark.parametrize("mean", [-0.5, 0.0, 0.25, 0.5004, 1.0])
+def test_discretized_gaussian_equals_float64(mean, log_sigma):
+    levels = np.arange(256)
+    nll, _ = discretized_gaussian_nll(
+        jnp.asarray(levels[:, None], jnp.uint8), jnp.full((256, 1), mean, jnp.float32), log_sigma
+    )
+    mean, sigma = np.float64(np.float32(mean)), np.exp(log_sigma)
+    low = np.where(levels == 0, -np.inf, (levels - 0.5) / 255 - mean) / sigma
+    high = np.where(levels == 255, np.inf, (levels + 0.5) / 255 - mean) / sigma
+    flip = low + high > 0  # take the tail that keeps relative accuracy
+    low, high = np.where(flip, -high, low), np.where(flip, -low, high)
+    expected = -(log_ndtr(high) + np.log(-np.expm1(log_ndtr(low) - log_ndtr(high))))
+    # float32 holds 255·mean to half a unit in the last place; the nll moves by its slope times that.
+    slope = np.minimum(np.abs(low), np.abs(high)) + 1
+    bound = 3e-6 * np.abs(expected) + 2e-6 + slope * 2.0**-23 * abs(mean) / sigma
+    assert np.all(np.abs(np.float64(nll) - expected) <= bound)
+    grad = jax.grad(
+        lambda m: jnp.sum(discretized_gaussian_nll(jnp.asarray(levels[:, None], jnp.uint8), m, log_sigma)[0])
+    )
+    assert np.isfinite(grad(jnp.full((256, 1), mean, jnp.float32))).all()

@@ -1,0 +1,78 @@
+"""`import calibrax` is light, and imports run one way."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "calibrax"
+
+# What each part may import of the others; itself always.
+MAY_IMPORT = {
+    "running_average": set(),
+    "likelihoods": {"running_average"},
+    "objectives": {"likelihoods"},
+    "linen": {"likelihoods"},
+    "nnx": {"likelihoods"},
+    "models": {"likelihoods", "objectives"},
+    "data": set(),
+    "training": {"likelihoods", "objectives", "models"},
+    "evaluation": {"likelihoods", "objectives", "models", "training"},
+    "config": {"likelihoods", "models", "__init__"},
+    "progress": set(),
+    "run_folder": {"config", "data"},
+    "run": {"config", "data", "evaluation", "progress", "run_folder", "training"},
+    "cli": {"config", "data", "evaluation", "progress", "run", "run_folder", "__init__"},
+    "__init__": {"likelihoods", "objectives", "running_average"},
+}
+
+
+def modules():
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def part_of(path):
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported_parts(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "calibrax":
+                known = len(parts) > 1 and parts[1] in MAY_IMPORT
+                yield parts[1] if known else "__init__"
+
+
+def test_every_part_is_listed():
+    assert {part_of(path) for path in modules()} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_run_one_way(path):
+    part = part_of(path)
+    assert set(imported_parts(path)) <= MAY_IMPORT[part] | {part}
+
+
+def test_importing_calibrax_loads_nothing_heavy():
+    code = "import sys, calibrax; print(' '.join(sorted({name.split('.')[0] for name in sys.modules})))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"flax", "optax", "orbax", "tensorflow", "tensorflow_datasets", "grain", "matplotlib", "PIL", "tyro"}
+    assert "calibrax" in loaded
+    assert not heavy & set(loaded)
+
+
+def test_public_names_exist():
+    import calibrax as cx
+
+    for module in (cx, cx.likelihoods):
+        for name in module.__all__:
+            assert hasattr(module, name), name

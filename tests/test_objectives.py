@@ -1,0 +1,56 @@
+import chex
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calibrax import objectives
+
+
+def test_kl_equals_the_closed_form_in_float64_small_values_included():
+    rng = np.random.default_rng(0)
+    for scale in (1e-4, 1e-2, 1.0, 5.0):
+        mean, log_var = np.float32(rng.normal(0, scale, (2, 9, 4, 3)))
+        wide_mean, wide = np.float64(mean), np.float64(log_var)
+        expected = 0.5 * (wide_mean**2 + np.expm1(wide) - wide).reshape(9, -1).sum(1)
+        np.testing.assert_allclose(objectives.gaussian_kl(jnp.asarray(mean), jnp.asarray(log_var)), expected, rtol=2e-3)
+        assert scale < 1 or np.allclose(objectives.gaussian_kl(mean, log_var), expected, rtol=1e-5)
+
+
+def test_kl_of_the_prior_is_zero_and_of_bfloat16_is_float32():
+    kl = objectives.gaussian_kl(jnp.zeros((2, 5), jnp.bfloat16), jnp.zeros((2, 5), jnp.bfloat16))
+    chex.assert_trees_all_equal(kl, jnp.zeros(2, jnp.float32))
+
+
+def test_elbo_and_importance_bound():
+    np.testing.assert_array_equal(objectives.elbo(jnp.array([1.0, -2.0]), jnp.array([3.0, 4.0])), [-4, -2])
+    log_weights = np.random.default_rng(0).normal(0, 30, (50, 7))
+    expected = np.logaddexp.reduce(log_weights, 0) - np.log(50)
+    np.testing.assert_allclose(objectives.importance_bound(jnp.asarray(log_weights)), expected, rtol=1e-5)
+    np.testing.assert_allclose(objectives.importance_bound(jnp.asarray(log_weights.T), axis=1), expected, rtol=1e-5)
+    np.testing.assert_allclose(objectives.importance_bound(jnp.asarray(log_weights[:1])), log_weights[0], rtol=1e-6)
+
+
+def test_bits_per_dim():
+    np.testing.assert_allclose(objectives.bits_per_dim(9179.0, (28, 28, 3)), 5.63, atol=5e-3)  # facts of Table 2
+
+
+@pytest.mark.parametrize(("convention", "beta"), [("sse", 2.0), ("half_sse", 1.0)])
+def test_unit_sigma_in_both_conventions(convention, beta):
+    np.testing.assert_allclose(objectives.effective_beta(0.0, convention), beta)
+    np.testing.assert_allclose(objectives.beta_to_sigma(beta, convention), 1.0)
+    np.testing.assert_allclose(
+        objectives.effective_beta(jnp.log(objectives.beta_to_sigma(0.3, convention)), convention), 0.3, rtol=1e-6
+    )
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="convention is 'mse'; expected 'sse' or 'half_sse'"):
+        objectives.effective_beta(0.0, "mse")
+    with pytest.raises(ValueError, match="beta is -1; expected a positive"):
+        objectives.beta_to_sigma(-1)
+    with pytest.raises(ValueError, match="log_var has shape"):
+        objectives.gaussian_kl(jnp.zeros((2, 3)), jnp.zeros((2, 4)))
+    with pytest.raises(ValueError, match="kl has shape"):
+        objectives.elbo(jnp.zeros(2), jnp.zeros(3))
+    with pytest.raises(ValueError, match="event_shape is"):
+        objectives.bits_per_dim(1.0, (0, 3))
