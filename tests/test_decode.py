@@ -57,7 +57,7 @@ def test_nnx_is_the_twin(likelihood):
 
         return nnx.value_and_grad(loss, has_aux=True)(module)
 
-    params, state = likelihood.init(X.shape[1:])
+    params, _ = likelihood.init(X.shape[1:])
     (_, (nll, stats)), grads = step(module)
     expected_nll, expected_stats, expected_state = functional(likelihood, True)
     chex.assert_trees_all_close((nll, stats), (expected_nll, expected_stats), rtol=1e-5)
