@@ -1,0 +1,241 @@
+"""Convolutions with PyTorch's geometry and initialisation that are fast on CPUs as well as on accelerators.
+
+XLA's CPU gradients of strided and transposed convolutions run many times slower than its forward ones. Here, on a CPU,
+every one of them is made of stride-1 and forward convolutions: a transposed convolution as one small convolution for
+each phase of its output, a kernel gradient as a correlation with the smaller image as a dilated window. On
+accelerators the native operations run. Values and gradients are equal to rounding.
+
+Shapes: images NHWC, kernels [kh, kw, in, out]. Padding is symmetric, in pixels.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+FEW_CHANNELS = 4  # up to here row patches and a matrix product beat a convolution for the kernel gradient
+IMAGE = ("NHWC", "HWIO", "NHWC")
+
+
+def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0, *, native: bool | None = None) -> jax.Array:
+    """A convolution (cross-correlation), equal to `torch.nn.functional.conv2d`.
+
+    Args:
+      x: [B, H, W, in].
+      kernel: [kh, kw, in, out].
+      stride: in both directions.
+      padding: zeros on every side.
+      native: True for XLA's own gradients, False for those built for CPUs; by default by the platform.
+
+    Returns:
+      [B, (H + 2·padding - kh) // stride + 1, ..., out].
+    """
+    return (_native_conv if _use_native(native) else _conv)(x, kernel, stride, padding)
+
+
+def conv_transpose(
+    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0, *, native: bool | None = None
+) -> jax.Array:
+    """A transposed convolution, equal to `torch.nn.functional.conv_transpose2d`.
+
+    Input pixel i adds kernel[a] to output pixel stride·i + a - padding. Torch's weight [in, out, kh, kw] is this
+    kernel with its axes moved; `flax.linen.ConvTranspose` has the same kernel flipped in both directions.
+
+    Args:
+      x: [B, H, W, in].
+      kernel: [kh, kw, in, out].
+      stride: in both directions.
+      padding: cropped from every side of the result.
+      native: as in `conv`.
+
+    Returns:
+      [B, (H - 1)·stride + kh - 2·padding, ..., out].
+    """
+    size = tuple((n - 1) * stride + k - 2 * padding for n, k in zip(x.shape[1:3], kernel.shape[:2], strict=True))
+    form = _native_conv_transpose if _use_native(native) else _conv_transpose
+    return form(x, kernel, stride, padding, size)
+
+
+def _use_native(native: bool | None) -> bool:
+    return jax.default_backend() != "cpu" if native is None else native
+
+
+def _native_conv(x, kernel, stride, padding):
+    return lax.conv_general_dilated(x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=IMAGE)
+
+
+def _native_conv_transpose(x, kernel, stride, padding, size):
+    pads = []
+    for n, k, out in zip(x.shape[1:3], kernel.shape[:2], size, strict=True):
+        low = k - 1 - padding
+        pads.append((low, out + k - 1 - low - ((n - 1) * stride + 1)))
+    return lax.conv_general_dilated(
+        x, jnp.flip(kernel, (0, 1)), (1, 1), pads, lhs_dilation=(stride, stride), dimension_numbers=IMAGE
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(x, kernel, stride, padding):
+    return _native_conv(x, kernel, stride, padding)
+
+
+def _conv_forward(x, kernel, stride, padding):
+    return _native_conv(x, kernel, stride, padding), (x, kernel)
+
+
+def _conv_backward(stride, padding, saved, grad):
+    x, kernel = saved
+    grad_x = _by_phases(grad, kernel.swapaxes(2, 3), stride, padding, x.shape[1:3])
+    return grad_x, _kernel_gradient(x, grad, stride, padding, kernel.shape[:2])
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _conv_transpose(x, kernel, stride, padding, size):
+    return _by_phases(x, kernel, stride, padding, size)
+
+
+def _conv_transpose_forward(x, kernel, stride, padding, size):
+    return _by_phases(x, kernel, stride, padding, size), (x, kernel)
+
+
+def _conv_transpose_backward(stride, padding, size, saved, grad):
+    del size
+    x, kernel = saved
+    grad_x = _native_conv(grad, kernel.swapaxes(2, 3), stride, padding)
+    return grad_x, _kernel_gradient(grad, x, stride, padding, kernel.shape[:2]).swapaxes(2, 3)
+
+
+_conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)
+
+
+def _by_phases(x, kernel, stride, padding, size):
+    """A transposed convolution, cropped or extended to `size`, as a stride-1 convolution for each output phase.
+
+    Output pixel o = stride·m + r meets the taps a ≡ r + padding (mod stride), at input pixel (o + padding - a) / stride.
+    """
+    rounded = tuple(-(-n // stride) for n in size)
+    phases = [
+        [_phase(x, kernel, stride, padding, rounded, (row, column)) for column in range(stride)] for row in range(stride)
+    ]
+    if stride == 1:
+        return phases[0][0]
+    rows = [jnp.stack(columns, axis=3) for columns in phases]  # [B, m, m, stride, C] each
+    interleaved = jnp.stack(rows, axis=2)  # [B, m, stride, m, stride, C]
+    full = interleaved.reshape(x.shape[0], rounded[0] * stride, rounded[1] * stride, kernel.shape[3])
+    return full[:, : size[0], : size[1]]
+
+
+def _phase(x, kernel, stride, padding, rounded, phase):
+    """The output pixels of one phase, [B, *rounded, C]."""
+    pads, taps = [], []
+    for n, k, out, r in zip(x.shape[1:3], kernel.shape[:2], rounded, phase, strict=True):
+        first = (r + padding) % stride
+        num_taps = len(range(first, k, stride))
+        shift = (r + padding - first) // stride
+        low = num_taps - 1 - shift
+        taps.append(slice(first, k, stride))
+        pads.append((low, out + num_taps - 1 - low - n))
+    taps = kernel[taps[0], taps[1]]
+    if 0 in taps.shape:  # a kernel smaller than the stride leaves phases without a tap
+        return jnp.zeros((x.shape[0], *rounded, kernel.shape[3]), x.dtype)
+    return lax.conv_general_dilated(x, jnp.flip(taps, (0, 1)), (1, 1), pads, dimension_numbers=IMAGE)
+
+
+def _kernel_gradient(large, small, stride, padding, size):
+    """sum over examples and pixels i of large[stride·i + a - padding] small[i]: [kh, kw, channels, channels]."""
+    pads = [
+        (padding, (n - 1) * stride + k - m - padding)
+        for m, n, k in zip(large.shape[1:3], small.shape[1:3], size, strict=True)
+    ]
+    if large.shape[3] <= FEW_CHANNELS:
+        return _kernel_gradient_by_rows(large, small, stride, pads, size)
+    return lax.conv_general_dilated(
+        large, small, (1, 1), pads, rhs_dilation=(stride, stride), dimension_numbers=("CHWN", "IHWO", "HWNC")
+    )
+
+
+def _kernel_gradient_by_rows(large, small, stride, pads, size):
+    """The same for few channels: all the columns of a kernel row beside each other in one matrix product."""
+    (kh, kw), (h, w), channels = size, small.shape[1:3], large.shape[3]
+    padded = lax.pad(large, jnp.zeros((), large.dtype), [(0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)])
+    width = (w - 1) * stride + 1
+    patches = jnp.concatenate([padded[:, :, b : b + width : stride] for b in range(kw)], axis=3)
+    flat = small.reshape(-1, small.shape[3])
+    height = (h - 1) * stride + 1
+    rows = [patches[:, a : a + height : stride].reshape(-1, kw * channels).T @ flat for a in range(kh)]
+    return jnp.stack(rows).reshape(kh, kw, channels, small.shape[3])
+
+
+def uniform_fan_in(fan_in: int) -> Callable[..., jax.Array]:
+    """PyTorch's default for convolutions and linear layers: uniform in ±1/sqrt(fan_in), kernel and bias alike."""
+    bound = fan_in**-0.5
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Conv(nn.Module):
+    """A convolution with PyTorch's geometry and default initialisation: `conv` plus a bias.
+
+    Attributes:
+      features: output channels.
+      kernel_size: height and width of the square kernel.
+      stride: in both directions.
+      padding: zeros on every side, or what a transposed convolution crops.
+      transpose: a transposed convolution.
+      dtype: of the computation; None for that of the input. Parameters are float32.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    padding: int = 0
+    transpose: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        # torch counts the second axis of its weight, which in a transposed convolution is the output.
+        fan_in = self.kernel_size**2 * (self.features if self.transpose else x.shape[-1])
+        kernel = self.param("kernel", uniform_fan_in(fan_in), shape)
+        bias = self.param("bias", uniform_fan_in(fan_in), (self.features,))
+        dtype = self.dtype or x.dtype
+        form = conv_transpose if self.transpose else conv
+        y = form(x.astype(dtype), kernel.astype(dtype), self.stride, self.padding)
+        return y + bias.astype(dtype).reshape(1, 1, 1, -1)
+
+
+class ConvTranspose(Conv):
+    """A transposed convolution with PyTorch's geometry and default initialisation: `conv_transpose` plus a bias."""
+
+    transpose: bool = True
+
+
+class Dense(nn.Module):
+    """A linear layer with PyTorch's default initialisation.
+
+    Attributes:
+      features: outputs.
+      dtype: of the computation; None for that of the input. Parameters are float32.
+    """
+
+    features: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        init = uniform_fan_in(x.shape[-1])
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        bias = self.param("bias", init, (self.features,))
+        dtype = self.dtype or x.dtype
+        return x.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype).reshape((1,) * (x.ndim - 1) + (-1,))
