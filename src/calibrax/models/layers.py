@@ -21,7 +21,9 @@ FEW_CHANNELS = 4  # up to here row patches and a matrix product beat a convoluti
 IMAGE = ("NHWC", "HWIO", "NHWC")
 
 
-def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0, *, native: bool | None = None) -> jax.Array:
+def conv(
+    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0, *, native: bool | None = None
+) -> jax.Array:
     """A convolution (cross-correlation), equal to `torch.nn.functional.conv2d`.
 
     Args:
@@ -122,7 +124,8 @@ def _by_phases(x, kernel, stride, padding, size):
     """
     rounded = tuple(-(-n // stride) for n in size)
     phases = [
-        [_phase(x, kernel, stride, padding, rounded, (row, column)) for column in range(stride)] for row in range(stride)
+        [_phase(x, kernel, stride, padding, rounded, (row, column)) for column in range(stride)]
+        for row in range(stride)
     ]
     if stride == 1:
         return phases[0][0]

@@ -1,0 +1,41 @@
+"""Batches as a pure function of a seed and a step, so that a resumed run reads what an uninterrupted one would."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from calibrax.data.types import DataError
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    """Whole batches in one pass; the remainder of each epoch's order is dropped.
+
+    Raises:
+      DataError: if not even one batch is there.
+    """
+    if not 1 <= batch_size <= num_examples:
+        raise DataError(f"batch size is {batch_size}; expected 1 to {num_examples}, the number of training examples")
+    return num_examples // batch_size
+
+
+def epoch_order(num_examples: int, *, seed: int, epoch: int) -> np.ndarray:
+    """The permutation of one epoch, [num_examples]."""
+    return np.random.default_rng((seed, epoch)).permutation(num_examples)
+
+
+def batches(images: np.ndarray, batch_size: int, *, seed: int, start_step: int = 0) -> Iterator[np.ndarray]:
+    """Endless shuffled batches [batch_size, ...], a fresh order each epoch.
+
+    Args:
+      images: [N, ...].
+      batch_size: examples a batch.
+      seed: of the order.
+      start_step: how many batches went before; the data position of a resumed run.
+    """
+    per_epoch = steps_per_epoch(len(images), batch_size)
+    epoch, first = divmod(start_step, per_epoch)
+    while True:
+        order = epoch_order(len(images), seed=seed, epoch=epoch)
+        for batch in range(first, per_epoch):
+            yield images[order[batch * batch_size : (batch + 1) * batch_size]]
+        epoch, first = epoch + 1, 0

@@ -1,0 +1,106 @@
+"""Data sets prepared once as array_record in TensorFlow Datasets' layout, written and read without TensorFlow."""
+
+import contextlib
+import io
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from calibrax.data.types import DataError
+
+VERSION = "1.0.0"
+READ_AT_ONCE = 4096
+
+
+def prepare(name: str, splits: dict[str, np.ndarray], data_dir: Path, *, license: str) -> None:
+    """Write splits of images as the TFDS data set `name` under `data_dir`; complete or not there at all."""
+    import tensorflow_datasets as tfds
+
+    shape = next(iter(splits.values())).shape[1:]
+
+    class Images(tfds.core.GeneratorBasedBuilder):
+        """Images as raw tensors, which need no TensorFlow to encode or decode."""
+
+        VERSION = tfds.core.Version("1.0.0")
+        pkg_dir_path = None
+
+        def _info(self):
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description=f"{name} from its original files, as raw uint8 tensors.",
+                features=tfds.features.FeaturesDict({"image": tfds.features.Tensor(shape=shape, dtype=np.uint8)}),
+                license=license,
+                disable_shuffling=True,
+            )
+
+        def _split_generators(self, dl_manager):
+            del dl_manager
+            return {split: self._generate_examples(images) for split, images in splits.items()}
+
+        def _generate_examples(self, images):
+            for index, image in enumerate(images):
+                yield index, {"image": image}
+
+    Images.name = prepared_name(name)
+    try:
+        with _quiet():
+            Images(data_dir=str(data_dir), file_format="array_record").download_and_prepare()
+    except OSError as error:
+        raise DataError(f"cannot prepare {name} in {data_dir}: {error.strerror or error}") from error
+
+
+def prepared_name(name: str) -> str:
+    """The name of this project's own preparation, apart from the one TFDS itself would make."""
+    return f"{name}_images"
+
+
+def read_prepared(folder_name: str, data_dir: Path) -> tuple[dict[str, np.ndarray], str] | None:
+    """The images of a prepared data set and the folder they are in; None where none is, or not as array_record.
+
+    Any TFDS image data set will do: the feature `image`, raw or encoded, splits train, test and validation.
+    """
+    versions = sorted((data_dir / folder_name).glob("**/dataset_info.json"))
+    for info in reversed(versions):
+        if not list(info.parent.glob("*.array_record*")):
+            continue
+        try:
+            import tensorflow_datasets as tfds
+        except ImportError as error:
+            raise DataError(f"{info.parent} needs tensorflow-datasets to be read: {error}") from error
+        with _quiet():
+            builder = tfds.builder_from_directory(str(info.parent))
+            if "image" not in (builder.info.features or {}):
+                continue
+            names = [split for split in ("train", "validation", "test") if split in builder.info.splits]
+            return {split: _read_split(builder, split) for split in names}, str(info.parent)
+    return None
+
+
+def _read_split(builder, split: str) -> np.ndarray:
+    source = builder.as_data_source(split=split)
+    parts = []
+    for start in range(0, len(source), READ_AT_ONCE):
+        examples = source.__getitems__(range(start, min(start + READ_AT_ONCE, len(source))))
+        try:
+            parts.append(np.stack([np.asarray(example["image"]) for example in examples]))
+        except ValueError as error:
+            raise DataError(f"{builder.data_path}: images of '{split}' differ in size") from error
+    return np.concatenate(parts)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without TFDS's own notices and bars, which speak of downloads that do not happen."""
+    import tensorflow_datasets as tfds
+
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            tfds.disable_progress_bar()
+            yield
+    finally:
+        logger.setLevel(level)
+        tfds.enable_progress_bar()

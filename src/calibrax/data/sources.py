@@ -1,0 +1,146 @@
+"""From what a user names to images: local data first, the network last and briefly."""
+
+import contextlib
+import difflib
+from pathlib import Path
+
+import numpy as np
+
+from calibrax.data.download import fetch
+from calibrax.data.files import load_folder, load_npz
+from calibrax.data.originals import ORIGINALS, Original
+from calibrax.data.prepared import prepare, prepared_name, read_prepared
+from calibrax.data.transforms import resize_data
+from calibrax.data.types import DataError, ImageData, check_splits
+
+STREET_DIGITS = "street-digits"
+ALIASES = {"svhn_cropped": "svhn", "cifar-10": "cifar10", "frey-face": "frey_face", "freyface": "frey_face"}
+DEFAULT_DATA_DIR = "~/tensorflow_datasets"
+TIMEOUT = 10.0  # seconds of silence; TFDS alone retries for minutes
+
+
+def load(
+    source: str,
+    *,
+    data_dir: str | Path | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    download: bool = True,
+    timeout: float = TIMEOUT,
+    seed: int = 0,
+    num_train: int = 9000,
+    num_test: int = 1000,
+) -> ImageData:
+    """Images by name or path.
+
+    Args:
+      source: `svhn`, `mnist`, `cifar10` or `frey_face`; another image data set that TFDS has prepared as array_record
+        in `data_dir`; `street-digits`, drawn here; an `.npz` file; or a folder of images.
+      data_dir: where prepared data, then original files, are looked for, and where both are kept; by default TFDS's
+        own folder in the user's home.
+      image_size: resize to this square or (height, width), antialiased bilinear, rounded to uint8.
+      download: ask the network when nothing local is found.
+      timeout: seconds of silence after which the network is given up.
+      seed, num_train, num_test: of `street-digits`.
+
+    Raises:
+      DataError: in one line, saying what would be accepted.
+    """
+    name = ALIASES.get(source, source)
+    folder = Path(data_dir or DEFAULT_DATA_DIR).expanduser()
+    path = Path(source).expanduser()
+    if name == STREET_DIGITS:
+        data = _street_digits(seed, num_train, num_test)
+    elif name in ORIGINALS:
+        data = _load_original(name, ORIGINALS[name], folder, download=download, timeout=timeout)
+    elif path.suffix == ".npz":
+        if not path.is_file():
+            raise DataError(f"there is no file {source}")
+        data = load_npz(path)
+    elif path.is_dir():
+        return load_folder(path, image_size)
+    else:
+        data = _load_prepared(source, folder)
+    return resize_data(data, image_size)
+
+
+def known_sources() -> list[str]:
+    """The names that `load` knows without a file."""
+    return [STREET_DIGITS, *ORIGINALS]
+
+
+def describe(data: ImageData) -> str:
+    """What is in a data set, in a few aligned lines."""
+    shape = "x".join(map(str, data.event_shape))
+    lines = [("name", data.name), ("images", f"{shape}, uint8")]
+    for split, images in data.splits.items():
+        levels = f"levels {images.min()}..{images.max()}, mean {images.mean():.1f}, std {images.std():.1f}"
+        lines.append((split, f"{len(images):,} images, {levels}"))
+    lines += [("terms", data.license), ("origin", data.origin)]
+    return "\n".join(f"{label:<12}{text}" for label, text in lines)
+
+
+def _street_digits(seed: int, num_train: int, num_test: int) -> ImageData:
+    from calibrax.data.street_digits import draw
+
+    return ImageData(
+        name=STREET_DIGITS,
+        train=draw(num_train, seed=2 * seed),
+        test=draw(num_test, seed=2 * seed + 1),
+        license="drawn by calibrax, Apache-2.0",
+        origin=f"drawn from seed {seed}; house numbers of SVHN's shape, not SVHN",
+    )
+
+
+def _load_original(name: str, original: Original, folder: Path, *, download: bool, timeout: float) -> ImageData:
+    """Prepared data, then original files, then the network."""
+    for prepared in (prepared_name(name), original.tfds_name):
+        found = read_prepared(prepared, folder)
+        if found is not None:
+            return _checked(name, *found, original.license)
+    missing = [file for file in original.remotes if not (folder / file).is_file()]
+    if missing and download:
+        try:
+            for file in missing:
+                fetch(original.remotes[file], folder / file, timeout=timeout)
+        except DataError as error:
+            raise DataError(
+                f"{name} is neither in {folder} nor online: {error}. {_ways(name, original, folder)}"
+            ) from error
+        except OSError as error:
+            raise DataError(f"{name} cannot be kept in {folder}: {error.strerror or error}") from error
+    elif missing:
+        raise DataError(f"{name} is not in {folder}. {_ways(name, original, folder)}")
+    splits = original.read(folder)
+    with contextlib.suppress(ImportError):  # without tensorflow-datasets the original files are read each time
+        prepare(name, splits, folder, license=original.license)
+    return _checked(name, splits, f"original files in {folder}", original.license)
+
+
+def _ways(name: str, original: Original, folder: Path) -> str:
+    files = " and ".join(original.remotes)
+    return (
+        f"Ways to get it: put {files} into {folder} (or another --data-dir); run `calibrax data {name}` where there is "
+        f"a network; or give your own images as --data images.npz"
+    )
+
+
+def _load_prepared(source: str, folder: Path) -> ImageData:
+    safe = source.replace("-", "").replace("_", "").replace("/", "").isalnum() and ".." not in source
+    found = read_prepared(source, folder) if safe and not source.startswith("/") else None
+    if found is None:
+        close = difflib.get_close_matches(source, known_sources(), n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        known = ", ".join(known_sources())
+        raise DataError(
+            f"no data called {source!r}: {hint}expected {known}, a data set prepared as array_record in {folder}, "
+            f"an .npz file, or a folder of images"
+        )
+    return _checked(source.replace("/", "-"), *found, "see TensorFlow Datasets")
+
+
+def _checked(name: str, splits: dict[str, np.ndarray], origin: str, license: str) -> ImageData:
+    for split in ("train", "test"):
+        if split not in splits:
+            raise DataError(f"{name} in {origin} has no split '{split}'")
+    check_splits(origin, splits)
+    return ImageData(name=name, **splits, license=license, origin=origin)
