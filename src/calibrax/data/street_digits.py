@@ -1,0 +1,190 @@
+"""`street-digits`: house-number images drawn from a seed, of SVHN's shape, for machines without a network.
+
+An image is a row of digits of one typeface around a centred one, painted on a wall or plate with a gradient, blurred
+by a lens and grained by a sensor. Colours, contrasts and blur are spread so that the images' mean, variance and
+principal components come near SVHN's; still they are drawings, and never pass for it.
+"""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+FONTS = (
+    "DejaVuSans.ttf",
+    "DejaVuSans-Bold.ttf",
+    "DejaVuSansMono-Bold.ttf",
+    "DejaVuSerif.ttf",
+    "DejaVuSerif-Bold.ttf",
+    "DejaVuSerif-Italic.ttf",
+    "STIXGeneralBol.ttf",
+    "cmss10.ttf",
+)
+CELL = 64  # pixels of a glyph's square in the atlas, the digit 48 high
+NUM_UNIFORMS = 40  # random numbers an image's layout takes; fixed, so that image i depends on (seed, i) alone
+CHUNK = 2048  # images drawn at once
+
+
+def draw(num: int, seed: int = 0, size: int = 32) -> np.ndarray:
+    """House-number images.
+
+    Args:
+      num: how many; the first of them do not depend on it.
+      seed: another seed draws other images.
+      size: height and width.
+
+    Returns:
+      uint8 [num, size, size, 3].
+    """
+    return draw_labelled(num, seed, size)[0]
+
+
+def draw_labelled(num: int, seed: int = 0, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """The images and their centred digits, int64 [num]."""
+    if num < 1 or size < 8:
+        raise ValueError(f"num is {num} and size {size}; expected at least 1 image of at least 8 pixels")
+    layout, grain = (np.random.default_rng((seed, stream)) for stream in range(2))
+    images, labels = [], []
+    for start in range(0, num, CHUNK):
+        count = min(CHUNK, num - start)
+        uniforms = layout.random((count, NUM_UNIFORMS), dtype=np.float32)
+        noise = grain.standard_normal((count, size, size, 3), dtype=np.float32)
+        chunk, digits = _paint(_Uniforms(uniforms), noise, size)
+        images.append(chunk)
+        labels.append(digits)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+class _Uniforms:
+    """Hands out one column of uniform numbers after another, [N]."""
+
+    def __init__(self, columns: np.ndarray):
+        self._columns = iter(columns.T)
+
+    def between(self, low: float, high: float) -> np.ndarray:
+        return low + (high - low) * next(self._columns)
+
+    def happens(self, probability: float) -> np.ndarray:
+        return next(self._columns) < probability
+
+    def pick(self, count: int) -> np.ndarray:
+        return np.minimum((next(self._columns) * count).astype(int), count - 1)
+
+
+def _paint(u: _Uniforms, noise: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """One chunk of images and their labels."""
+    num = len(noise)
+    y, x = np.meshgrid(*2 * [(np.arange(size, dtype=np.float32) + 0.5) / size - 0.5], indexing="ij")
+    wall, ink = _colours(u)
+    image = np.broadcast_to(wall[:, None, None], (num, size, size, 3)).copy()
+    image += _shading(u, x, y)[..., None]
+    image = _plate(u, image, x, y)
+    coverage, labels = _digits(u, x, y)
+    image += coverage[..., None] * (ink - wall)[:, None, None]
+    image = _blur(image, u.between(0.3, 1.0) ** 2 * 1.9 * size / 32)
+    noise = _blur(noise, np.full(num, 0.5, np.float32))
+    image += noise * u.between(0.004, 0.02)[:, None, None, None]
+    return np.round(255 * np.clip(image, 0, 1)).astype(np.uint8), labels
+
+
+def _colours(u: _Uniforms) -> tuple[np.ndarray, np.ndarray]:
+    """Wall and ink, [N, 3] each: mostly grey, mostly of limited contrast, lighter ink as often as darker."""
+    light = 0.09 + 0.79 * u.between(0.0, 1.0)
+    contrast = 0.1 + 0.52 * u.between(0.0, 1.0) ** 1.5
+    sign = np.where(u.happens(0.5), 1.0, -1.0)
+    sign = np.where(light + contrast > 0.97, -1.0, np.where(light - contrast < 0.03, 1.0, sign))
+    wall = light[:, None] + _tint(u)
+    ink = (light + sign * contrast)[:, None] + _tint(u)
+    return np.clip(wall, 0.02, 0.98).astype(np.float32), np.clip(ink, 0.02, 0.98).astype(np.float32)
+
+
+def _tint(u: _Uniforms) -> np.ndarray:
+    """A shift in colour, [N, 3]: along blue against red mostly, small but for a few."""
+    strength = 0.02 + 0.28 * u.between(0.0, 1.0) ** 5
+    warmth, green = u.between(-1.0, 1.0), 0.5 * u.between(-1.0, 1.0)
+    return strength[:, None] * np.stack([warmth, green, -warmth], axis=1)
+
+
+def _shading(u: _Uniforms, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Uneven light, [N, H, W]: a slope in some direction and a weaker bend."""
+    angle, slope = u.between(0, 2 * np.pi), 0.35 * u.between(0.0, 1.0) ** 2
+    bend, centre = 0.8 * u.between(-1.0, 1.0) ** 3, u.between(-0.5, 0.5)
+    along = np.cos(angle)[:, None, None] * x + np.sin(angle)[:, None, None] * y
+    return slope[:, None, None] * along + bend[:, None, None] * ((x - centre[:, None, None]) ** 2 - 0.1)
+
+
+def _plate(u: _Uniforms, image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Now and then the edge of a plate: beyond it the wall has another lightness."""
+    shown, step = u.happens(0.35), u.between(-0.35, 0.35)
+    vertical, where, tilt = u.happens(0.5), u.between(0.3, 0.48), u.between(-0.1, 0.1)
+    side = np.where(u.happens(0.5), 1.0, -1.0)
+    across = np.where(vertical[:, None, None], x + tilt[:, None, None] * y, y + tilt[:, None, None] * x)
+    beyond = side[:, None, None] * across > where[:, None, None]
+    return image + (beyond * (shown * step)[:, None, None])[..., None].astype(np.float32)
+
+
+def _digits(u: _Uniforms, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far each pixel is covered by ink, [N, H, W] in [0, 1], and the centred digits [N]."""
+    font, label = u.pick(len(FONTS)), u.pick(10)
+    height, width = u.between(0.62, 0.98), u.between(0.55, 1.0)
+    turn, slant = 0.35 * u.between(-1.0, 1.0) ** 3, 0.3 * u.between(-1.0, 1.0) ** 3
+    shift_x, shift_y = u.between(-0.05, 0.05), u.between(-0.05, 0.05)
+    spacing = u.between(0.62, 0.85)
+    cos, sin = (f(turn)[:, None, None] for f in (np.cos, np.sin))
+    dx, dy = x - shift_x[:, None, None], y - shift_y[:, None, None]
+    # In units of the digit's height: along the row, and down.
+    down = (-sin * dx + cos * dy) / height[:, None, None]
+    along = (cos * dx + sin * dy) / (height * width)[:, None, None] + slant[:, None, None] * down
+    coverage = np.zeros(along.shape, np.float32)
+    for place, chance in ((0, 1.0), (-1, 0.6), (1, 0.6)):
+        digit = label if place == 0 else u.pick(10)
+        shown = u.happens(chance)
+        glyph = _sample(font * 10 + digit, along - place * spacing[:, None, None], down)
+        coverage = np.maximum(coverage, glyph * shown[:, None, None])
+    return coverage, label
+
+
+def _sample(index: np.ndarray, along: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """Glyphs of the atlas at real positions in units of the digit's height, bilinear."""
+    atlas = _atlas()
+    column = np.clip(along * 48 + CELL / 2 - 0.5, 0, CELL - 1.001)
+    row = np.clip(down * 48 + CELL / 2 - 0.5, 0, CELL - 1.001)
+    left, top = column.astype(int), row.astype(int)
+    fx, fy = column - left, row - top
+    flat = (index[:, None, None] * CELL + top) * CELL + left
+    upper = atlas.take(flat) * (1 - fx) + atlas.take(flat + 1) * fx
+    lower = atlas.take(flat + CELL) * (1 - fx) + atlas.take(flat + CELL + 1) * fx
+    return (upper * (1 - fy) + lower * fy).astype(np.float32)
+
+
+@functools.cache
+def _atlas() -> np.ndarray:
+    """Every digit of every font, 48 pixels high and centred, [fonts · 10, CELL, CELL] in [0, 1]."""
+    import matplotlib
+    from PIL import Image, ImageDraw, ImageFont
+
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    glyphs = []
+    for name in FONTS:
+        font = ImageFont.truetype(str(folder / name), 96)
+        for digit in "0123456789":
+            left, top, right, bottom = font.getbbox(digit)
+            width, height = int(right - left), int(bottom - top)
+            stencil = Image.new("L", (width, height))
+            ImageDraw.Draw(stencil).text((-left, -top), digit, fill=255, font=font)
+            scaled = stencil.resize((min(round(width * 48 / height), CELL - 4), 48), Image.Resampling.LANCZOS)
+            cell = Image.new("L", (CELL, CELL))
+            cell.paste(scaled, ((CELL - scaled.width) // 2, (CELL - 48) // 2))
+            glyphs.append(np.asarray(cell, np.float32) / 255)
+    return np.stack(glyphs)
+
+
+def _blur(images: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Each image [H, W, C] under a Gaussian of its own σ in pixels, as two products with a banded matrix."""
+    num, size, _, channels = images.shape
+    distance = np.arange(size)[:, None] - np.arange(size)[None]
+    kernel = np.exp(-0.5 * (distance / np.maximum(sigma, 1e-3)[:, None, None]) ** 2).astype(np.float32)
+    kernel /= kernel.sum(axis=2, keepdims=True)
+    rows = kernel @ images.reshape(num, size, size * channels)
+    columns = kernel @ rows.reshape(num, size, size, channels).swapaxes(1, 2).reshape(num, size, size * channels)
+    return columns.reshape(num, size, size, channels).swapaxes(1, 2)
