@@ -65,9 +65,7 @@ def load_folder(folder: Path, image_size: int | tuple[int, int] | None = None) -
     if "train" in named or "test" in named:
         for name in ("train", "test"):
             if not named.get(name):
-                raise DataError(
-                    f"{folder} has no images in a folder '{name}'; expected train/ and test/, or images alone"
-                )
+                raise DataError(f"{folder} has no images in '{name}'; expected folders train and test, or images alone")
         how = "folders train and test"
     else:
         files = _image_files(folder)

@@ -19,7 +19,7 @@ def prepare(name: str, splits: dict[str, np.ndarray], data_dir: Path, *, license
 
     shape = next(iter(splits.values())).shape[1:]
 
-    class Images(tfds.core.GeneratorBasedBuilder):
+    class Images(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Images as raw tensors, which need no TensorFlow to encode or decode."""
 
         VERSION = tfds.core.Version("1.0.0")

@@ -214,6 +214,6 @@ def _log_axis_where_it_helps(axes) -> None:
         return
     axes.set_yscale("log")
     axes.set_ylim(0.9 * values.min(), 1.1 * values.max())
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 7, 8)))
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(NullFormatter())
