@@ -6,9 +6,10 @@ from calibrax.data import load, street_digits
 
 def test_images_depend_on_seed_and_place_alone():
     some, labels = street_digits.draw_labelled(40, seed=3)
-    more, more_labels = street_digits.draw_labelled(2100, seed=3)
+    more, more_labels = street_digits.draw_labelled(street_digits.CHUNK + 60, seed=3)
     np.testing.assert_array_equal(more[:40], some)
     np.testing.assert_array_equal(more_labels[:40], labels)
+    np.testing.assert_array_equal(street_digits.draw(street_digits.CHUNK + 7, seed=3), more[:-53])
     assert some.shape == (40, 32, 32, 3)
     assert some.dtype == np.uint8
     assert not np.array_equal(street_digits.draw(40, seed=4), some)
@@ -20,6 +21,16 @@ def residual_variance(images, components=20):
     pixels = images.reshape(len(images), -1) / 255
     eigenvalues = np.linalg.eigvalsh(np.cov(pixels.T))[::-1]
     return eigenvalues[components:].sum() / pixels.shape[1], eigenvalues.sum() / pixels.shape[1]
+
+
+def sharpness(images):
+    """The standard deviation of the second difference along the rows."""
+    return np.diff(images.mean(3), n=2, axis=2).std()
+
+
+def saturation(images):
+    """The median image's distance between its strongest and weakest channel."""
+    return np.median((images.max(3).astype(float) - images.min(3)).mean((1, 2)))
 
 
 def test_the_statistics_are_those_of_photographs_not_of_noise():
@@ -37,6 +48,8 @@ def test_the_statistics_are_near_svhn_s(real_data):
     for ours, theirs in zip(residual_variance(drawn), residual_variance(real), strict=True):
         assert 1 / 1.5 < ours / theirs < 1.5
     assert abs(drawn.mean() - real.mean()) < 20
+    for statistic in (sharpness, saturation):
+        assert 1 / 1.3 < statistic(drawn) / statistic(real) < 1.3
 
 
 def test_the_digit_in_the_middle_is_the_label():
@@ -53,6 +66,14 @@ def test_the_digit_in_the_middle_is_the_label():
     assert (distance.argmin(1) == labels[half:]).mean() > 0.25
 
 
-def test_bad_numbers():
-    with pytest.raises(ValueError, match="expected at least 1 image of at least 8 pixels"):
-        street_digits.draw(0)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num": 0}, "num is 0; expected 1 or more"),
+        ({"num": 1, "seed": -1}, "seed is -1; expected 0 or more"),
+        ({"num": 1, "size": 4}, "size is 4; expected 8 or more"),
+    ],
+)
+def test_bad_numbers(arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        street_digits.draw(**arguments)

@@ -1,8 +1,9 @@
 """`street-digits`: house-number images drawn from a seed, of SVHN's shape, for machines without a network.
 
-An image is a row of digits of one typeface around a centred one, painted on a wall or plate with a gradient, blurred
-by a lens and grained by a sensor. Colours, contrasts and blur are spread so that the images' mean, variance and
-principal components come near SVHN's; still they are drawings, and never pass for it.
+An image is a row of digits of one typeface around a centred one, painted on a wall or plate under uneven light, then
+grained and blurred as a photograph that was cut out and enlarged. Colours, contrasts and blur are spread so that the
+images' mean, variance, saturation, sharpness and principal components come near SVHN's; still they are drawings, and
+never pass for it.
 """
 
 import functools
@@ -30,19 +31,24 @@ def draw(num: int, seed: int = 0, size: int = 32) -> np.ndarray:
 
     Args:
       num: how many; the first of them do not depend on it.
-      seed: another seed draws other images.
-      size: height and width.
+      seed: another seed draws other images; 0 or more. The same seed draws the same ones with the same versions of
+        NumPy, Pillow and matplotlib, whose typefaces these are.
+      size: height and width, in pixels; 8 or more.
 
     Returns:
       uint8 [num, size, size, 3].
+
+    Raises:
+      ValueError: if a number is out of its range.
     """
     return draw_labelled(num, seed, size)[0]
 
 
 def draw_labelled(num: int, seed: int = 0, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
     """The images and their centred digits, int64 [num]."""
-    if num < 1 or size < 8:
-        raise ValueError(f"num is {num} and size {size}; expected at least 1 image of at least 8 pixels")
+    for name, value, least in (("num", num, 1), ("seed", seed, 0), ("size", size, 8)):
+        if value < least:
+            raise ValueError(f"{name} is {value}; expected {least} or more")
     layout, grain = (np.random.default_rng((seed, stream)) for stream in range(2))
     images, labels = [], []
     for start in range(0, num, CHUNK):
@@ -80,28 +86,30 @@ def _paint(u: _Uniforms, noise: np.ndarray, size: int) -> tuple[np.ndarray, np.n
     image += _shading(u, x, y)[..., None]
     image = _plate(u, image, x, y)
     coverage, labels = _digits(u, x, y)
+    image = _relief(u, image, coverage)
     image += coverage[..., None] * (ink - wall)[:, None, None]
-    image = _blur(image, u.between(0.3, 1.0) ** 2 * 1.9 * size / 32)
-    noise = _blur(noise, np.full(num, 0.5, np.float32))
-    image += noise * u.between(0.004, 0.02)[:, None, None, None]
+    # The noise goes through the blur too: SVHN's images are mostly enlarged, their grain with them.
+    image += noise * u.between(0.004, 0.03)[:, None, None, None]
+    image = _blur(image, (0.55 + 1.1 * u.between(0.0, 1.0) ** 1.3) * size / 32)
     return np.round(255 * np.clip(image, 0, 1)).astype(np.uint8), labels
 
 
 def _colours(u: _Uniforms) -> tuple[np.ndarray, np.ndarray]:
     """Wall and ink, [N, 3] each: mostly grey, mostly of limited contrast, lighter ink as often as darker."""
-    light = 0.09 + 0.79 * u.between(0.0, 1.0)
-    contrast = 0.1 + 0.52 * u.between(0.0, 1.0) ** 1.5
+    light = 0.06 + 0.79 * u.between(0.0, 1.0)
+    contrast = 0.1 + 0.55 * u.between(0.0, 1.0) ** 1.5
     sign = np.where(u.happens(0.5), 1.0, -1.0)
     sign = np.where(light + contrast > 0.97, -1.0, np.where(light - contrast < 0.03, 1.0, sign))
-    wall = light[:, None] + _tint(u)
-    ink = (light + sign * contrast)[:, None] + _tint(u)
+    cast = _tint(u, 0.04, 0.13, 2)
+    wall = light[:, None] + cast + _tint(u, 0.0, 0.25, 6)
+    ink = (light + sign * contrast)[:, None] + cast + _tint(u, 0.0, 0.3, 4)
     return np.clip(wall, 0.02, 0.98).astype(np.float32), np.clip(ink, 0.02, 0.98).astype(np.float32)
 
 
-def _tint(u: _Uniforms) -> np.ndarray:
-    """A shift in colour, [N, 3]: along blue against red mostly, small but for a few."""
-    strength = 0.02 + 0.28 * u.between(0.0, 1.0) ** 5
-    warmth, green = u.between(-1.0, 1.0), 0.5 * u.between(-1.0, 1.0)
+def _tint(u: _Uniforms, least: float, most: float, power: int) -> np.ndarray:
+    """A shift in colour, [N, 3]: along blue against red mostly, blue a little more often; the strong ones rare."""
+    strength = least + (most - least) * u.between(0.0, 1.0) ** power
+    warmth, green = u.between(-1.0, 0.8), 0.6 * u.between(-1.0, 0.8)
     return strength[:, None] * np.stack([warmth, green, -warmth], axis=1)
 
 
@@ -121,6 +129,15 @@ def _plate(u: _Uniforms, image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.
     across = np.where(vertical[:, None, None], x + tilt[:, None, None] * y, y + tilt[:, None, None] * x)
     beyond = side[:, None, None] * across > where[:, None, None]
     return image + (beyond * (shown * step)[:, None, None])[..., None].astype(np.float32)
+
+
+def _relief(u: _Uniforms, image: np.ndarray, coverage: np.ndarray) -> np.ndarray:
+    """Now and then raised figures: a shadow falls down to the right of them, by about a sixteenth of the image."""
+    depth = u.between(0.05, 0.3) * u.happens(0.25)
+    offset = max(1, image.shape[1] // 16)
+    shadow = np.zeros_like(coverage)
+    shadow[:, offset:, offset:] = coverage[:, :-offset, :-offset]
+    return image - (depth[:, None, None] * shadow * (1 - coverage))[..., None].astype(np.float32)
 
 
 def _digits(u: _Uniforms, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -166,7 +183,7 @@ def _atlas() -> np.ndarray:
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     glyphs = []
     for name in FONTS:
-        font = ImageFont.truetype(str(folder / name), 96)
+        font = ImageFont.truetype(str(folder / name), 96, layout_engine=ImageFont.Layout.BASIC)
         for digit in "0123456789":
             left, top, right, bottom = font.getbbox(digit)
             width, height = int(right - left), int(bottom - top)
