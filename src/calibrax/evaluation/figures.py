@@ -286,7 +286,7 @@ def _set_limits(axes, train: np.ndarray, test: np.ndarray, logarithmic: bool) ->
         axes.yaxis.set_major_formatter("{x:,g}")
         return
     axes.set_yscale("log")
-    axes.set_ylim(math.exp(max(low, -700.0)), math.exp(min(high, 700.0)))  # within float64
+    axes.set_ylim(math.exp(low), math.exp(high))
     axes.yaxis.set_major_locator(MaxNLocator(6) if high - low < math.log(4) else LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(NullLocator())
@@ -328,7 +328,9 @@ def _neg_elbo(row: Row) -> float | None:
 
 def _sigma(row: Row) -> float | None:
     log_sigma = _number(row.get("log_sigma"))
-    return _number(row.get("sigma")) if log_sigma is None else _number(np.exp(min(log_sigma, 700.0)))
+    if log_sigma is None:
+        return _number(row.get("sigma"))
+    return math.exp(log_sigma) if abs(log_sigma) < 80 else None  # beyond, float32 is 0 or infinite
 
 
 def _rmse(row: Row) -> float | None:
