@@ -55,6 +55,7 @@ def train(config: TrainConfig, data: ImageData | None = None) -> dict[str, Any]:
         raise ConfigError(
             f"--batch-size is {config.batch_size}; expected at most {len(data.train)}, the training images"
         )
+    _check_model(config, data)
     config = dataclasses.replace(config, run_dir=str(run_folder.claim(config, data)))
     return Run(config, data).train()
 
@@ -62,6 +63,16 @@ def train(config: TrainConfig, data: ImageData | None = None) -> dict[str, Any]:
 def load_data(config: TrainConfig) -> ImageData:
     """The images that `config` names, at its image size."""
     return load(config.data, data_dir=config.data_dir, image_size=config.image_size)
+
+
+def _check_model(config: TrainConfig, data: ImageData) -> None:
+    """Refuse images that the model cannot take, by tracing it on abstract shapes; before a folder is made."""
+    model = config.make_model(data.event_shape)
+    images = jax.ShapeDtypeStruct((1, *data.event_shape), np.uint8)
+    try:
+        jax.eval_shape(model.init, jax.random.key(0), images, jax.random.key(0))
+    except ValueError as error:
+        raise ConfigError(f"--model {config.model} cannot take {data.name}: {error}") from error
 
 
 class Run:

@@ -120,7 +120,8 @@ _conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)
 def _by_phases(x, kernel, stride, padding, size):
     """A transposed convolution, cropped or extended to `size`, as a stride-1 convolution for each output phase.
 
-    Output pixel o = stride·m + r meets the taps a ≡ r + padding (mod stride), at input pixel (o + padding - a) / stride.
+    Output pixel o = stride·m + r meets the taps a ≡ r + padding (mod stride), each at input pixel
+    (o + padding - a) / stride.
     """
     rounded = tuple(-(-n // stride) for n in size)
     phases = [

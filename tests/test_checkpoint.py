@@ -1,0 +1,80 @@
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from toy import LinearVAE
+
+import calibrax as cx
+from calibrax.training import Checkpoints, MetricsLog, create_train_state, read_metrics
+
+PARTS = {
+    "model": LinearVAE((4, 4, 3), 3),
+    "likelihood": cx.optimal_sigma(axis="pixel"),
+    "optimizer": optax.sgd(0.1, 0.9),
+}
+
+
+def state_at(step):
+    state = create_train_state(jax.random.key(step), jnp.zeros((1, 4, 4, 3)), **PARTS)
+    return state._replace(step=jnp.asarray(step, jnp.int32))
+
+
+def test_what_is_saved_is_restored_to_the_bit(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c", keep=2)
+    for step in (3, 5, 9):
+        checkpoints.save(state_at(step), seed=1, steps_per_epoch=4)
+    checkpoints.close()
+    again = Checkpoints(tmp_path / "c")
+    assert again.latest_step() == 9
+    abstract = jax.eval_shape(lambda: state_at(0))
+    chex.assert_trees_all_equal(again.restore(abstract), state_at(9))
+    chex.assert_trees_all_equal(again.restore(abstract, 5), state_at(5))
+    assert not (tmp_path / "c" / "3").exists()
+    position = json.loads((tmp_path / "c" / "9" / "position" / "metadata").read_text())
+    assert position == {"seed": 1, "epoch": 2, "batch": 1}
+
+
+def test_saving_a_step_twice_is_harmless_and_no_checkpoint_is_an_error(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no checkpoint in"):
+        checkpoints.restore(state_at(0))
+    for _ in range(2):
+        checkpoints.save(state_at(1), seed=0, steps_per_epoch=1)
+    assert checkpoints.latest_step() == 1
+
+
+def test_a_log_opened_at_a_step_forgets_later_rows_and_torn_lines(tmp_path):
+    log = MetricsLog(tmp_path, flush_every=2)
+    for step in range(1, 8):
+        log.train(step, {"loss": jnp.asarray(float(step))})
+        if step == 3:
+            log.evaluation(step, "test", {"neg_elbo": 1.0})
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "spl')
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 8
+    log = MetricsLog(tmp_path, step=5)
+    assert log.evaluated_steps == {3}
+    log.train(6, {"loss": jnp.asarray(60.0)})
+    log.close()
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(row["step"], row["split"]) for row in rows] == [
+        (1, "train"), (2, "train"), (3, "train"), (3, "test"), (4, "train"), (5, "train"), (6, "train")
+    ]  # fmt: skip
+    assert rows[-1]["loss"] == 60.0
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(tmp_path, bad):
+    log = MetricsLog(tmp_path, flush_every=10)
+    log.train(1, {"loss": jnp.asarray(1.0)})
+    log.train(2, {"loss": jnp.asarray(bad)})
+    with pytest.raises(FloatingPointError, match=r"the loss is -?(nan|inf) at step 2"):
+        log.flush()
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+    log.close()

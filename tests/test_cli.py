@@ -1,0 +1,291 @@
+"""The command line in process: whole runs on tiny images, resuming, and one line for every mistake."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from calibrax import cli
+from calibrax.run import Run
+from calibrax.training import read_metrics
+
+
+@pytest.fixture(autouse=True)
+def _standard_promotion():
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes
+        yield
+
+
+@pytest.fixture
+def images(tmp_path):
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(8, 8, 3))
+    pixels = 128 + 40 * rng.normal(size=(60, 1, 1, 1)) * base + 4 * rng.normal(size=(60, 8, 8, 3))
+    pixels = np.clip(pixels, 0, 255).astype(np.uint8)
+    np.savez(tmp_path / "tiny.npz", train=pixels[:50], test=pixels[50:])
+    return tmp_path / "tiny.npz"
+
+
+def train_args(images, folder, *extra):
+    return ["train", "--data", str(images), "--run-dir", str(folder), "--epochs", "3", "--batch-size", "16", *extra]
+
+
+def final_state(folder):
+    return jax.device_get(Run.open(folder).saved_state())
+
+
+def train_rows(folder):
+    return [row for row in read_metrics(Path(folder) / "metrics.jsonl") if row["split"] == "train"]
+
+
+@pytest.mark.parametrize("likelihood", ["optimal-sigma", "pixel-sigma", "bernoulli", "optimal-sigma-per-image"])
+def test_a_run_leaves_everything_it_should(images, tmp_path, capsys, likelihood):
+    folder = tmp_path / "run"
+    assert cli.main(train_args(images, folder, "--likelihood", likelihood)) == 0
+    out = capsys.readouterr().out
+    assert "tiny" in out
+    assert "-ELBO (nats)" in out
+    assert [row["step"] for row in train_rows(folder)] == list(range(1, 10))
+    rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["split"] == "test"]
+    assert [row["step"] for row in rows] == [3, 6, 9]
+    for name in ("samples", "reconstructions"):
+        assert len(list((folder / name).glob("step_*.png"))) == 3
+    with Image.open(folder / "curves.png") as picture:
+        picture.verify()
+    config = json.loads((folder / "config.json").read_text())
+    assert config["config"]["likelihood"] == likelihood
+    assert {"jax", "flax", "python"} <= set(config["versions"])
+    results = json.loads((folder / "results.json").read_text())
+    assert results["data"] == "tiny"
+    assert np.isfinite(results["test"]["running average"]["neg_elbo"])
+    assert ("calibrated" in results["test"]) == likelihood.startswith("optimal")
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_evaluate_and_sample_a_run(images, tmp_path, capsys):
+    folder = tmp_path / "run"
+    cli.main(train_args(images, folder))
+    before = json.loads((folder / "results.json").read_text())
+    assert cli.main(["evaluate", str(folder)]) == 0
+    assert json.loads((folder / "results.json").read_text())["test"] == before["test"]
+    for extra in ([], ["--noise", "--num", "7", "--out", str(tmp_path / "drawn.png"), "--seed", "3"]):
+        capsys.readouterr()
+        assert cli.main(["sample", str(folder), *extra]) == 0
+        with Image.open(capsys.readouterr().out.strip()) as picture:
+            picture.verify()
+
+
+@pytest.mark.parametrize("parallel", ["pmap", "sharded"])
+def test_parallel_runs_give_the_single_device_s_losses(images, tmp_path, parallel):
+    cli.main(train_args(images, tmp_path / "one"))
+    assert cli.main(train_args(images, tmp_path / "many", "--parallel", parallel)) == 0
+    losses = [[row["loss"] for row in train_rows(tmp_path / name)] for name in ("one", "many")]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_a_run_cut_short_and_resumed_equals_the_uninterrupted_one_to_the_bit(images, tmp_path):
+    cli.main(train_args(images, tmp_path / "whole"))
+    folder = tmp_path / "cut"
+    cli.main([*train_args(images, folder)[:-4], "--batch-size", "16", "--epochs", "1", "--save-every", "2"])
+    assert cli.main(["train", "--resume", "--run-dir", str(folder), "--epochs", "3"]) == 0
+    chex.assert_trees_all_equal(final_state(folder), final_state(tmp_path / "whole"))
+    whole, cut = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut"))
+    assert whole == cut
+
+
+SLOW_TRAIN = """
+import sys, time
+from calibrax import cli, training
+from calibrax import run
+original = run.jit_step
+def slow(**parts):
+    stepper = original(**parts)
+    def step(*args):
+        time.sleep(0.15)
+        return stepper.step(*args)
+    return stepper._replace(step=step)
+run.STEPPERS["jit"] = slow
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def start_slow(images, folder, *extra):
+    environment = os.environ | {"XLA_FLAGS": ""}
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOW_TRAIN, *train_args(images, folder, "--save-every", "2", *extra)],
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment,
+    )  # fmt: skip
+
+
+def wait_for_checkpoint(process, folder, step):
+    deadline = time.monotonic() + 90
+    while not (folder / "checkpoints" / str(step)).exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_killed_and_resumed_is_bit_identical(images, tmp_path, signum):
+    """In processes of one device each, as users run it."""
+    environment = os.environ | {"XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "calibrax.cli"]
+    subprocess.run(
+        [*command, *train_args(images, tmp_path / "whole")], check=True, env=environment, capture_output=True
+    )
+    folder = tmp_path / "killed"
+    process = start_slow(images, folder)
+    wait_for_checkpoint(process, folder, 4)
+    process.send_signal(signum)
+    _, stderr = process.communicate(timeout=60)
+    if signum == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 130
+        assert f"calibrax train --resume --run-dir {folder}" in stderr.splitlines()[-1]
+    assert int(final_state(folder).step) < 9
+    resume = [*command, "train", "--resume", "--run-dir", str(folder)]
+    subprocess.run(resume, check=True, env=environment, capture_output=True)
+    chex.assert_trees_all_equal(final_state(folder), final_state(tmp_path / "whole"))
+    whole, killed = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed"))
+    assert whole == killed
+
+
+def assert_one_line(capsys, code, match):
+    captured = capsys.readouterr()
+    assert code == 2
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("calibrax: ")
+    import re
+
+    assert re.search(match, lines[0]), lines[0]
+
+
+@pytest.mark.parametrize(
+    ("extra", "match"),
+    [
+        (["--likelihood", "optimal-sigm"], "'optimal-sigm' is unknown; did you mean optimal-sigma"),
+        (["--likelihood", "zzz"], "'zzz' is unknown; expected one of gaussian"),
+        (["--model", "hvea"], "--model 'hvea' is unknown"),
+        (["--epochs", "0"], "--epochs is 0; expected at least 1"),
+        (["--epochs", "ten"], "--epochs"),
+        (["--batch-size", "51"], "--batch-size is 51; expected at most 50"),
+        (["--batch-size", "-3"], "--batch-size is -3"),
+        (["--batch-size", "12", "--parallel", "pmap"], "--batch-size is 12; expected a multiple of the 8 devices"),
+        (["--parallel", "tpus"], "tpus"),
+        (["--learning-rate", "-1"], "--learning-rate is -1"),
+        (["--learning-rate", "nan"], "--learning-rate is nan"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--likelihood", "beta-gaussian", "--beta", "0"], "beta is 0"),
+        (["--decay", "1"], "decay is 1"),
+        (["--image-size", "2"], "--image-size is 2; expected at least 4"),
+        (["--latent-dim", "0"], "--latent-dim is 0"),
+        (["--data", "nowhere.npz"], "there is no file nowhere.npz"),
+        (["--data", "svnh"], "no data called 'svnh': did you mean svhn"),
+        (["--epoch", "3"], "--epoch"),
+        (["--nonsense"], "--nonsense"),
+        (["stray"], "stray"),
+    ],
+)
+def test_mistakes_are_one_line_and_code_2(images, tmp_path, capsys, extra, match):
+    folder = tmp_path / "run"
+    args = train_args(images, folder, "--data-dir", str(tmp_path), *extra)
+    assert_one_line(capsys, cli.main(args), match)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "match"),
+    [
+        ({"train": np.zeros((9, 8, 8, 3)), "test": np.zeros((9, 8, 8, 3))}, "expected uint8"),
+        (
+            {"train": np.zeros((9, 8, 8), np.uint8), "test": np.zeros((9, 8, 8), np.uint8)},
+            r"expected uint8 \[N, H, W, C\]",
+        ),
+        ({"train": np.zeros((9, 8, 8, 3), np.uint8), "test": np.zeros((0, 8, 8, 3), np.uint8)}, "'test' is empty"),
+        ({"train": np.zeros((9, 8, 8, 3), np.uint8)}, "no array 'test'"),
+        ({"train": np.zeros((9, 2, 2, 3), np.uint8), "test": np.zeros((9, 2, 2, 3), np.uint8)}, "4 pixels or more"),
+    ],
+)
+def test_bad_files_are_one_line_and_code_2(tmp_path, capsys, arrays, match):
+    np.savez(tmp_path / "bad.npz", **arrays)
+    args = train_args(tmp_path / "bad.npz", tmp_path / "run", "--batch-size", "4")
+    assert_one_line(capsys, cli.main(args), match)
+
+
+def test_run_folders_are_never_overwritten(images, tmp_path, capsys):
+    folder = tmp_path / "run"
+    cli.main(train_args(images, folder))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert_one_line(capsys, cli.main(train_args(images, folder)), "already holds a run; add --resume")
+    for extra, match in [
+        (["--batch-size", "8"], "--batch-size is 8, but the run .* was begun with 16"),
+        (["--likelihood", "gaussian"], "--likelihood is gaussian, but"),
+        (["--seed", "5"], "--seed is 5, but"),
+    ]:
+        args = ["train", "--resume", "--run-dir", str(folder), *extra]
+        assert_one_line(capsys, cli.main(args), match)
+    rng = np.random.default_rng(1)
+    other = {name: rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8) for name in ("train", "test")}
+    np.savez(images, **other)
+    args = ["train", "--resume", "--run-dir", str(folder)]
+    assert_one_line(capsys, cli.main(args), "was begun on data with train 50")
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_other_commands_mistakes(tmp_path, capsys, images):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    for args, match in [
+        (["trian"], "unknown command 'trian'"),
+        (["evaluate", str(tmp_path / "none")], "holds no run"),
+        (["evaluate"], "(?i)required|missing"),
+        (["evaluate", str(tmp_path / "broken")], "cannot read"),
+        (["sample", str(tmp_path / "none")], "holds no run"),
+        (["sample", "x", "--num", "0"], "--num is 0"),
+        (["sample", "x", "--out", "x.jpeg"], r"ends in \.png"),
+        (["data", "none.npz"], "there is no file"),
+        (["models", "x"], "takes no arguments"),
+        (["train", "--resume"], "--resume needs --run-dir"),
+        (["train", "--resume", "--run-dir", str(tmp_path / "none")], "holds no run"),
+        (train_args(images, tmp_path / "file"), "is a file; expected a folder"),
+    ]:
+        assert_one_line(capsys, cli.main(args), match)
+
+
+def test_models_and_data_and_help(capsys, images):
+    assert cli.main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert "992,427" in out
+    assert "optimal-sigma-per-image" in out
+    assert cli.main(["data", str(images)]) == 0
+    assert "50 images" in capsys.readouterr().out
+    for args in (["--help"], ["--version"]):
+        assert cli.main(args) == 0
+    assert cli.main([]) == 2
+    for command in ("train", "evaluate", "sample", "data"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([command, "--help"])
+        assert stop.value.code == 0
+
+
+def test_the_default_folder_is_a_new_one_each_time(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert cli.main(["train", "--data", str(images), "--epochs", "1", "--batch-size", "16"]) == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        "tiny-optimal-sigma-seed0",
+        "tiny-optimal-sigma-seed0-2",
+    ]
