@@ -1,0 +1,1 @@
+"""Timings against other libraries; `make bench` runs them."""

@@ -1,0 +1,94 @@
+"""calibrax's training step, and the same network from `flax.linen`'s layers, as workers of `benchmarks.train_step`.
+
+Speaks the protocol of `torch_twin.py`, and `{"export": FILE}` before it: weights, batch and noise for the twin.
+"""
+
+import json
+import platform
+import sys
+import time
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+import calibrax as cx
+from calibrax.models import ConvVAE, Forward
+from calibrax.objectives import gaussian_kl
+from calibrax.training import create_train_state, jit_step
+from calibrax.training.step import example_keys
+
+LATENT_DIM, NUM_NOISE = 20, 8
+
+
+class LinenVAE(nn.Module):
+    """The SVHN network as one would write it with `flax.linen`'s own convolutions."""
+
+    @nn.compact
+    def __call__(self, x, keys):
+        h = nn.relu(nn.Conv(32, (3, 3))(x.astype(jnp.float32) / 255))
+        h = nn.relu(nn.Conv(64, (4, 4), 2, padding=1)(h))
+        h = nn.relu(nn.Conv(128, (5, 5), 2, padding=2)(h)).reshape(x.shape[0], -1)
+        mean, log_var = nn.Dense(LATENT_DIM)(h), nn.Dense(LATENT_DIM)(h)
+        z = mean + jnp.exp(0.5 * log_var) * noise_of(keys) if keys.ndim else mean
+        h = nn.Dense(6272)(z).reshape(-1, 7, 7, 128)
+        h = nn.relu(nn.ConvTranspose(64, (6, 6), (2, 2))(h))
+        h = nn.relu(nn.ConvTranspose(32, (6, 6), (2, 2))(h))
+        return Forward(nn.ConvTranspose(3, (5, 5))(h), gaussian_kl(mean, log_var))
+
+
+class Worker:
+    """The step, its state and its batch."""
+
+    def __init__(self, form: str, batch_size: int):
+        model = ConvVAE((28, 28, 3), 3, LATENT_DIM) if form == "calibrax" else LinenVAE()
+        parts = {"model": model, "likelihood": cx.optimal_sigma(), "optimizer": optax.adam(1e-3)}
+        self.batch = np.random.default_rng(0).integers(0, 256, (batch_size, 28, 28, 3), dtype=np.uint8)
+        self.key = jax.random.key(1)
+        self.stepper = jit_step(**parts)
+        self.state = jax.jit(lambda key: create_train_state(key, self.batch[:1], **parts))(jax.random.key(0))
+
+    def export(self, path):
+        """Write the weights, flattened to `layer.kernel`, the batch, and the noise of the first steps."""
+        model = self.state.params["model"]
+        arrays = {
+            f"{layer}.{name}": np.asarray(value)
+            for part in ("encoder", "decoder")
+            for layer, values in model[part].items()
+            for name, value in values.items()
+        }
+        noise = [noise_of(example_keys(self.key, jnp.int32(i), len(self.batch))) for i in range(NUM_NOISE)]
+        np.savez(path, batch=self.batch, noise=np.stack(noise), **arrays)
+        return {"jax": jax.__version__, "flax": flax.__version__, "python": platform.python_version()}
+
+    def step(self):
+        self.state, metrics = self.stepper.step(self.state, self.stepper.put_batch(self.batch), self.key)
+        return metrics["loss"]
+
+    def losses(self, num):
+        return [float(self.step()) for _ in range(num)]
+
+    def time(self, num):
+        begin = time.perf_counter()
+        for _ in range(num):
+            loss = self.step()
+        jax.block_until_ready((loss, self.state))
+        return time.perf_counter() - begin
+
+
+def noise_of(keys):
+    return jax.vmap(lambda key: jax.random.normal(key, (LATENT_DIM,)))(keys)
+
+
+def main():
+    worker = Worker(sys.argv[1], int(sys.argv[2]))
+    for line in sys.stdin:
+        ((request, argument),) = json.loads(line).items()
+        print(json.dumps(getattr(worker, request)(argument)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
