@@ -7,6 +7,7 @@ import json
 import platform
 import sys
 import time
+from typing import Any
 
 import flax
 import jax
@@ -49,12 +50,14 @@ class Worker:
         self.batch = np.random.default_rng(0).integers(0, 256, (batch_size, 28, 28, 3), dtype=np.uint8)
         self.key = jax.random.key(1)
         self.stepper = jit_step(**parts)
-        self.state = jax.jit(lambda key: create_train_state(key, self.batch[:1], **parts))(jax.random.key(0))
+        self.state = jax.jit(lambda key: create_train_state(key, jnp.asarray(self.batch[:1]), **parts))(
+            jax.random.key(0)
+        )
 
     def export(self, path):
         """Write the weights, flattened to `layer.kernel`, the batch, and the noise of the first steps."""
         model = self.state.params["model"]
-        arrays = {
+        arrays: Any = {
             f"{layer}.{name}": np.asarray(value)
             for part in ("encoder", "decoder")
             for layer, values in model[part].items()

@@ -156,6 +156,7 @@ def parse(kind: type[T], command: str, argv: Sequence[str], *, default: T | None
         import tyro
     except ImportError as error:
         raise ConfigError("the command line needs tyro (pip install tyro); calibrax.run.train works without") from error
+    options: dict[str, Any] = {} if default is None else {"default": default}
     stderr = io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr):
@@ -164,7 +165,7 @@ def parse(kind: type[T], command: str, argv: Sequence[str], *, default: T | None
                 prog=f"calibrax {command}",
                 args=list(argv),
                 config=(tyro.conf.PositionalRequiredArgs,),
-                **({} if default is None else {"default": default}),
+                **options,
             )
     except SystemExit as stop:
         if stop.code in (0, None):

@@ -76,7 +76,7 @@ class TrainConfig:
     def make_likelihood(self) -> cx.Likelihood:
         return LIKELIHOODS[self.likelihood](self)
 
-    def make_model(self, image_shape: tuple[int, ...]) -> nn.Module:
+    def make_model(self, image_shape: tuple[int, int, int]) -> nn.Module:
         return MODELS[self.model](self, image_shape)
 
     def make_optimizer(self) -> optax.GradientTransformation:
@@ -95,7 +95,7 @@ LIKELIHOODS: dict[str, Callable[[TrainConfig], cx.Likelihood]] = {
     "bernoulli": lambda config: cx.bernoulli(),
 }
 
-MODELS: dict[str, Callable[[TrainConfig, tuple[int, ...]], nn.Module]] = {
+MODELS: dict[str, Callable[[TrainConfig, tuple[int, int, int]], nn.Module]] = {
     "conv-vae": lambda config, image_shape: ConvVAE(
         image_shape=image_shape,
         output_channels=config.make_likelihood().output_channels(image_shape[-1]),

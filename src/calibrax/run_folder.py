@@ -76,8 +76,9 @@ def read_config(folder: str | Path) -> TrainConfig:
     if not path.exists():
         raise RunError(f"{folder} holds no run: there is no {CONFIG_FILE} in it")
     known = {field.name for field in dataclasses.fields(TrainConfig)}
-    settings = {name: value for name, value in _read_json(path)["config"].items() if name in known}
-    return TrainConfig(**(settings | {"run_dir": str(folder)}))
+    settings: dict[str, Any] = {name: value for name, value in _read_json(path)["config"].items() if name in known}
+    settings["run_dir"] = str(folder)
+    return TrainConfig(**settings)
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:

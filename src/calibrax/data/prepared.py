@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,8 @@ def read_prepared(folder_name: str, data_dir: Path) -> tuple[dict[str, np.ndarra
             raise DataError(f"{info.parent} needs tensorflow-datasets to be read: {error}") from error
         with _quiet():
             builder = tfds.builder_from_directory(str(info.parent))
-            if "image" not in (builder.info.features or {}):
+            features: Any = builder.info.features or {}
+            if "image" not in features:
                 continue
             names = [split for split in ("train", "validation", "test") if split in builder.info.splits]
             return {split: _read_split(builder, split) for split in names}, str(info.parent)

@@ -1,7 +1,6 @@
 """Resizing as the paper's experiments did it: Pillow's antialiased bilinear, rounded to 8 bits."""
 
 import dataclasses
-from collections.abc import Iterable
 
 import numpy as np
 
@@ -22,15 +21,15 @@ def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     for target, image in zip(resized, images, strict=True):
         for channel in range(images.shape[3]):
             plane = Image.fromarray(np.ascontiguousarray(image[:, :, channel]))
-            target[:, :, channel] = plane.resize((width, height), Image.Resampling.BILINEAR)
+            target[:, :, channel] = np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR))
     return resized
 
 
-def resize_data(data: ImageData, image_size: int | Iterable[int] | None) -> ImageData:
+def resize_data(data: ImageData, image_size: int | tuple[int, int] | None) -> ImageData:
     """All splits at `image_size`: one number for a square, or (height, width); None leaves them as they are."""
     if image_size is None:
         return data
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if size == data.event_shape[:2]:
         return data
     splits = {name: resize(images, size) for name, images in data.splits.items()}

@@ -129,7 +129,8 @@ def _batches(images: np.ndarray, key: jax.Array, batch_size: int) -> Iterator[tu
 def _score_function(model: nn.Module, likelihood: Likelihood) -> Callable[..., dict[str, jax.Array]]:
     @jax.jit
     def score(params, state, x, keys):
-        outputs, kl = model.apply({"params": params["model"]}, x, keys)
+        forward: Any = model.apply({"params": params["model"]}, x, keys)
+        outputs, kl = forward
         args = (params["likelihood"], state, outputs)
         nll, stats = likelihood.nll(*args, x, train=False)
         unit = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x

@@ -130,7 +130,7 @@ def check_link(link: str) -> None:
 
 
 def check_number(
-    name: str, number: object, *, low: float = -math.inf, high: float = math.inf, closed: bool = False
+    name: str, number: Any, *, low: float = -math.inf, high: float = math.inf, closed: bool = False
 ) -> None:
     """A finite real number strictly between the bounds (`closed`: or equal to the lower)."""
     kind = isinstance(number, int | float | np.floating | np.integer) and not isinstance(number, bool)

@@ -1,6 +1,7 @@
 """Checkpoints with orbax: the whole `TrainState` and the place in the data."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -55,7 +56,7 @@ class Checkpoints:
         if step is None:
             raise FileNotFoundError(f"no checkpoint in {self._manager.directory}")
         target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))
+        restored: Any = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))
         return restored.state
 
     def close(self) -> None:

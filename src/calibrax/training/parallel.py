@@ -45,12 +45,12 @@ def jit_step(*, model, likelihood, optimizer) -> Stepper:
     )
 
 
-def pmap_step(*, model, likelihood, optimizer, devices: Sequence[jax.Device] | None = None) -> Stepper:
+def pmap_step(*, model, likelihood, optimizer, devices: Sequence[Any] | None = None) -> Stepper:
     """The step on all devices by `jax.pmap`, state replicated; only `axis_name` is added.
 
     Args:
       model, likelihood, optimizer: as in `train_step`.
-      devices: those to use; by default all.
+      devices: the `jax.Device`s to use; by default all.
     """
     devices = list(devices or jax.devices())
     step = functools.partial(train_step, model=model, likelihood=likelihood, optimizer=optimizer, axis_name=AXIS)
@@ -74,12 +74,12 @@ def pmap_step(*, model, likelihood, optimizer, devices: Sequence[jax.Device] | N
     )
 
 
-def sharded_step(*, model, likelihood, optimizer, devices: Sequence[jax.Device] | None = None) -> Stepper:
+def sharded_step(*, model, likelihood, optimizer, devices: Sequence[Any] | None = None) -> Stepper:
     """The step on all devices by `jax.jit`, the batch sharded and the state replicated; XLA adds the communication.
 
     Args:
       model, likelihood, optimizer: as in `train_step`.
-      devices: those to use; by default all.
+      devices: the `jax.Device`s to use; by default all.
     """
     devices = list(devices or jax.devices())
     mesh = Mesh(np.array(devices), (AXIS,))

@@ -1,5 +1,7 @@
 """One training step, a pure function; `parallel` decides where it runs."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -40,7 +42,8 @@ def train_step(
     keys = example_keys(key, state.step, batch.shape[0], axis_name)
 
     def loss_fn(params):
-        outputs, kl = model.apply({"params": params["model"]}, batch, keys)
+        forward: Any = model.apply({"params": params["model"]}, batch, keys)
+        outputs, kl = forward
         nll, stats = likelihood.nll(
             params["likelihood"], state.likelihood_state, outputs, batch, train=True, axis_name=axis_name
         )
@@ -51,9 +54,10 @@ def train_step(
     if axis_name is not None:
         grads, metrics = lax.pmean((grads, metrics), axis_name)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params: Any = optax.apply_updates(state.params, updates)
     new_state = TrainState(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=params,
         opt_state=opt_state,
         likelihood_state=likelihood.update(state.likelihood_state, stats),
     )
