@@ -1,0 +1,43 @@
+"""The front page keeps its word: its Python runs, its names, commands and links exist."""
+
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import calibrax as cx
+from calibrax.config import LIKELIHOODS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_examples_run_in_order():
+    names: dict = {}
+    with jax.numpy_dtype_promotion("standard"):
+        for block in re.findall(r"```python\n(.*?)```", README, re.S):
+            exec(block, names)
+    assert np.isfinite(names["loss"])
+    assert names["nll"].shape == (64,)
+    # The running average of one batch is that batch's own value, and the noise is the only difference.
+    np.testing.assert_allclose(names["test_loss"], names["loss"], rtol=0.05)
+
+
+def test_the_table_lists_every_decoder():
+    rows = re.findall(r"^\| `(\w+)\((.*?)\)` \| `([\w-]+)` \|", README, re.M)
+    assert {row[2] for row in rows} == set(LIKELIHOODS)
+    for constructor, _, _ in rows:
+        assert callable(getattr(cx, constructor))
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"`?make ([a-z0-9-]+)", README))))
+def test_make_targets_exist(target):
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
+
+
+def test_links_lead_somewhere():
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    assert links
+    assert all((ROOT / link).exists() for link in links)
