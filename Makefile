@@ -20,7 +20,7 @@ FLAGS = $(if $(DATA),--data "$(DATA)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)"
 	$(if $(SEED),--seed $(SEED)) $(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(RUN),--run-dir "$(RUN)") $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install svhn-optimal test lint typecheck format bench clean
+.PHONY: help install svhn-optimal figure test lint typecheck format bench clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [DATA=svhn|mnist|images.npz|folder] [DATA_DIR=] [EPOCHS=] [SEED=] [PARALLEL=jit|pmap|sharded] [RUN=] [ARGS=]"
@@ -37,6 +37,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 svhn-optimal: install ## Train and evaluate the optimal sigma-VAE on SVHN (or street-digits, where SVHN cannot be had)
 	@$(BIN)/python -m experiments.svhn_optimal $(FLAGS)
+
+figure: install ## Draw the front page's figure from a run (RUN=)
+	@$(BIN)/python -m experiments.front_page $(if $(RUN),"$(RUN)",runs/street-digits-optimal-sigma-seed0) $(ARGS)
 
 test: install ## Run the tests
 	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)

@@ -124,16 +124,26 @@ def _by_phases(x, kernel, stride, padding, size):
     (o + padding - a) / stride.
     """
     rounded = tuple(-(-n // stride) for n in size)
-    phases = [
-        [_phase(x, kernel, stride, padding, rounded, (row, column)) for column in range(stride)]
-        for row in range(stride)
-    ]
-    if stride == 1:
-        return phases[0][0]
-    rows = [jnp.stack(columns, axis=3) for columns in phases]  # [B, m, m, stride, C] each
-    interleaved = jnp.stack(rows, axis=2)  # [B, m, stride, m, stride, C]
+    if all(n % stride == 0 for n in (*kernel.shape[:2], padding)):  # all phases meet the same input: one convolution
+        y = _phase(x, _phases_as_channels(kernel, stride), 1, padding // stride, rounded, (0, 0))
+        interleaved = y.reshape(*y.shape[:3], stride, stride, kernel.shape[3]).swapaxes(2, 3)
+    else:
+        phases = [
+            [_phase(x, kernel, stride, padding, rounded, (row, column)) for column in range(stride)]
+            for row in range(stride)
+        ]
+        rows = [jnp.stack(columns, axis=3) for columns in phases]  # [B, m, m, stride, C] each
+        interleaved = jnp.stack(rows, axis=2)
+    # [B, m, stride, m, stride, C]
     full = interleaved.reshape(x.shape[0], rounded[0] * stride, rounded[1] * stride, kernel.shape[3])
     return full[:, : size[0], : size[1]]
+
+
+def _phases_as_channels(kernel, stride):
+    """[kh, kw, in, out] -> [kh / stride, kw / stride, in, stride · stride · out], the taps of a phase together."""
+    kh, kw, channels, out = kernel.shape
+    split = kernel.reshape(kh // stride, stride, kw // stride, stride, channels, out)
+    return split.transpose(0, 2, 4, 1, 3, 5).reshape(kh // stride, kw // stride, channels, stride * stride * out)
 
 
 def _phase(x, kernel, stride, padding, rounded, phase):
