@@ -289,3 +289,23 @@ def test_the_default_folder_is_a_new_one_each_time(images, tmp_path, monkeypatch
         "tiny-optimal-sigma-seed0",
         "tiny-optimal-sigma-seed0-2",
     ]
+
+
+WITHOUT = """
+import sys
+for name in ("tensorflow_datasets", "grain", "tyro", "tensorboardX", "tensorflow", "array_record"):
+    sys.modules[name] = None
+from calibrax import run
+from calibrax.config import TrainConfig
+run.train(TrainConfig(data=sys.argv[1], run_dir=sys.argv[2], epochs=1, batch_size=16))
+"""
+
+
+def test_a_run_needs_neither_tfds_nor_grain_nor_tyro_nor_tensorboard(images, tmp_path):
+    """As on an accelerator machine that holds JAX, Flax, optax, chex and orbax."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, str(images), str(tmp_path / "run")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tensorboardX is not installed" in done.stderr
+    assert (tmp_path / "run" / "results.json").exists()

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,10 @@ class MetricsLog:
     """
 
     def __init__(self, folder: str | Path, *, step: int = 0, flush_every: int = 20):
-        from tensorboardX import SummaryWriter
-
         self._path = Path(folder) / "metrics.jsonl"
         self.evaluated_steps = {row["step"] for row in self._drop_after(step) if row["split"] != "train"}
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=step + 1 if step else None)
+        self._board = _open_board(Path(folder) / "tensorboard", step)
         self._pending: list[tuple[int, dict[str, jax.Array]]] = []
         self._flush_every = flush_every
 
@@ -67,11 +66,12 @@ class MetricsLog:
         self.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
     def _write(self, row: Row) -> None:
         self._file.write(json.dumps(row) + "\n")
-        for name, value in row.items():
+        for name, value in row.items() if self._board is not None else ():
             if isinstance(value, float) and math.isfinite(value):
                 self._board.add_scalar(f"{row['split']}/{name}", value, row["step"])
 
@@ -83,6 +83,16 @@ class MetricsLog:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         os.replace(temporary, self._path)
         return kept
+
+
+def _open_board(folder: Path, step: int) -> Any:
+    """A TensorBoard writer that hides events after `step`; None where tensorboardX is not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        print("tensorboardX is not installed: metrics go to metrics.jsonl alone", file=sys.stderr)
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
 
 def read_metrics(path: str | Path) -> list[Row]:
