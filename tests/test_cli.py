@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -166,8 +167,6 @@ def assert_one_line(capsys, code, match):
     lines = captured.err.strip().splitlines()
     assert len(lines) == 1, captured.err
     assert lines[0].startswith("calibrax: ")
-    import re
-
     assert re.search(match, lines[0]), lines[0]
 
 
