@@ -71,7 +71,9 @@ class MetricsLog:
 
     def _write(self, row: Row) -> None:
         self._file.write(json.dumps(row) + "\n")
-        for name, value in row.items() if self._board is not None else ():
+        if self._board is None:
+            return
+        for name, value in row.items():
             if isinstance(value, float) and math.isfinite(value):
                 self._board.add_scalar(f"{row['split']}/{name}", value, row["step"])
 
