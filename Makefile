@@ -48,7 +48,7 @@ lint: install ## Check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 typecheck: install ## Check types
-	@$(BIN)/pyright
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: install ## Rewrite the code in the project's style
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
