@@ -152,7 +152,7 @@ def test_killed_and_resumed_is_bit_identical(images, tmp_path, signum):
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 130
-        assert f"calibrax train --resume --run-dir {folder}" in stderr.splitlines()[-1]
+        assert f"train --resume --run-dir {folder}" in stderr.splitlines()[-1]
     assert int(final_state(folder).step) < 9
     resume = [*command, "train", "--resume", "--run-dir", str(folder)]
     subprocess.run(resume, check=True, env=environment, capture_output=True)

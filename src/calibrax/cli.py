@@ -102,13 +102,13 @@ def train(argv: Sequence[str]) -> None:
     from calibrax import run
     from calibrax.config import TrainConfig
 
-    run.train(parse(TrainConfig, "train", argv, default=resumed_config(argv)))
+    run.train(parse(TrainConfig, "calibrax train", argv, default=resumed_config(argv)))
 
 
 def evaluate(argv: Sequence[str]) -> None:
     from calibrax.run import Run
 
-    config = parse(EvaluateConfig, "evaluate", argv)
+    config = parse(EvaluateConfig, "calibrax evaluate", argv)
     Run.open(config.run, config.data_dir).evaluate()
 
 
@@ -116,7 +116,7 @@ def sample(argv: Sequence[str]) -> None:
     from calibrax.config import ConfigError
     from calibrax.run import Run
 
-    config = parse(SampleConfig, "sample", argv)
+    config = parse(SampleConfig, "calibrax sample", argv)
     if not 1 <= config.num <= 10_000:
         raise ConfigError(f"--num is {config.num}; expected 1 to 10000")
     if config.out is not None and Path(config.out).suffix.lower() != ".png":
@@ -127,7 +127,7 @@ def sample(argv: Sequence[str]) -> None:
 def data(argv: Sequence[str]) -> None:
     from calibrax.data import describe, load
 
-    config = parse(DataConfig, "data", argv)
+    config = parse(DataConfig, "calibrax data", argv)
     images = load(config.source, data_dir=config.data_dir, image_size=config.image_size)
     print(describe(images))
     if config.picture is not None:
@@ -148,7 +148,7 @@ def models(argv: Sequence[str]) -> None:
     print(model_table())
 
 
-def parse(kind: type[T], command: str, argv: Sequence[str], *, default: T | None = None) -> T:
+def parse(kind: type[T], prog: str, argv: Sequence[str], *, default: T | None = None) -> T:
     """A config from the command line by tyro, whose boxed errors become a one-line `ConfigError`."""
     from calibrax.config import ConfigError
 
@@ -162,7 +162,7 @@ def parse(kind: type[T], command: str, argv: Sequence[str], *, default: T | None
         with contextlib.redirect_stderr(stderr):
             return tyro.cli(
                 kind,
-                prog=f"calibrax {command}",
+                prog=prog,
                 args=list(argv),
                 config=(tyro.conf.PositionalRequiredArgs,),
                 **options,
@@ -177,7 +177,8 @@ def unboxed(message: str) -> str:
     """The text of tyro's error box on one line, without the pointer to the help."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("╭╮╰╯│─ \n") for line in message.splitlines()[1:]]
     text = " ".join(line for line in lines if line)
-    return re.split(r"\s*(Argument helptext|For full helptext)", text)[0]
+    text = re.split(r"\s*(Argument helptext|For full helptext)", text)[0]
+    return re.sub(r"^Error parsing \w+: ", "", text)
 
 
 def resumed_config(argv: Sequence[str]) -> Any:

@@ -2,6 +2,10 @@
 
 import dataclasses
 import functools
+import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -214,4 +218,7 @@ class Run:
         return path
 
     def resume_command(self) -> str:
-        return f"calibrax train --resume --run-dir {self.folder}"
+        """What to type here to go on: the installed command, or this interpreter where it is not on the PATH."""
+        python = shlex.quote(os.path.relpath(sys.executable))
+        command = "calibrax" if shutil.which("calibrax") else f"{python} -m calibrax.cli"
+        return f"{command} train --resume --run-dir {shlex.quote(str(self.folder))}"
