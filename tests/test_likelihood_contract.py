@@ -26,6 +26,10 @@ LIKELIHOODS = {
     "pixel-sigma": cx.pixel_sigma(),
     "pixel-sigma bounded": cx.pixel_sigma(-4.0, 1.0, link="identity"),
     "bernoulli": cx.bernoulli(),
+    "continuous-bernoulli": cx.continuous_bernoulli(),
+    "student-t": cx.student_t(),
+    "student-t of given df": cx.student_t(5.0, link="identity"),
+    "laplace": cx.laplace(),
 }
 
 
@@ -201,6 +205,10 @@ def test_wrong_shapes_and_dtypes_are_one_line_errors(likelihood):
         lambda: cx.pixel_sigma(1.0, 0.0),
         lambda: cx.soft_clip(jnp.zeros(2), 1.0, 1.0),
         lambda: cx.shared_sigma(link=None),
+        lambda: cx.student_t(0.0),
+        lambda: cx.student_t(float("nan")),
+        lambda: cx.student_t(min_log_scale=float("inf")),
+        lambda: cx.laplace(link="tanh"),
     ],
 )
 def test_bad_settings_raise_at_construction(make):

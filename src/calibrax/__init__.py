@@ -6,11 +6,14 @@ from calibrax.likelihoods import (
     bernoulli,
     beta_gaussian,
     calibrate,
+    continuous_bernoulli,
     gaussian,
+    laplace,
     optimal_sigma,
     pixel_sigma,
     shared_sigma,
     soft_clip,
+    student_t,
 )
 
 __version__ = "0.1.0"
@@ -21,7 +24,9 @@ __all__ = [
     "bernoulli",
     "beta_gaussian",
     "calibrate",
+    "continuous_bernoulli",
     "gaussian",
+    "laplace",
     "likelihoods",
     "objectives",
     "optimal_sigma",
@@ -29,4 +34,5 @@ __all__ = [
     "running_average",
     "shared_sigma",
     "soft_clip",
+    "student_t",
 ]

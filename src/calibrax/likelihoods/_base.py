@@ -155,6 +155,43 @@ def check_event_shape(event_shape: Any) -> tuple[int, ...]:
     return tuple(int(n) for n in event_shape)
 
 
+def stateless(
+    nll: Callable[..., tuple[jax.Array, Stats]],
+    mean: Callable[[PyTree, jax.Array], jax.Array],
+    sample: Callable[[jax.Array, PyTree, jax.Array], jax.Array],
+    *,
+    outputs_per_channel: int = 1,
+    init_params: Callable[[], PyTree] = dict,
+) -> Likelihood:
+    """A `Likelihood` that averages nothing, from functions of params and outputs alone.
+
+    Args:
+      nll: `(params, outputs, x) -> (nll, stats)`; the shape of x is checked before.
+      mean: `(params, outputs) -> E[x | outputs]`.
+      sample: `(key, params, outputs) -> x`.
+      outputs_per_channel: what the decoder emits for each channel.
+      init_params: makes the parameters that gradient descent trains.
+    """
+
+    def init(event_shape):
+        check_event_shape(event_shape)
+        return init_params(), {}
+
+    def checked_nll(params, state, outputs, x, train=True, axis_name=None):
+        del state, train, axis_name  # nothing here depends on the batch
+        check_shape("x", x, data_shape(outputs, outputs_per_channel))
+        return nll(params, jnp.asarray(outputs), x)
+
+    return Likelihood(
+        init=init,
+        nll=checked_nll,
+        update=lambda state, stats: state,
+        mean=lambda params, state, outputs: mean(params, jnp.asarray(outputs)),
+        sample=lambda key, params, state, outputs: sample(key, params, jnp.asarray(outputs)),
+        output_channels=lambda channels: outputs_per_channel * channels,
+    )
+
+
 def data_shape(outputs: jax.typing.ArrayLike, outputs_per_channel: int) -> tuple[int, ...]:
     """The shape x must have for these outputs; raises where the last axis does not divide into channels."""
     shape = jnp.shape(outputs)
