@@ -48,7 +48,7 @@ def train_rows(folder):
     return [row for row in read_metrics(Path(folder) / "metrics.jsonl") if row["split"] == "train"]
 
 
-@pytest.mark.parametrize("likelihood", ["optimal-sigma", "pixel-sigma", "bernoulli", "optimal-sigma-per-image"])
+@pytest.mark.parametrize("likelihood", ["optimal-sigma", "pixel-sigma", "bernoulli", "student-t", "optimal-sigma-per-image"])
 def test_a_run_leaves_everything_it_should(images, tmp_path, capsys, likelihood):
     folder = tmp_path / "run"
     assert cli.main(train_args(images, folder, "--likelihood", likelihood)) == 0
@@ -187,6 +187,7 @@ def assert_one_line(capsys, code, match):
         (["--seed", "-1"], "--seed is -1"),
         (["--likelihood", "beta-gaussian", "--beta", "0"], "beta is 0"),
         (["--decay", "1"], "decay is 1"),
+        (["--likelihood", "student-t", "--df", "-2"], "df is -2"),
         (["--image-size", "2"], "--image-size is 2; expected at least 4"),
         (["--latent-dim", "0"], "--latent-dim is 0"),
         (["--data", "nowhere.npz"], "there is no file nowhere.npz"),

@@ -33,6 +33,8 @@ class TrainConfig:
     """The decoder's distribution; `calibrax models` lists the names."""
     beta: float = 1.0
     """The β of beta-gaussian: a constant variance β/2."""
+    df: float | None = None
+    """Degrees of freedom of student-t; None: emitted by the network."""
     decay: float = 0.99
     """Decay of the running average of the optimal σ."""
     model: str = "conv-vae"
@@ -92,7 +94,10 @@ LIKELIHOODS: dict[str, Callable[[TrainConfig], cx.Likelihood]] = {
     "optimal-sigma-per-pixel": lambda config: cx.optimal_sigma(axis="pixel", decay=config.decay),
     "optimal-sigma-per-channel": lambda config: cx.optimal_sigma(axis="channel", decay=config.decay),
     "pixel-sigma": lambda config: cx.pixel_sigma(),
+    "student-t": lambda config: cx.student_t(config.df),
+    "laplace": lambda config: cx.laplace(),
     "bernoulli": lambda config: cx.bernoulli(),
+    "continuous-bernoulli": lambda config: cx.continuous_bernoulli(),
 }
 
 MODELS: dict[str, Callable[[TrainConfig, tuple[int, int, int]], nn.Module]] = {
