@@ -91,7 +91,7 @@ def continuous_bernoulli_nll(x: Num[Array, "B ..."], logits: Float[Array, "B ...
       >>> nll, _ = continuous_bernoulli_nll(jnp.full((2, 3), 0.3), jnp.zeros((2, 3)))  # uniform: 0
 
     References:
-      Loaiza-Ganem and Cunningham 2019, equations (5) and (6).
+      Loaiza-Ganem and Cunningham 2019. Not in the paper.
     """
     dtype = compute_dtype(x, logits)
     check_shape("x", x, logits.shape)

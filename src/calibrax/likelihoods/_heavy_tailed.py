@@ -55,7 +55,7 @@ def student_t_nll(
       >>> nll, stats = student_t_nll(jnp.zeros((2, 3)), jnp.zeros((2, 3)), 0.0, 4.0)
 
     References:
-      Takahashi et al. 2018; the "Student-t" rows of Table 2.
+      Takahashi et al. 2018; the "Student-t VAE" of Table 2.
     """
     dtype = compute_dtype(x, mean, log_scale, df)
     check_shape("x", x, mean.shape)
@@ -91,7 +91,7 @@ def student_t(df: float | None = None, *, link: Link = "sigmoid", min_log_scale:
       ValueError: if df is not positive, the bound not a number, or the link unknown.
 
     References:
-      Takahashi et al. 2018, which emits all three; section 5 and Table 2.
+      Takahashi et al. 2018, which emits all three; the "Student-t VAE" of Table 2.
     """
     check_link(link)
     check_number("min_log_scale", min_log_scale)
