@@ -89,9 +89,10 @@ def test_evaluate_and_sample_a_run(images, tmp_path, capsys):
 
 @pytest.mark.parametrize("parallel", ["pmap", "sharded"])
 def test_parallel_runs_give_the_single_device_s_losses(images, tmp_path, parallel):
+    """In the first epoch: later on Adam has amplified rounding. `test_parallel` compares 20 steps of SGD, to 1e-5."""
     cli.main(train_args(images, tmp_path / "one"))
     assert cli.main(train_args(images, tmp_path / "many", "--parallel", parallel)) == 0
-    losses = [[row["loss"] for row in train_rows(tmp_path / name)] for name in ("one", "many")]
+    losses = [[row["loss"] for row in train_rows(tmp_path / name)[:3]] for name in ("one", "many")]
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
