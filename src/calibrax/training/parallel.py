@@ -66,9 +66,11 @@ def pmap_step(*, model, likelihood, optimizer, devices: Sequence[Any] | None = N
         return batch.reshape(len(devices), -1, *batch.shape[1:])
 
     return Stepper(
-        step=jax.pmap(step, AXIS, in_axes=(0, 0, None), out_axes=(0, None), devices=devices, donate_argnums=0),
+        step=_in_turn(
+            jax.pmap(step, AXIS, in_axes=(0, 0, None), out_axes=(0, None), devices=devices, donate_argnums=0)
+        ),
         put_state=put_state,
-        get_state=lambda state: jax.tree.map(lambda leaf: leaf[0], state),
+        get_state=lambda state: jax.tree.map(lambda leaf: leaf.addressable_data(0)[0], state),
         put_batch=put_batch,
         num_devices=len(devices),
     )
@@ -91,12 +93,14 @@ def sharded_step(*, model, likelihood, optimizer, devices: Sequence[Any] | None 
         return jax.device_put(batch, spread)
 
     return Stepper(
-        step=jax.jit(
-            step,
-            in_shardings=(replicated, spread, replicated),
-            out_shardings=replicated,
-            donate_argnums=0,
-            compiler_options=compiler_options(),
+        step=_in_turn(
+            jax.jit(
+                step,
+                in_shardings=(replicated, spread, replicated),
+                out_shardings=replicated,
+                donate_argnums=0,
+                compiler_options=compiler_options(),
+            )
         ),
         put_state=lambda state: jax.device_put(_fresh_copy(state), replicated),
         get_state=lambda state: jax.tree.map(lambda leaf: leaf.addressable_data(0), state),
@@ -119,6 +123,16 @@ def compiler_options() -> dict[str, str] | None:
     except jax.errors.JaxRuntimeError:
         return None
     return options
+
+
+def _in_turn(step: Callable) -> Callable:
+    """On simulated CPU devices: one step at a time, as programs in flight together share one pool of threads.
+
+    Where the collective of one takes the threads that the other waits for, XLA gives up after a while and aborts.
+    """
+    if jax.default_backend() != "cpu":
+        return step
+    return lambda *args: jax.block_until_ready(step(*args))
 
 
 def _fresh_copy(state: TrainState) -> TrainState:
