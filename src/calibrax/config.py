@@ -35,8 +35,10 @@ class TrainConfig:
     """The β of beta-gaussian: a constant variance β/2."""
     df: float | None = None
     """Degrees of freedom of student-t; None: emitted by the network."""
+    components: int = 10
+    """Components of logistic-mixture."""
     decay: float = 0.99
-    """Decay of the running average of the optimal σ."""
+    """Decay of the running average of the optimal scale."""
     model: str = "conv-vae"
     """A preset; `calibrax models` lists them."""
     latent_dim: int = 20
@@ -96,8 +98,14 @@ LIKELIHOODS: dict[str, Callable[[TrainConfig], cx.Likelihood]] = {
     "pixel-sigma": lambda config: cx.pixel_sigma(),
     "student-t": lambda config: cx.student_t(config.df),
     "laplace": lambda config: cx.laplace(),
+    "optimal-laplace": lambda config: cx.optimal_laplace(decay=config.decay),
     "bernoulli": lambda config: cx.bernoulli(),
     "continuous-bernoulli": lambda config: cx.continuous_bernoulli(),
+    "categorical": lambda config: cx.categorical(),
+    "bitwise-categorical": lambda config: cx.bitwise_categorical(),
+    "logistic-mixture": lambda config: cx.logistic_mixture(config.components),
+    "discretized-gaussian": lambda config: cx.discretized_gaussian(),
+    "discretized-logistic": lambda config: cx.discretized_logistic(),
 }
 
 MODELS: dict[str, Callable[[TrainConfig, tuple[int, int, int]], nn.Module]] = {

@@ -1,9 +1,10 @@
-"""A likelihood as a Flax Linen module, its running average kept as `BatchNorm` keeps its statistics."""
+"""Likelihoods as Flax Linen modules: any of them, and the last layer of a categorical decoder fused with its own."""
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
-from calibrax.likelihoods import Likelihood
+from calibrax.likelihoods import Likelihood, categorical, categorical_nll_from_features
 
 
 class Decode(nn.Module):
@@ -37,3 +38,52 @@ class Decode(nn.Module):
         initial_params, initial_state = self.likelihood.init(jax.tree.map(lambda leaf: leaf.shape[1:], x))
         params = {name: self.param(name, lambda _, value=value: value) for name, value in initial_params.items()}
         return params, self.variable("calibration", "state", lambda: initial_state)
+
+
+class CategoricalHead(nn.Module):
+    """A decoder's last linear layer and the soft-max over levels as one, for images at high resolution.
+
+    The same as `Dense(channels * levels)` under `Decode(categorical(levels))`, with the same parameters `kernel` and
+    `bias`; but the logits of the batch, 3 GiB for one 1024×1024×3 image, are never there at once.
+
+    Attributes:
+      channels: C, of the data.
+      levels: of each value, at least 2.
+      max_chunk_logits: how many logits to have at a time; None for the default of `categorical_nll_from_features`.
+
+    Example:
+      >>> nll, stats = CategoricalHead(channels=3)(features, x)  # inside a compact __call__
+
+    References:
+      The "Categorical VAE" of Tables 2 and 5, which the paper sets aside for its memory.
+    """
+
+    channels: int
+    levels: int = 256
+    max_chunk_logits: int | None = None
+
+    @nn.compact
+    def __call__(self, features, x, *, mask=None):
+        """nll `[B]` in nats and stats, for features `[B, ..., F]` and x `[B, ..., C]`."""
+        chunk = {} if self.max_chunk_logits is None else {"max_chunk_logits": self.max_chunk_logits}
+        return categorical_nll_from_features(x, features, *self._parameters(features), mask=mask, **chunk)
+
+    @nn.compact
+    def mean(self, features):
+        """E[x | features], `[B, ..., C]` in [0, 1]; with all logits of the batch at once."""
+        return categorical(self.levels).mean({}, {}, self._logits(features))
+
+    @nn.compact
+    def sample(self, key, features):
+        """A draw of levels, `[B, ..., C]` in [0, 1]; with all logits of the batch at once."""
+        return categorical(self.levels).sample(key, {}, {}, self._logits(features))
+
+    def _logits(self, features):
+        kernel, bias = self._parameters(features)
+        bias = bias.astype(features.dtype).reshape((1,) * (features.ndim - 1) + (-1,))
+        return features @ kernel.astype(features.dtype) + bias
+
+    def _parameters(self, features):
+        size = self.channels * self.levels
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (features.shape[-1], size), jnp.float32)
+        return kernel, self.param("bias", nn.initializers.zeros, (size,), jnp.float32)

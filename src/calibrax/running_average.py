@@ -17,12 +17,12 @@ class RunningAverage(NamedTuple):
     """Numerator and denominator of a weighted mean; both are linear in what was averaged."""
 
     total: jax.Array  # shape of the value, float32: sum of weighted values
-    weight: jax.Array  # [], float32: sum of weights, 0 before the first update
+    weight: jax.Array  # shape of the value, float32: sum of weights, 0 where nothing was averaged yet
 
 
 def init(shape: Sequence[int] = ()) -> RunningAverage:
     """An average of nothing yet, for values of the given shape."""
-    return RunningAverage(jnp.zeros(tuple(shape), jnp.float32), jnp.zeros((), jnp.float32))
+    return RunningAverage(jnp.zeros(tuple(shape), jnp.float32), jnp.zeros(tuple(shape), jnp.float32))
 
 
 def update(average: RunningAverage, value: ArrayLike, *, decay: float, weight: ArrayLike = 1.0) -> RunningAverage:
@@ -32,12 +32,12 @@ def update(average: RunningAverage, value: ArrayLike, *, decay: float, weight: A
       average: the average so far.
       value: shape of the average.
       decay: in [0, 1); how much of the past each update keeps.
-      weight: what the value counts for, relative to other updates.
+      weight: what the value counts for, relative to other updates; a number, or one for each entry.
 
     Returns:
       The new average; nothing is mutated.
     """
-    gain = (1.0 - decay) * jnp.asarray(weight, jnp.float32)
+    gain = (1.0 - decay) * jnp.broadcast_to(jnp.asarray(weight, jnp.float32), average.weight.shape)
     return RunningAverage(
         decay * average.total + gain * jnp.asarray(value, jnp.float32),
         decay * average.weight + gain,

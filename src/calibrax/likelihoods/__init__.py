@@ -1,31 +1,54 @@
 """Decoding distributions as pure functions, and the formulas under them."""
 
 from calibrax.likelihoods._base import Likelihood, soft_clip
-from calibrax.likelihoods._bernoulli import (
-    bernoulli,
-    bernoulli_nll,
-    continuous_bernoulli,
-    continuous_bernoulli_nll,
-)
+from calibrax.likelihoods._bernoulli import bernoulli, bernoulli_nll, continuous_bernoulli, continuous_bernoulli_nll
 from calibrax.likelihoods._calibrate import calibrate
-from calibrax.likelihoods._discretized import discretized_gaussian_nll
+from calibrax.likelihoods._categorical import (
+    bitwise_categorical,
+    bitwise_categorical_nll,
+    categorical,
+    categorical_nll,
+)
+from calibrax.likelihoods._categorical_head import categorical_nll_from_features
+from calibrax.likelihoods._combinators import joint, masked, tempered
+from calibrax.likelihoods._discretized import (
+    discretized_gaussian,
+    discretized_gaussian_nll,
+    discretized_logistic,
+    discretized_logistic_nll,
+)
 from calibrax.likelihoods._gaussian import beta_gaussian, gaussian, gaussian_nll, pixel_sigma, shared_sigma
 from calibrax.likelihoods._heavy_tailed import laplace, laplace_nll, student_t, student_t_nll
-from calibrax.likelihoods._optimal import optimal_sigma, optimal_sigma_nll
+from calibrax.likelihoods._logistic_mixture import logistic_mixture, logistic_mixture_nll
+from calibrax.likelihoods._optimal import optimal_laplace, optimal_laplace_nll, optimal_sigma, optimal_sigma_nll
 
 __all__ = [
     "Likelihood",
     "bernoulli",
     "bernoulli_nll",
     "beta_gaussian",
+    "bitwise_categorical",
+    "bitwise_categorical_nll",
     "calibrate",
+    "categorical",
+    "categorical_nll",
+    "categorical_nll_from_features",
     "continuous_bernoulli",
     "continuous_bernoulli_nll",
+    "discretized_gaussian",
     "discretized_gaussian_nll",
+    "discretized_logistic",
+    "discretized_logistic_nll",
     "gaussian",
     "gaussian_nll",
+    "joint",
     "laplace",
     "laplace_nll",
+    "logistic_mixture",
+    "logistic_mixture_nll",
+    "masked",
+    "optimal_laplace",
+    "optimal_laplace_nll",
     "optimal_sigma",
     "optimal_sigma_nll",
     "pixel_sigma",
@@ -33,4 +56,5 @@ __all__ = [
     "soft_clip",
     "student_t",
     "student_t_nll",
+    "tempered",
 ]

@@ -1,4 +1,4 @@
-"""What every likelihood shares: the `Likelihood` record, links, soft clipping, and checks at trace time."""
+"""What every likelihood shares: the `Likelihood` record, families, links, masks, and checks at trace time."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,11 +7,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 PyTree = Any
 Stats = dict[str, jax.Array]
 Link = Literal["sigmoid", "identity"]
+Mask = Bool[Array, "B ..."] | None
 
 
 class Likelihood(NamedTuple):
@@ -23,16 +24,17 @@ class Likelihood(NamedTuple):
 
     Attributes:
       init: `(event_shape) -> (params, state)`: what gradient descent trains and what is averaged, `{}` where nothing.
-      nll: `(params, state, outputs, x, train=True, axis_name=None) -> (nll, stats)`: nll `[B]`, at least float32,
-        nats, summed over the event; stats a flat dict of arrays. `train=True` takes this batch's statistics,
+      nll: `(params, state, outputs, x, train=True, axis_name=None, mask=None) -> (nll, stats)`: nll `[B]`, at least
+        float32, nats, summed over the event; stats a flat dict of arrays. `train=True` takes this batch's statistics,
         `train=False` the running average in `state`. `axis_name` names the mapped axis over which the batch is spread.
+        `mask` is True where x is observed, of x's shape or with a last axis of 1; `masked` passes it.
       update: `(state, stats) -> state`: the running average after this batch.
       mean: `(params, state, outputs) -> E[x | outputs]`, `[B, ..., C]` in the data's range.
       sample: `(key, params, state, outputs) -> x`, a draw in the data's units. A density on the real line may draw
         outside [0, 1]; clip for display.
       output_channels: `(channels) -> int`, how many values the decoder emits for each position.
-      discretized_nll: `(params, state, outputs, x) -> [B]`, -log P in nats of the 256-level image, by the same
-        distribution integrated over bins of width 1/255; None where the distribution says nothing about levels.
+      discretized_nll: `(params, state, outputs, x, mask=None) -> [B]`, -log P in nats of the 256-level image, by the
+        same distribution integrated over bins of width 1/255; None where the distribution says nothing about them.
     """
 
     init: Callable[..., tuple[PyTree, PyTree]]
@@ -73,9 +75,9 @@ def soft_clip(
 
 
 def compute_dtype(*arrays: jax.typing.ArrayLike) -> jnp.dtype:
-    """float64 if one of the arrays has it, else float32; Python numbers and integers do not widen."""
+    """float64 if one of the arrays has it and JAX's x64 mode is on, else float32; Python numbers do not widen."""
     wide = any(getattr(array, "dtype", None) == jnp.float64 for array in arrays)
-    return jnp.dtype(jnp.float64 if wide else jnp.float32)
+    return jnp.dtype(jnp.float64 if wide and jax.config.read("jax_enable_x64") else jnp.float32)
 
 
 def as_unit(x: jax.typing.ArrayLike, dtype: Any) -> jax.Array:
@@ -89,12 +91,20 @@ def as_unit(x: jax.typing.ArrayLike, dtype: Any) -> jax.Array:
 
 
 def as_level(x: jax.typing.ArrayLike, levels: int = 256) -> jax.Array:
-    """Data as int32 levels 0..levels-1: uint8 as they are, floats in [0, 1] rounded to the nearest level."""
+    """Data as int32 levels 0..levels-1: the nearest to (levels - 1)·x for x in [0, 1], uint8 being x = level / 255.
+
+    What lies outside [0, 1] counts as the nearer end.
+    """
     x = jnp.asarray(x)
-    if x.dtype == jnp.uint8:
+    if x.dtype == jnp.uint8 and levels == 256:
         return x.astype(jnp.int32)
     unit = as_unit(x, compute_dtype(x))
     return jnp.clip(jnp.round(unit * (levels - 1)), 0, levels - 1).astype(jnp.int32)
+
+
+def hide(x: jax.typing.ArrayLike, mask: Mask) -> jax.Array:
+    """x with 0 where the mask is False, so that what stands there, NaN included, reaches nothing."""
+    return jnp.asarray(x) if mask is None else jnp.where(mask, x, jnp.zeros((), jnp.asarray(x).dtype))
 
 
 def apply_link(link: Link, outputs: jax.Array) -> jax.Array:
@@ -104,9 +114,32 @@ def apply_link(link: Link, outputs: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(outputs) if link == "sigmoid" else outputs
 
 
-def sum_event(values: jax.Array) -> jax.Array:
-    """[B, ...] -> [B]."""
-    return jnp.sum(values, axis=tuple(range(1, values.ndim)))
+def softplus(x: jax.Array) -> jax.Array:
+    """log(1 + exp(x)) from one exponential of a negative number; its gradient is the sigmoid, at 0 too."""
+    positive = x > 0  # not abs and maximum: their gradients at 0 are 0 and 1/2
+    return jnp.where(positive, x, 0.0) + jnp.log1p(jnp.exp(jnp.where(positive, -x, x)))
+
+
+def sum_event(values: jax.Array, mask: Mask = None) -> jax.Array:
+    """[B, ...] -> [B], over what is observed."""
+    kept = values if mask is None else jnp.where(mask, values, 0.0)
+    return jnp.sum(kept, axis=tuple(range(1, values.ndim)))
+
+
+def sum_event_and_constant(values: jax.Array, constant: jax.Array, mask: Mask = None) -> jax.Array:
+    """[B, ...] -> [B]: the sum of values + constant, the latter broadcast.
+
+    Two sums: XLA's CPU backend takes twice as long for one with the broadcast inside.
+    """
+    return sum_event(values, mask) + sum_event(jnp.broadcast_to(constant, values.shape), mask)
+
+
+def mean_observed(values: jax.Array, mask: Mask = None) -> jax.Array:
+    """The mean of what is observed, []; 0 where nothing is."""
+    if mask is None:
+        return jnp.mean(values)
+    seen = jnp.broadcast_to(mask, values.shape)
+    return jnp.sum(jnp.where(seen, values, 0.0)) / jnp.maximum(jnp.sum(seen, dtype=values.dtype), 1.0)
 
 
 def broadcast_parameter(name: str, parameter: jax.typing.ArrayLike, shape: Sequence[int], dtype: Any) -> jax.Array:
@@ -140,10 +173,34 @@ def check_number(
         raise ValueError(f"{name} is {number!r}; expected a number in {bounds}")
 
 
+def check_levels(name: str, number: Any, *, low: int = 2, high: int = 2**24) -> None:
+    """An integer from low to high; more than 2^24 levels float32 cannot tell apart."""
+    whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
+    if not (whole and low <= number <= high):
+        raise ValueError(f"{name} is {number!r}; expected an integer from {low} to {high}")
+
+
 def check_shape(name: str, array: jax.typing.ArrayLike, expected: Sequence[int]) -> None:
     shape = jnp.shape(array)
     if shape != tuple(expected):
         raise ValueError(f"{name} has shape {shape}; expected {tuple(expected)}")
+
+
+def check_data(x: jax.typing.ArrayLike, mask: Any, shape: Sequence[int]) -> None:
+    """Data and mask of the given shape."""
+    check_shape("x", x, shape)
+    check_mask(mask, shape)
+
+
+def check_mask(mask: Any, shape: Sequence[int]) -> None:
+    """A boolean mask of the data's shape, or with a last axis of 1 for whole positions; None for none."""
+    if mask is None:
+        return
+    dtype = jnp.asarray(mask).dtype
+    if dtype != jnp.bool_:
+        raise ValueError(f"mask has dtype {dtype}; expected bool, True where x is observed")
+    if jnp.shape(mask) not in (tuple(shape), (*shape[:-1], 1)):
+        raise ValueError(f"mask has shape {jnp.shape(mask)}; expected {tuple(shape)} or {(*shape[:-1], 1)}")
 
 
 def check_event_shape(event_shape: Any) -> tuple[int, ...]:
@@ -155,21 +212,37 @@ def check_event_shape(event_shape: Any) -> tuple[int, ...]:
     return tuple(int(n) for n in event_shape)
 
 
-def stateless(
-    nll: Callable[..., tuple[jax.Array, Stats]],
-    mean: Callable[[PyTree, jax.Array], jax.Array],
-    sample: Callable[[jax.Array, PyTree, jax.Array], jax.Array],
+class Family(NamedTuple):
+    """A family of distributions over data, as functions of its parameters: what a decoder's outputs become.
+
+    Attributes:
+      nll: `(x, *parameters, mask=None) -> (nll, stats)`, a pure function such as `gaussian_nll`.
+      mean: `(*parameters) -> E[x]`, in the data's range.
+      sample: `(key, *parameters) -> x`.
+      discretized_nll: `(x, *parameters, mask=None) -> (nll, stats)` of the 256-level image, or None.
+    """
+
+    nll: Callable[..., tuple[jax.Array, Stats]]
+    mean: Callable[..., jax.Array]
+    sample: Callable[..., jax.Array]
+    discretized_nll: Callable[..., tuple[jax.Array, Stats]] | None = None
+
+
+def from_family(
+    family: Family,
+    parameters: Callable[[PyTree, PyTree, jax.Array], tuple[jax.typing.ArrayLike, ...]],
     *,
     outputs_per_channel: int = 1,
+    outputs_per_position: int = 0,
     init_params: Callable[[], PyTree] = dict,
 ) -> Likelihood:
-    """A `Likelihood` that averages nothing, from functions of params and outputs alone.
+    """A `Likelihood` without a running average.
 
     Args:
-      nll: `(params, outputs, x) -> (nll, stats)`; the shape of x is checked before.
-      mean: `(params, outputs) -> E[x | outputs]`.
-      sample: `(key, params, outputs) -> x`.
+      family: the distribution.
+      parameters: `(params, state, outputs) -> ` its parameters: links, clips and splits of what the decoder emits.
       outputs_per_channel: what the decoder emits for each channel.
+      outputs_per_position: what it emits besides, once a position.
       init_params: makes the parameters that gradient descent trains.
     """
 
@@ -177,26 +250,36 @@ def stateless(
         check_event_shape(event_shape)
         return init_params(), {}
 
-    def checked_nll(params, state, outputs, x, train=True, axis_name=None):
-        del state, train, axis_name  # nothing here depends on the batch
-        check_shape("x", x, data_shape(outputs, outputs_per_channel))
-        return nll(params, jnp.asarray(outputs), x)
+    def nll(params, state, outputs, x, train=True, axis_name=None, mask=None):
+        del train, axis_name  # nothing here depends on the batch
+        check_data(x, mask, data_shape(outputs, outputs_per_channel, outputs_per_position))
+        return family.nll(x, *parameters(params, state, jnp.asarray(outputs)), mask=mask)
+
+    def discretized_nll(params, state, outputs, x, mask=None):
+        check_data(x, mask, data_shape(outputs, outputs_per_channel, outputs_per_position))
+        assert family.discretized_nll is not None
+        return family.discretized_nll(x, *parameters(params, state, jnp.asarray(outputs)), mask=mask)[0]
 
     return Likelihood(
         init=init,
-        nll=checked_nll,
+        nll=nll,
         update=lambda state, stats: state,
-        mean=lambda params, state, outputs: mean(params, jnp.asarray(outputs)),
-        sample=lambda key, params, state, outputs: sample(key, params, jnp.asarray(outputs)),
-        output_channels=lambda channels: outputs_per_channel * channels,
+        mean=lambda params, state, outputs: family.mean(*parameters(params, state, jnp.asarray(outputs))),
+        sample=lambda key, params, state, outputs: family.sample(key, *parameters(params, state, jnp.asarray(outputs))),
+        output_channels=lambda channels: outputs_per_position + outputs_per_channel * channels,
+        discretized_nll=None if family.discretized_nll is None else discretized_nll,
     )
 
 
-def data_shape(outputs: jax.typing.ArrayLike, outputs_per_channel: int) -> tuple[int, ...]:
+def data_shape(
+    outputs: jax.typing.ArrayLike, outputs_per_channel: int, outputs_per_position: int = 0
+) -> tuple[int, ...]:
     """The shape x must have for these outputs; raises where the last axis does not divide into channels."""
     shape = jnp.shape(outputs)
     if len(shape) < 2:
         raise ValueError(f"outputs has shape {shape}; expected [B, ..., channels]")
-    if shape[-1] % outputs_per_channel:
-        raise ValueError(f"outputs has {shape[-1]} channels; expected a multiple of {outputs_per_channel}")
-    return (*shape[:-1], shape[-1] // outputs_per_channel)
+    channels, rest = divmod(shape[-1] - outputs_per_position, outputs_per_channel)
+    if rest or channels < 1:
+        more = f"{outputs_per_position} and " if outputs_per_position else ""
+        raise ValueError(f"outputs has {shape[-1]} channels; expected {more}a multiple of {outputs_per_channel}")
+    return (*shape[:-1], channels)

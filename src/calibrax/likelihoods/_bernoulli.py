@@ -7,13 +7,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from calibrax.likelihoods._base import (
+    Family,
     Likelihood,
+    Mask,
     Stats,
     apply_link,
     as_unit,
-    check_shape,
+    check_data,
     compute_dtype,
-    stateless,
+    from_family,
+    hide,
     sum_event,
 )
 
@@ -25,15 +28,18 @@ _COTH = (
 _LOG_SINHC = tuple(c / (2 * n) for n, c in enumerate(_COTH, start=1))  # its integral
 
 
-def bernoulli_nll(x: Num[Array, "B ..."], logits: Float[Array, "B ..."]) -> tuple[Float[Array, " B"], Stats]:
+def bernoulli_nll(
+    x: Num[Array, "B ..."], logits: Float[Array, "B ..."], *, mask: Mask = None
+) -> tuple[Float[Array, " B"], Stats]:
     """Binary cross-entropy -x log p - (1 - x) log(1 - p) with p = sigmoid(logits), summed over the event.
 
-    Both terms are taken from non-negative soft-plus values, so nothing cancels where the fit is good. For x strictly
-    between 0 and 1 this is a cross-entropy, not the negative log of a normalised density.
+    A sum of terms that are not negative, so nothing cancels where the fit is good. For x strictly between 0 and 1 this
+    is a cross-entropy, not the negative log of a normalised density.
 
     Args:
       x: [B, ...] floats in [0, 1], or uint8 read as x / 255.
       logits: [B, ...], same shape.
+      mask: True where x is observed, or None.
 
     Returns:
       nll [B], nats, at least float32; no stats.
@@ -45,9 +51,8 @@ def bernoulli_nll(x: Num[Array, "B ..."], logits: Float[Array, "B ..."]) -> tupl
       Gulrajani et al. 2017, the "Bernoulli VAE" of Table 2.
     """
     dtype = compute_dtype(x, logits)
-    check_shape("x", x, logits.shape)
-    x, logits = as_unit(x, dtype), jnp.asarray(logits, dtype)
-    return sum_event(x * jax.nn.softplus(-logits) + (1 - x) * jax.nn.softplus(logits)), {}
+    check_data(x, mask, logits.shape)
+    return sum_event(binary_cross_entropy(as_unit(hide(x, mask), dtype), jnp.asarray(logits, dtype)), mask), {}
 
 
 def bernoulli() -> Likelihood:
@@ -60,18 +65,23 @@ def bernoulli() -> Likelihood:
       The "Bernoulli VAE" of Tables 2, 3 and 4.
     """
 
-    def sample(key, params, outputs):
-        prob = apply_link("sigmoid", outputs)
+    def sample(key, logits):
+        prob = apply_link("sigmoid", logits)
         return jax.random.bernoulli(key, prob).astype(prob.dtype)
 
-    return stateless(
-        nll=lambda params, outputs, x: bernoulli_nll(x, outputs),
-        mean=lambda params, outputs: apply_link("sigmoid", outputs),
-        sample=sample,
-    )
+    family = Family(bernoulli_nll, lambda logits: apply_link("sigmoid", logits), sample)
+    return from_family(family, lambda params, state, outputs: (outputs,))
 
 
-def continuous_bernoulli_nll(x: Num[Array, "B ..."], logits: Float[Array, "B ..."]) -> tuple[Float[Array, " B"], Stats]:
+def binary_cross_entropy(x: jax.Array, logits: jax.Array) -> jax.Array:
+    """-x log p - (1 - x) log(1 - p) = log(1 + exp(-|l|)) + |l|·(1 - x or x), elementwise, from one exponential."""
+    positive = logits > 0  # not abs: its gradient at logit 0 is 0
+    return jnp.log1p(jnp.exp(jnp.where(positive, -logits, logits))) + logits * jnp.where(positive, 1 - x, -x)
+
+
+def continuous_bernoulli_nll(
+    x: Num[Array, "B ..."], logits: Float[Array, "B ..."], *, mask: Mask = None
+) -> tuple[Float[Array, " B"], Stats]:
     """Negative log density of the continuous Bernoulli: binary cross-entropy with the constant that normalises it.
 
     p(x) = exp(l·x)·l / (exp(l) - 1) on [0, 1] for the logit l. Its log normaliser, log((exp(l) - 1) / l), is l/2 plus
@@ -80,6 +90,7 @@ def continuous_bernoulli_nll(x: Num[Array, "B ..."], logits: Float[Array, "B ...
     Args:
       x: [B, ...] floats in [0, 1], or uint8 read as x / 255.
       logits: [B, ...], same shape.
+      mask: True where x is observed, or None.
 
     Returns:
       nll [B], nats, at least float32, of either sign; no stats.
@@ -94,13 +105,13 @@ def continuous_bernoulli_nll(x: Num[Array, "B ..."], logits: Float[Array, "B ...
       Loaiza-Ganem and Cunningham 2019. Not in the paper.
     """
     dtype = compute_dtype(x, logits)
-    check_shape("x", x, logits.shape)
-    x, logits = as_unit(x, dtype), jnp.asarray(logits, dtype)
+    check_data(x, mask, logits.shape)
+    x, logits = as_unit(hide(x, mask), dtype), jnp.asarray(logits, dtype)
     small, near, far = _near_and_far(logits)
     of_near = near * (0.5 - x) + _log_sinhc_half(near)
     # exp(l·x) is largest at the end that l points to: measured from there, nothing cancels.
     of_far = far * jnp.where(logits > 0, 1 - x, x) + jnp.log(-jnp.expm1(-far) / far)
-    return sum_event(jnp.where(small, of_near, of_far)), {}
+    return sum_event(jnp.where(small, of_near, of_far), mask), {}
 
 
 def continuous_bernoulli() -> Likelihood:
@@ -114,14 +125,13 @@ def continuous_bernoulli() -> Likelihood:
       Loaiza-Ganem and Cunningham 2019. Not in the paper.
     """
 
-    def mean(params, outputs):
-        small, near, far = _near_and_far(outputs.astype(compute_dtype(outputs)))
+    def mean(logits):
+        small, near, far = _near_and_far(logits)
         of_near = 0.5 + near * _polynomial(jnp.square(near), _COTH)
         of_far = -1 / jnp.expm1(-far) - 1 / far  # for a positive logit
-        return jnp.where(small, of_near, jnp.where(outputs > 0, of_far, 1 - of_far))
+        return jnp.where(small, of_near, jnp.where(logits > 0, of_far, 1 - of_far))
 
-    def sample(key, params, outputs):
-        logits = outputs.astype(compute_dtype(outputs))
+    def sample(key, logits):
         uniform = jax.random.uniform(key, logits.shape, logits.dtype)
         size = jnp.abs(logits)
         tiny = size < 1e-3  # there the inverse of the distribution function is u - l·u·(1 - u) / 2 to 1e-7
@@ -134,7 +144,10 @@ def continuous_bernoulli() -> Likelihood:
         from_zero = jnp.clip(from_zero, 0, 1)
         return jnp.where(logits > 0, 1 - from_zero, from_zero)
 
-    return stateless(nll=lambda params, outputs, x: continuous_bernoulli_nll(x, outputs), mean=mean, sample=sample)
+    return from_family(
+        Family(continuous_bernoulli_nll, mean, sample),
+        lambda params, state, outputs: (outputs.astype(compute_dtype(outputs)),),
+    )
 
 
 def _near_and_far(logits: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -11,7 +11,7 @@ from calibrax.running_average import RunningAverage
 
 
 def calibrate(likelihood: Likelihood, params: PyTree, pairs: Iterable[tuple[PyTree, PyTree]]) -> PyTree:
-    """The likelihood's state from one pass over data, each example counting equally.
+    """The likelihood's state from one pass over data, each example counting equally; under a mask, each observed value.
 
     During training the running average mixes batches from before and after the fit improved; over the training set
     with the final parameters there is nothing to mix. Sums are kept in float64 on the host.
@@ -52,5 +52,7 @@ def calibrate(likelihood: Likelihood, params: PyTree, pairs: Iterable[tuple[PyTr
 
 
 def _normalise(node: RunningAverage) -> RunningAverage:
-    """The same mean with weight 1, that of an average which has long converged."""
-    return RunningAverage(jnp.asarray(node.total / node.weight, jnp.float32), jnp.ones((), jnp.float32))
+    """The same mean with weight 1, that of an average which has long converged; 0 where nothing was observed."""
+    seen = node.weight > 0
+    mean = node.total / np.where(seen, node.weight, 1.0)
+    return RunningAverage(jnp.asarray(mean, jnp.float32), jnp.asarray(seen, jnp.float32))

@@ -1,28 +1,30 @@
 """Gaussian decoders whose variance is constant, shared and learned, or emitted by the network (section 3.1)."""
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from calibrax.likelihoods._base import (
+    Family,
     Likelihood,
     Link,
-    PyTree,
+    Mask,
     Stats,
     apply_link,
     as_unit,
     broadcast_parameter,
-    check_event_shape,
+    check_data,
     check_link,
     check_number,
-    check_shape,
     compute_dtype,
     data_shape,
+    from_family,
+    hide,
+    mean_observed,
     soft_clip,
-    sum_event,
+    sum_event_and_constant,
 )
 from calibrax.likelihoods._discretized import discretized_gaussian_nll
 
@@ -30,7 +32,7 @@ HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def gaussian_nll(
-    x: Num[Array, "B ..."], mean: Float[Array, "B ..."], log_sigma: jax.typing.ArrayLike
+    x: Num[Array, "B ..."], mean: Float[Array, "B ..."], log_sigma: jax.typing.ArrayLike, *, mask: Mask = None
 ) -> tuple[Float[Array, " B"], Stats]:
     """Negative log density of N(x; mean, σ²), with the full constant.
 
@@ -40,6 +42,7 @@ def gaussian_nll(
       x: [B, ...] float data, or uint8 read as x / 255.
       mean: [B, ...], same shape.
       log_sigma: log standard deviation, broadcasts against `mean` (NumPy's rules).
+      mask: True where x is observed, of x's shape or with a last axis of 1; None where all of it is.
 
     Returns:
       nll [B], nats, at least float32; stats `mse` [] and `log_sigma` [], their means over everything.
@@ -54,12 +57,12 @@ def gaussian_nll(
       Equations (2) and (3).
     """
     dtype = compute_dtype(x, mean, log_sigma)
-    check_shape("x", x, mean.shape)
+    check_data(x, mask, mean.shape)
     mean = jnp.asarray(mean, dtype)
     log_sigma = broadcast_parameter("log_sigma", log_sigma, mean.shape, dtype)
-    error = as_unit(x, dtype) - mean
-    nll = 0.5 * jnp.square(error * jnp.exp(-log_sigma)) + log_sigma + HALF_LOG_2PI
-    return sum_event(nll), {"mse": jnp.mean(jnp.square(error)), "log_sigma": jnp.mean(log_sigma)}
+    error = as_unit(hide(x, mask), dtype) - mean
+    nll = sum_event_and_constant(0.5 * jnp.square(error * jnp.exp(-log_sigma)), log_sigma + HALF_LOG_2PI, mask)
+    return nll, {"mse": mean_observed(jnp.square(error), mask), "log_sigma": jnp.mean(log_sigma)}
 
 
 def gaussian(sigma: float = 1.0, *, link: Link = "sigmoid") -> Likelihood:
@@ -76,8 +79,9 @@ def gaussian(sigma: float = 1.0, *, link: Link = "sigmoid") -> Likelihood:
       ValueError: if sigma is not positive or the link is unknown.
     """
     check_number("sigma", sigma, low=0)
+    check_link(link)
     log_sigma = math.log(sigma)
-    return _mean_only(link, init_params=dict, log_sigma=lambda params: log_sigma)
+    return from_family(gaussian_family(link), lambda params, state, outputs: (apply_link(link, outputs), log_sigma))
 
 
 def beta_gaussian(beta: float, *, link: Link = "sigmoid") -> Likelihood:
@@ -110,10 +114,11 @@ def shared_sigma(*, link: Link = "sigmoid") -> Likelihood:
     References:
       Equations (2) and (3), "Shared σ-VAE".
     """
-    return _mean_only(
-        link,
+    check_link(link)
+    return from_family(
+        gaussian_family(link),
+        lambda params, state, outputs: (apply_link(link, outputs), params["log_sigma"]),
         init_params=lambda: {"log_sigma": jnp.zeros((), jnp.float32)},
-        log_sigma=lambda params: params["log_sigma"],
     )
 
 
@@ -143,61 +148,25 @@ def pixel_sigma(
     if max_log_sigma is not None:
         check_number("max_log_sigma", max_log_sigma, low=min_log_sigma)
 
-    def split(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def split(params, state, outputs):
         channels = data_shape(outputs, 2)[-1]
         raw = outputs[..., channels:]
-        return apply_link(link, outputs[..., :channels]), soft_clip(
-            raw.astype(compute_dtype(raw)), min_log_sigma, max_log_sigma
-        )
+        log_sigma = soft_clip(raw.astype(compute_dtype(raw)), min_log_sigma, max_log_sigma)
+        return apply_link(link, outputs[..., :channels]), log_sigma
 
-    return from_location_scale(
-        lambda params, state, outputs: split(jnp.asarray(outputs)), outputs_per_channel=2, discrete=link == "sigmoid"
-    )
+    return from_family(gaussian_family(link), split, outputs_per_channel=2)
 
 
-def from_location_scale(
-    location_scale: Callable[[PyTree, PyTree, jax.Array], tuple[jax.Array, jax.typing.ArrayLike]],
-    *,
-    outputs_per_channel: int,
-    discrete: bool,
-    init_params: Callable[[], PyTree] = dict,
-) -> Likelihood:
-    """A stateless Gaussian `Likelihood` from what gives its mean and log σ."""
+def gaussian_family(link: Link) -> Family:
+    """N(mean, σ²) with parameters mean and log_sigma; over levels too where the data has a range."""
 
-    def init(event_shape):
-        check_event_shape(event_shape)
-        return init_params(), {}
-
-    def nll(params, state, outputs, x, train=True, axis_name=None):
-        del train, axis_name  # nothing here depends on the batch
-        check_shape("x", x, data_shape(outputs, outputs_per_channel))
-        return gaussian_nll(x, *location_scale(params, state, outputs))
-
-    def sample(key, params, state, outputs):
-        mean, log_sigma = location_scale(params, state, outputs)
+    def sample(key, mean, log_sigma):
         log_sigma = broadcast_parameter("log_sigma", log_sigma, mean.shape, mean.dtype)
         return mean + jnp.exp(log_sigma) * jax.random.normal(key, mean.shape, mean.dtype)
 
-    def discretized_nll(params, state, outputs, x):
-        return discretized_gaussian_nll(x, *location_scale(params, state, outputs))[0]
-
-    return Likelihood(
-        init=init,
-        nll=nll,
-        update=lambda state, stats: state,
-        mean=lambda params, state, outputs: location_scale(params, state, outputs)[0],
+    return Family(
+        nll=gaussian_nll,
+        mean=lambda mean, log_sigma: mean,
         sample=sample,
-        output_channels=lambda channels: outputs_per_channel * channels,
-        discretized_nll=discretized_nll if discrete else None,
-    )
-
-
-def _mean_only(link: Link, *, init_params: Callable[[], PyTree], log_sigma: Callable) -> Likelihood:
-    """A Gaussian whose network emits the mean, and whose log σ comes from `params`."""
-    check_link(link)
-    return from_location_scale(
-        lambda params, state, outputs: (apply_link(link, outputs), log_sigma(params)),
-        outputs_per_channel=1,
-        discrete=link == "sigmoid",
-        init_params=init_params,
+        discretized_nll=discretized_gaussian_nll if link == "sigmoid" else None,
     )

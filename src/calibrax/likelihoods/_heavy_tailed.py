@@ -7,20 +7,26 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from calibrax.likelihoods._base import (
+    Family,
     Likelihood,
     Link,
+    Mask,
     Stats,
     apply_link,
     as_unit,
     broadcast_parameter,
+    check_data,
     check_link,
     check_number,
-    check_shape,
     compute_dtype,
     data_shape,
+    from_family,
+    hide,
+    mean_observed,
     soft_clip,
-    stateless,
+    softplus,
     sum_event,
+    sum_event_and_constant,
 )
 
 MIN_LOG_SCALE = -6.0  # section 3.1's floor of log σ
@@ -34,6 +40,8 @@ def student_t_nll(
     mean: Float[Array, "B ..."],
     log_scale: jax.typing.ArrayLike,
     df: jax.typing.ArrayLike,
+    *,
+    mask: Mask = None,
 ) -> tuple[Float[Array, " B"], Stats]:
     """Negative log density of Student's t with location `mean`, a scale, and degrees of freedom ν.
 
@@ -44,6 +52,7 @@ def student_t_nll(
       mean: [B, ...], same shape: the location, which is the mean where ν > 1.
       log_scale: log of the scale s, broadcasts against `mean`; s is the standard deviation only as ν grows.
       df: ν > 0, broadcasts against `mean`.
+      mask: True where x is observed, or None.
 
     Returns:
       nll [B], nats, at least float32; stats `mse`, `log_scale` and `df` [], their means.
@@ -58,18 +67,18 @@ def student_t_nll(
       Takahashi et al. 2018; the "Student-t VAE" of Table 2.
     """
     dtype = compute_dtype(x, mean, log_scale, df)
-    check_shape("x", x, mean.shape)
+    check_data(x, mask, mean.shape)
     mean = jnp.asarray(mean, dtype)
     log_scale = broadcast_parameter("log_scale", log_scale, mean.shape, dtype)
     df = broadcast_parameter("df", df, mean.shape, dtype)
-    error = as_unit(x, dtype) - mean
+    error = as_unit(hide(x, mask), dtype) - mean
     size = jnp.abs(error) * jnp.exp(-log_scale) / jnp.sqrt(df)
     far = size > FAR
     near_log = jnp.log1p(jnp.square(jnp.where(far, 0.0, size)))
     tail = jnp.where(far, 2 * jnp.log(jnp.where(far, size, 1.0)), near_log)
     nll = 0.5 * (df + 1) * tail + log_scale + _log_normaliser(df)
-    stats = {"mse": jnp.mean(jnp.square(error)), "log_scale": jnp.mean(log_scale), "df": jnp.mean(df)}
-    return sum_event(nll), stats
+    stats = {"mse": mean_observed(jnp.square(error), mask), "log_scale": jnp.mean(log_scale), "df": jnp.mean(df)}
+    return sum_event(nll, mask), stats
 
 
 def student_t(df: float | None = None, *, link: Link = "sigmoid", min_log_scale: float = MIN_LOG_SCALE) -> Likelihood:
@@ -99,28 +108,23 @@ def student_t(df: float | None = None, *, link: Link = "sigmoid", min_log_scale:
         check_number("df", df, low=0)
     outputs_per_channel = 3 if df is None else 2
 
-    def split(outputs):
+    def split(params, state, outputs):
         channels = data_shape(outputs, outputs_per_channel)[-1]
         wide = outputs.astype(compute_dtype(outputs))
         log_scale = soft_clip(wide[..., channels : 2 * channels], min_log_scale)
-        emitted = MIN_DF + jax.nn.softplus(wide[..., 2 * channels :]) if df is None else jnp.asarray(df, wide.dtype)
+        emitted = MIN_DF + softplus(wide[..., 2 * channels :]) if df is None else jnp.asarray(df, wide.dtype)
         return apply_link(link, outputs[..., :channels]), log_scale, emitted
 
-    def sample(key, params, outputs):
-        location, log_scale, freedom = split(outputs)
+    def sample(key, location, log_scale, freedom):
         freedom = jnp.broadcast_to(freedom, location.shape)
         return location + jnp.exp(log_scale) * jax.random.t(key, freedom, location.shape, location.dtype)
 
-    return stateless(
-        nll=lambda params, outputs, x: student_t_nll(x, *split(outputs)),
-        mean=lambda params, outputs: split(outputs)[0],
-        sample=sample,
-        outputs_per_channel=outputs_per_channel,
-    )
+    family = Family(student_t_nll, lambda location, log_scale, freedom: location, sample)
+    return from_family(family, split, outputs_per_channel=outputs_per_channel)
 
 
 def laplace_nll(
-    x: Num[Array, "B ..."], mean: Float[Array, "B ..."], log_scale: jax.typing.ArrayLike
+    x: Num[Array, "B ..."], mean: Float[Array, "B ..."], log_scale: jax.typing.ArrayLike, *, mask: Mask = None
 ) -> tuple[Float[Array, " B"], Stats]:
     """Negative log density of a Laplace distribution, |x - mean| / s + log(2s), summed over the event.
 
@@ -128,6 +132,7 @@ def laplace_nll(
       x: [B, ...] float data, or uint8 read as x / 255.
       mean: [B, ...], same shape.
       log_scale: log of the scale s, the mean absolute deviation; broadcasts against `mean`.
+      mask: True where x is observed, or None.
 
     Returns:
       nll [B], nats, at least float32; stats `mae`, `mse` and `log_scale` [], their means.
@@ -136,13 +141,13 @@ def laplace_nll(
       ValueError: if shapes do not match or x is neither uint8 nor float.
     """
     dtype = compute_dtype(x, mean, log_scale)
-    check_shape("x", x, mean.shape)
+    check_data(x, mask, mean.shape)
     mean = jnp.asarray(mean, dtype)
     log_scale = broadcast_parameter("log_scale", log_scale, mean.shape, dtype)
-    error = as_unit(x, dtype) - mean
-    nll = jnp.abs(error) * jnp.exp(-log_scale) + log_scale + math.log(2)
-    stats = {"mae": jnp.mean(jnp.abs(error)), "mse": jnp.mean(jnp.square(error)), "log_scale": jnp.mean(log_scale)}
-    return sum_event(nll), stats
+    error = as_unit(hide(x, mask), dtype) - mean
+    nll = sum_event_and_constant(jnp.abs(error) * jnp.exp(-log_scale), log_scale + math.log(2), mask)
+    mae, mse = mean_observed(jnp.abs(error), mask), mean_observed(jnp.square(error), mask)
+    return nll, {"mae": mae, "mse": mse, "log_scale": jnp.mean(log_scale)}
 
 
 def laplace(*, link: Link = "sigmoid") -> Likelihood:
@@ -160,18 +165,19 @@ def laplace(*, link: Link = "sigmoid") -> Likelihood:
       ValueError: if the link is unknown.
     """
     check_link(link)
-
-    def sample(key, params, outputs):
-        mean = apply_link(link, outputs)
-        scale = jnp.exp(params["log_scale"]).astype(mean.dtype)
-        return mean + scale * jax.random.laplace(key, mean.shape, mean.dtype)
-
-    return stateless(
-        nll=lambda params, outputs, x: laplace_nll(x, apply_link(link, outputs), params["log_scale"]),
-        mean=lambda params, outputs: apply_link(link, outputs),
-        sample=sample,
+    return from_family(
+        LAPLACE,
+        lambda params, state, outputs: (apply_link(link, outputs), params["log_scale"]),
         init_params=lambda: {"log_scale": jnp.zeros((), jnp.float32)},
     )
+
+
+def _sample_laplace(key, mean, log_scale):
+    log_scale = broadcast_parameter("log_scale", log_scale, mean.shape, mean.dtype)
+    return mean + jnp.exp(log_scale) * jax.random.laplace(key, mean.shape, mean.dtype)
+
+
+LAPLACE = Family(laplace_nll, lambda mean, log_scale: mean, _sample_laplace)
 
 
 def _log_normaliser(df: jax.Array) -> jax.Array:

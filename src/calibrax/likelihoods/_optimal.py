@@ -1,7 +1,7 @@
-"""The Gaussian decoder whose variance is the analytic optimum, the mean squared error (section 4)."""
+"""Decoders whose scale is the analytic optimum: the mean squared error (section 4), or the mean absolute error."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -11,25 +11,31 @@ from jaxtyping import Array, Float, Num
 
 from calibrax import running_average
 from calibrax.likelihoods._base import (
+    Family,
     Likelihood,
     Link,
+    Mask,
     Stats,
     apply_link,
     as_unit,
+    check_data,
     check_event_shape,
     check_link,
     check_number,
-    check_shape,
     compute_dtype,
     data_shape,
-    sum_event,
+    from_family,
+    hide,
+    mean_observed,
+    sum_event_and_constant,
 )
-from calibrax.likelihoods._gaussian import from_location_scale
+from calibrax.likelihoods._gaussian import gaussian_family
+from calibrax.likelihoods._heavy_tailed import LAPLACE
 
 Axis = None | Literal["image", "pixel", "channel"] | int | Sequence[int]
 
 MIN_LOG_SIGMA = -6.0  # section 3.1
-INITIAL_MSE = 1.0  # before the first update the running σ is 1, that of the "Gaussian VAE"
+INITIAL = 1.0  # before the first update the running σ² is 1, that of the "Gaussian VAE"; so is the Laplace scale
 
 
 def optimal_sigma_nll(
@@ -39,6 +45,7 @@ def optimal_sigma_nll(
     axis_name: str | None = None,
     *,
     min_log_sigma: float = MIN_LOG_SIGMA,
+    mask: Mask = None,
 ) -> tuple[Float[Array, " B"], Stats]:
     """Negative log density of a Gaussian whose variance is the data's own mean squared error from `mean`.
 
@@ -54,9 +61,12 @@ def optimal_sigma_nll(
         is averaged across it wherever it is averaged over the batch.
       min_log_sigma: the variance is floored at exp(2·min_log_sigma), by a maximum inside the log: exact above it, and
         a perfect fit stays finite with finite gradients.
+      mask: True where x is observed, or None; what is hidden counts in neither the nll nor the variance.
 
     Returns:
-      nll [B], nats, at least float32; stats `mse` and `log_sigma`, shaped as `mean` without the averaged axes.
+      nll [B], nats, at least float32; stats `mse` and `log_sigma`, shaped as `mean` without the averaged axes. Where
+      these have the batch, also `batch_mse`, the mean over the (global) batch; with a mask also `observed`, the
+      observed fraction that stands behind each of those means.
 
     Raises:
       ValueError: if shapes do not match, x is neither uint8 nor float, or the axis does not exist.
@@ -67,16 +77,47 @@ def optimal_sigma_nll(
     References:
       Equation (5), whose left side should read σ*², and section 4.
     """
-    dtype = compute_dtype(x, mean)
-    check_shape("x", x, mean.shape)
-    axes = reduced_axes(axis, mean.ndim)
-    sq_error = jnp.square(as_unit(x, dtype) - jnp.asarray(mean, dtype))
-    mse = mean_in_stages(sq_error, axes)
-    if axis_name is not None and 0 in axes:
-        mse = lax.pmean(mse, axis_name)  # the batch is the global one
+    error = _error(x, mean, mask)
+    sq_error = jnp.square(error)
+    mse, averages = _average(sq_error, axis, axis_name, mask, "mse")
     variance = jnp.maximum(mse, math.exp(2 * min_log_sigma))  # inside the log: a perfect fit stays finite
-    nll = 0.5 * (sq_error / variance + jnp.log(2 * jnp.pi * variance))
-    return sum_event(nll), {"mse": jnp.squeeze(mse, axes), "log_sigma": jnp.squeeze(0.5 * jnp.log(variance), axes)}
+    nll = sum_event_and_constant(0.5 * sq_error * (1 / variance), 0.5 * jnp.log(2 * jnp.pi * variance), mask)
+    log_sigma = jnp.squeeze(0.5 * jnp.log(variance), reduced_axes(axis, error.ndim))
+    return nll, {**averages, "log_sigma": log_sigma}
+
+
+def optimal_laplace_nll(
+    x: Num[Array, "B ..."],
+    mean: Float[Array, "B ..."],
+    axis: Axis = None,
+    axis_name: str | None = None,
+    *,
+    min_log_scale: float = MIN_LOG_SIGMA,
+    mask: Mask = None,
+) -> tuple[Float[Array, " B"], Stats]:
+    """Negative log density of a Laplace distribution whose scale is the data's own mean absolute error from `mean`.
+
+    Args:
+      x, mean, axis, axis_name, mask: as in `optimal_sigma_nll`.
+      min_log_scale: the scale is floored at exp(min_log_scale), by a maximum inside the log.
+
+    Returns:
+      nll [B], nats, at least float32; stats as those of `optimal_sigma_nll`, `mae` and `log_scale` in the place of
+      `mse` and `log_sigma`, `batch_mae` in that of `batch_mse`; and `mse` [].
+
+    Raises:
+      ValueError: as `optimal_sigma_nll`.
+
+    References:
+      Not in the paper: section 4's argument for the absolute error.
+    """
+    error = _error(x, mean, mask)
+    size = jnp.abs(error)
+    mae, averages = _average(size, axis, axis_name, mask, "mae")
+    scale = jnp.maximum(mae, math.exp(min_log_scale))
+    nll = sum_event_and_constant(size * (1 / scale), jnp.log(2 * scale), mask)
+    log_scale = jnp.squeeze(jnp.log(scale), reduced_axes(axis, error.ndim))
+    return nll, {**averages, "log_scale": log_scale, "mse": mean_observed(jnp.square(error), mask)}
 
 
 def optimal_sigma(
@@ -95,9 +136,8 @@ def optimal_sigma(
       min_log_sigma: floor of log σ.
 
     Returns:
-      A `Likelihood` with one output a channel and no params. stats are those of `optimal_sigma_nll`; with a variance
-      for each example also `batch_mse`, their mean over the (global) batch. With `train=False`, `log_sigma` is the
-      running one.
+      A `Likelihood` with one output a channel and no params. stats are those of `optimal_sigma_nll`. With
+      `train=False`, `log_sigma` is the running one.
 
     Raises:
       ValueError: for an unknown axis or link, or numbers out of range.
@@ -105,47 +145,151 @@ def optimal_sigma(
     References:
       Section 4, "optimal σ-VAE" and "per-image optimal σ-VAE".
     """
-    reduced_axes(axis, 32)  # an unknown name or kind of axis fails here, one beyond the data's rank later
     check_link(link)
-    check_number("decay", decay, low=0, high=1, closed=True)
     check_number("min_log_sigma", min_log_sigma)
+    return _with_running_scale(
+        lambda *args, mask: optimal_sigma_nll(*args, min_log_sigma=min_log_sigma, mask=mask),
+        gaussian_family(link),
+        average="mse",
+        scale="log_sigma",
+        log_scale_of=lambda mse: 0.5 * jnp.log(jnp.maximum(mse, math.exp(2 * min_log_sigma))),
+        axis=axis,
+        decay=decay,
+        link=link,
+    )
 
-    def running_log_sigma(state, ndim):
-        """The test-time log σ, shaped to broadcast against data of this rank."""
-        mse = running_average.value(state["mse"], initial=INITIAL_MSE)
-        log_sigma = 0.5 * jnp.log(jnp.maximum(mse, math.exp(2 * min_log_sigma)))
-        return jnp.expand_dims(log_sigma, sorted({0, *reduced_axes(axis, ndim)}))
 
-    def location_scale(params, state, outputs):
+def optimal_laplace(
+    axis: Axis = None, decay: float = 0.99, *, link: Link = "sigmoid", min_log_scale: float = MIN_LOG_SIGMA
+) -> Likelihood:
+    """A Laplace decoder whose scale is not learned but computed: the mean absolute error.
+
+    Args:
+      axis, decay, link: as in `optimal_sigma`.
+      min_log_scale: floor of the log scale.
+
+    Returns:
+      A `Likelihood` with one output a channel, its mean, and no params. stats are those of `optimal_laplace_nll`. With
+      `train=False`, `log_scale` is the running one.
+
+    Raises:
+      ValueError: for an unknown axis or link, or numbers out of range.
+
+    References:
+      Not in the paper.
+    """
+    check_link(link)
+    check_number("min_log_scale", min_log_scale)
+    return _with_running_scale(
+        lambda *args, mask: optimal_laplace_nll(*args, min_log_scale=min_log_scale, mask=mask),
+        LAPLACE,
+        average="mae",
+        scale="log_scale",
+        log_scale_of=lambda mae: jnp.log(jnp.maximum(mae, math.exp(min_log_scale))),
+        axis=axis,
+        decay=decay,
+        link=link,
+    )
+
+
+def _with_running_scale(
+    train_nll: Callable[..., tuple[jax.Array, Stats]],
+    family: Family,
+    *,
+    average: str,
+    scale: str,
+    log_scale_of: Callable[[jax.Array], jax.Array],
+    axis: Axis,
+    decay: float,
+    link: Link,
+) -> Likelihood:
+    """The batch's own scale in training, the running average's at test time.
+
+    Args:
+      train_nll: `(x, mean, axis, axis_name, mask=) -> (nll, stats)`.
+      family: the same distribution, with parameters mean and log scale.
+      average: the stat that is averaged; `batch_` before it is its mean over a batch.
+      scale: the stat that is the log scale.
+      log_scale_of: the average -> the log scale.
+      axis, decay, link: as in `optimal_sigma`.
+    """
+    reduced_axes(axis, 32)  # an unknown name or kind of axis fails here, one beyond the data's rank later
+    check_number("decay", decay, low=0, high=1, closed=True)
+
+    def running_log_scale(state, ndim):
+        """The test-time log scale, shaped to broadcast against data of this rank."""
+        log_scale = log_scale_of(running_average.value(state[average], initial=INITIAL))
+        return jnp.expand_dims(log_scale, sorted({0, *reduced_axes(axis, ndim)}))
+
+    def parameters(params, state, outputs):
         mean = apply_link(link, outputs)
-        return mean, running_log_sigma(state, mean.ndim)
+        return mean, running_log_scale(state, mean.ndim)
 
-    at_test = from_location_scale(location_scale, outputs_per_channel=1, discrete=link == "sigmoid")
+    at_test = from_family(family, parameters)
 
     def init(event_shape):
         event_shape = check_event_shape(event_shape)
         axes = reduced_axes(axis, len(event_shape) + 1)
-        return {}, {"mse": running_average.init([n for i, n in enumerate(event_shape, start=1) if i not in axes])}
+        return {}, {average: running_average.init([n for i, n in enumerate(event_shape, start=1) if i not in axes])}
 
-    def nll(params, state, outputs, x, train=True, axis_name=None):
-        check_shape("x", x, data_shape(outputs, 1))
+    def nll(params, state, outputs, x, train=True, axis_name=None, mask=None):
+        check_data(x, mask, data_shape(outputs, 1))
         mean = apply_link(link, outputs)
-        axes = reduced_axes(axis, mean.ndim)
-        loss, stats = optimal_sigma_nll(x, mean, axis, axis_name, min_log_sigma=min_log_sigma)
-        if 0 not in axes:
-            batch_mse = jnp.mean(stats["mse"], 0)
-            stats["batch_mse"] = batch_mse if axis_name is None else lax.pmean(batch_mse, axis_name)
+        loss, stats = train_nll(x, mean, axis, axis_name, mask=mask)
         if not train:
-            loss, _ = at_test.nll(params, state, outputs, x)
-            log_sigma = jnp.squeeze(running_log_sigma(state, mean.ndim), axes)
-            stats["log_sigma"] = jnp.broadcast_to(log_sigma, stats["log_sigma"].shape)
+            loss, _ = at_test.nll(params, state, outputs, x, mask=mask)
+            log_scale = jnp.squeeze(running_log_scale(state, mean.ndim), reduced_axes(axis, mean.ndim))
+            stats[scale] = jnp.broadcast_to(log_scale, stats[scale].shape)
         return loss, stats
 
     def update(state, stats):
-        batch_mse = stats["batch_mse"] if "batch_mse" in stats else stats["mse"]
-        return {"mse": running_average.update(state["mse"], batch_mse, decay=decay)}
+        value = stats.get(f"batch_{average}", stats[average])
+        weight = stats.get("observed", 1.0)
+        return {average: running_average.update(state[average], value, decay=decay, weight=weight)}
 
     return at_test._replace(init=init, nll=nll, update=update)
+
+
+def _error(x, mean, mask: Mask) -> jax.Array:
+    """x - mean where x is observed."""
+    dtype = compute_dtype(x, mean)
+    check_data(x, mask, mean.shape)
+    return as_unit(hide(x, mask), dtype) - jnp.asarray(mean, dtype)
+
+
+def _average(
+    values: jax.Array, axis: Axis, axis_name: str | None, mask: Mask, name: str
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The mean of observed values over `axis` of the global batch, its axes kept; and what the running average needs.
+
+    A mean over what is observed is a mean of sums divided by the observed fraction; both are linear in the batch.
+    """
+    axes = reduced_axes(axis, values.ndim)
+    over_batch = 0 in axes
+    total, observed = values, None
+    if mask is not None:
+        seen = jnp.broadcast_to(mask, values.shape)
+        total, observed = jnp.where(seen, values, 0.0), seen.astype(values.dtype)
+
+    def mean(array, over, across):
+        array = mean_in_stages(array, over)
+        return lax.pmean(array, axis_name) if across and axis_name is not None else array
+
+    def ratio(over, across):
+        part = mean(total, over, across)
+        if observed is None:
+            return part, None
+        fraction = mean(observed, over, across)
+        return part / jnp.where(fraction > 0, fraction, 1.0), fraction
+
+    average, fraction = ratio(axes, over_batch)
+    stats = {name: jnp.squeeze(average, axes)}
+    if not over_batch:
+        batch, fraction = ratio((0, *axes), True)
+        stats[f"batch_{name}"] = jnp.squeeze(batch, (0, *axes))
+    if fraction is not None:
+        stats["observed"] = jnp.squeeze(fraction, axes if over_batch else (0, *axes))
+    return average, stats
 
 
 def mean_in_stages(values: jax.Array, axes: tuple[int, ...]) -> jax.Array:

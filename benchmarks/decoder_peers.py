@@ -1,0 +1,242 @@
+"""calibrax and the JAX libraries it is compared with, as a worker that `benchmarks.decoders` talks to.
+
+Each library's table maps a decoder to `(x, **parameters) -> -log p` of each example, [B]. Nobody validates arguments:
+that costs time, and intensities are no Bernoulli draws. Reads one JSON request a line on stdin and answers each with
+one JSON line: `{"versions": null}`, `{"prepare": [LIBRARY, DECODER, FOLDER]}`, `{"time": [LIBRARY, CALLS]}`.
+"""
+
+import importlib.metadata
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Table = dict[str, Callable[..., jax.Array]]
+BITS = np.arange(7, -1, -1, dtype=np.uint8)  # most significant first
+
+
+def of_calibrax() -> Table:
+    from calibrax import likelihoods
+
+    def nll_alone(function):
+        return lambda x, **parameters: function(x, **parameters)[0]
+
+    names = [name for name in likelihoods.__all__ if name.endswith("_nll")]
+    return {name.removesuffix("_nll"): nll_alone(getattr(likelihoods, name)) for name in names}
+
+
+def of_numpyro() -> Table:
+    """No continuous Bernoulli; a bin is an interval-censored observation, whose ends may be open."""
+    import numpyro
+    from numpyro import distributions as dist
+
+    numpyro.enable_validation(False)
+
+    def bins(x):
+        level = x.astype(jnp.float32)
+        return jnp.stack([level - 0.5, level + 0.5], -1)
+
+    def in_bins(base, x):
+        return dist.IntervalCensoredDistribution(base, x == 0, x == 255).log_prob(bins(x))
+
+    def logistic_mixture(x, mixture_logits, means, log_scales):
+        logistic = dist.Logistic(255 * channels_last(means), 255 * jnp.exp(channels_last(log_scales)))
+        data = x[..., None, :]  # which ends are open is the data's, the same for every component
+        components = dist.IntervalCensoredDistribution(logistic, data == 0, data == 255).to_event(1)
+        return dist.MixtureSameFamily(dist.Categorical(logits=mixture_logits), components).log_prob(bins(x))
+
+    log_probs = {
+        "gaussian": lambda x, mean, log_sigma: dist.Normal(mean, jnp.exp(log_sigma)).log_prob(x),
+        "optimal_sigma": lambda x, mean: dist.Normal(mean, rms(x - mean)).log_prob(x),
+        "student_t": lambda x, mean, log_scale, df: dist.StudentT(df, mean, jnp.exp(log_scale)).log_prob(x),
+        "laplace": lambda x, mean, log_scale: dist.Laplace(mean, jnp.exp(log_scale)).log_prob(x),
+        "bernoulli": lambda x, logits: dist.Bernoulli(logits=logits).log_prob(x),
+        "categorical": lambda x, logits: dist.Categorical(logits=logits).log_prob(x),
+        "bitwise_categorical": lambda x, logits: dist.Bernoulli(logits=logits).log_prob(bits_of(x)),
+        "discretized_gaussian": lambda x, mean, log_sigma: in_bins(
+            dist.Normal(255 * mean, 255 * jnp.exp(log_sigma)), x
+        ),
+        "discretized_logistic": lambda x, mean, log_scale: in_bins(
+            dist.Logistic(255 * mean, 255 * jnp.exp(log_scale)), x
+        ),
+        "logistic_mixture": logistic_mixture,
+    }
+    return {name: summed(log_prob) for name, log_prob in log_probs.items()}
+
+
+def of_distrax() -> Table:
+    """Neither Student-t nor the continuous Bernoulli."""
+    import distrax
+
+    def quantized(base):
+        return distrax.Quantized(base, low=0.0, high=255.0)
+
+    def logistic_mixture(x, mixture_logits, means, log_scales):
+        logistic = distrax.Logistic(255 * channels_last(means) - 0.5, 255 * jnp.exp(channels_last(log_scales)))
+        components = distrax.Independent(quantized(logistic), 1)
+        mixture = distrax.MixtureSameFamily(distrax.Categorical(logits=mixture_logits), components)
+        return mixture.log_prob(x.astype(jnp.float32))
+
+    log_probs = {
+        "gaussian": lambda x, mean, log_sigma: distrax.Normal(mean, jnp.exp(log_sigma)).log_prob(x),
+        "optimal_sigma": lambda x, mean: distrax.Normal(mean, rms(x - mean)).log_prob(x),
+        "laplace": lambda x, mean, log_scale: distrax.Laplace(mean, jnp.exp(log_scale)).log_prob(x),
+        "bernoulli": lambda x, logits: distrax.Bernoulli(logits=logits).log_prob(x),
+        "categorical": lambda x, logits: distrax.Categorical(logits=logits).log_prob(x),
+        "bitwise_categorical": lambda x, logits: distrax.Bernoulli(logits=logits).log_prob(bits_of(x)),
+        # Quantized rounds up; the shift by half a level makes it round to the nearest.
+        "discretized_gaussian": lambda x, mean, log_sigma: quantized(
+            distrax.Normal(255 * mean - 0.5, 255 * jnp.exp(log_sigma))
+        ).log_prob(x.astype(jnp.float32)),
+        "discretized_logistic": lambda x, mean, log_scale: quantized(
+            distrax.Logistic(255 * mean - 0.5, 255 * jnp.exp(log_scale))
+        ).log_prob(x.astype(jnp.float32)),
+        "logistic_mixture": logistic_mixture,
+    }
+    return {name: summed(log_prob) for name, log_prob in log_probs.items()}
+
+
+def of_tfp() -> Table:
+    from tensorflow_probability.substrates.jax import distributions as tfd
+
+    def quantized(base):
+        return tfd.QuantizedDistribution(base, low=0.0, high=255.0)
+
+    def logistic_mixture(x, mixture_logits, means, log_scales):
+        logistic = tfd.Logistic(255 * channels_last(means) - 0.5, 255 * jnp.exp(channels_last(log_scales)))
+        components = tfd.Independent(quantized(logistic), 1)
+        mixture = tfd.MixtureSameFamily(tfd.Categorical(logits=mixture_logits), components)
+        return mixture.log_prob(x.astype(jnp.float32))
+
+    log_probs = {
+        "gaussian": lambda x, mean, log_sigma: tfd.Normal(mean, jnp.exp(log_sigma)).log_prob(x),
+        "optimal_sigma": lambda x, mean: tfd.Normal(mean, rms(x - mean)).log_prob(x),
+        "student_t": lambda x, mean, log_scale, df: tfd.StudentT(df, mean, jnp.exp(log_scale)).log_prob(x),
+        "laplace": lambda x, mean, log_scale: tfd.Laplace(mean, jnp.exp(log_scale)).log_prob(x),
+        "bernoulli": lambda x, logits: tfd.Bernoulli(logits=logits).log_prob(x),
+        "continuous_bernoulli": lambda x, logits: tfd.ContinuousBernoulli(logits=logits).log_prob(x),
+        "categorical": lambda x, logits: tfd.Categorical(logits=logits).log_prob(x.astype(jnp.int32)),
+        "bitwise_categorical": lambda x, logits: tfd.Bernoulli(logits=logits).log_prob(bits_of(x)),
+        # As in the example of QuantizedDistribution's documentation: the shift by half a level rounds to the nearest.
+        "discretized_gaussian": lambda x, mean, log_sigma: quantized(
+            tfd.Normal(255 * mean - 0.5, 255 * jnp.exp(log_sigma))
+        ).log_prob(x.astype(jnp.float32)),
+        "discretized_logistic": lambda x, mean, log_scale: quantized(
+            tfd.Logistic(255 * mean - 0.5, 255 * jnp.exp(log_scale))
+        ).log_prob(x.astype(jnp.float32)),
+        "logistic_mixture": logistic_mixture,
+    }
+    return {name: summed(log_prob) for name, log_prob in log_probs.items()}
+
+
+TABLES = {"calibrax": of_calibrax, "numpyro": of_numpyro, "distrax": of_distrax, "tfp": of_tfp}
+PACKAGES = {"calibrax": ["calibrax"], "numpyro": ["numpyro"], "distrax": ["distrax"]}
+PACKAGES["tfp"] = ["tfp-nightly", "tensorflow-probability"]
+
+
+def summed(log_prob: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """From log p of each pixel or sub-pixel to -log p of each example, as the libraries' `Independent` sums it."""
+
+    def nll(x, **parameters):
+        values = log_prob(x, **parameters)
+        return -jnp.sum(values, tuple(range(1, values.ndim)))
+
+    return nll
+
+
+def rms(error: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.mean(jnp.square(error)))
+
+
+def bits_of(x: jax.Array) -> jax.Array:
+    """[...] uint8 -> [..., 8] float32."""
+    return ((x[..., None] >> BITS) & 1).astype(jnp.float32)
+
+
+def channels_last(parameter: jax.Array) -> jax.Array:
+    """[..., C, K] -> [..., K, C], the event behind the components, as the libraries' mixtures have it."""
+    return jnp.swapaxes(parameter, -1, -2)
+
+
+def value_and_gradient(nll: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
+    """`(parameters, x) -> (mean over the batch, its gradients)`."""
+
+    def loss(parameters, x):
+        return jnp.mean(nll(x, **parameters))
+
+    return jax.value_and_grad(loss)
+
+
+class Worker:
+    """The libraries, one decoder's arrays, and what is compiled for them."""
+
+    def __init__(self):
+        self.tables: dict[str, Table] = {}
+        self.decoder = None
+
+    def versions(self, _):
+        found, missing = {"jax": jax.__version__}, {}
+        for library, table in TABLES.items():
+            try:
+                self.tables[library] = table()
+            except ImportError as error:
+                missing[library] = str(error)
+            else:
+                found[library] = version_of(PACKAGES[library])
+        return {"found": found, "missing": missing}
+
+    def prepare(self, request):
+        """Compile, run once and write value and gradients to FOLDER/LIBRARY; None without such a distribution."""
+        library, decoder, folder = request
+        if decoder != self.decoder:
+            self.decoder, self.compiled = decoder, {}  # the old arrays go before the new ones come
+            self.x = jnp.asarray(np.load(Path(folder) / "x.npy"))
+            self.parameters = jax.tree.map(jnp.asarray, dict(np.load(Path(folder) / "parameters.npz")))
+        if decoder not in self.tables[library]:
+            return None
+        try:
+            function = value_and_gradient(self.tables[library][decoder])
+            compiled = jax.jit(function).lower(self.parameters, self.x).compile()
+            value, gradients = compiled(self.parameters, self.x)
+        except Exception as error:  # a peer's failure is a result of the benchmark
+            return {"failure": f"{type(error).__name__}: {error}".split("\n")[0]}
+        target = Path(folder) / library
+        target.mkdir()
+        for name, array in {"value": value, **gradients}.items():
+            np.save(target / f"{name}.npy", np.asarray(array))
+        self.compiled[library] = compiled
+        analysis = compiled.memory_analysis()
+        return {} if analysis is None else {"temporaries": analysis.temp_size_in_bytes}
+
+    def time(self, request):
+        library, calls = request
+        compiled = self.compiled[library]
+        begin = time.perf_counter()
+        for _ in range(calls):
+            jax.block_until_ready(compiled(self.parameters, self.x))
+        return time.perf_counter() - begin
+
+
+def version_of(packages: list[str]) -> str:
+    for package in packages:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def main():
+    worker = Worker()
+    for line in sys.stdin:
+        ((request, argument),) = json.loads(line).items()
+        print(json.dumps(getattr(worker, request)(argument)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

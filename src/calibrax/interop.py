@@ -1,0 +1,277 @@
+"""A likelihood, given what the decoder emitted, as a log-density or as a NumPyro or Distrax distribution."""
+
+import functools
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from calibrax.likelihoods import Likelihood
+
+if TYPE_CHECKING:
+    import distrax
+    import numpyro.distributions
+
+
+def log_density(
+    likelihood: Likelihood, params: PyTree, state: PyTree, outputs: PyTree, *, train: bool = False
+) -> Callable[[PyTree], Float[Array, " B"]]:
+    """log p(x | outputs) as a function of x alone: minus the nll.
+
+    Asks for no library, and takes whatever the likelihood's own nll takes: an array, a dict of several modalities, a
+    pair of data and mask. In NumPyro `numpyro.factor("x", log_density(...)(x))` scores such an x.
+
+    Args:
+      likelihood: any `calibrax.Likelihood`.
+      params: what gradient descent trains, as from `likelihood.init`.
+      state: the running average, as from `likelihood.init`, `likelihood.update` or `calibrate`.
+      outputs: what the decoder emitted, `[B, ..., output_channels(C)]`.
+      train: whether the scale is this batch's own rather than the running average (see `to_numpyro`).
+
+    Returns:
+      A function from x, `[B, ..., C]`, to its log-density, `[B]`, in nats.
+
+    Example:
+      >>> log_prob = log_density(cx.gaussian(), {}, {}, jnp.zeros((2, 3)))(jnp.ones((2, 3)))
+    """
+    return lambda x: -likelihood.nll(params, state, outputs, x, train=train)[0]
+
+
+def to_numpyro(
+    likelihood: Likelihood, params: PyTree, state: PyTree, outputs: Float[Array, "B ..."], *, train: bool = False
+) -> "numpyro.distributions.Distribution":
+    """p(x | outputs) as a NumPyro distribution, for an observed site of a model.
+
+    `batch_shape` is `(B,)`, `event_shape` that of one example; a plate of size B goes around the site. `log_prob` is
+    minus the nll, `sample` and `mean` are the likelihood's. Gradients reach `outputs` and `params`. The distribution is
+    a pytree: it passes through `jit`, `vmap` and NumPyro's `scan`.
+
+    It is meant for observed sites and for predictions. Its `support` is the real line for every likelihood, a
+    `Likelihood` does not say which values it draws; a decoder of levels or of bits as a latent site would need a
+    narrower one. Nothing is rejected as out of support: shapes and dtypes are checked, by the nll, values are not.
+
+    Args:
+      likelihood: any `calibrax.Likelihood` of one array. Construct it once, outside the model: two constructions of a
+        likelihood are different static data to `jit`.
+      params: what gradient descent trains, for example `numpyro.param("likelihood", params)`.
+      state: the running average; not trained, and not updated here.
+      outputs: what the decoder emitted, `[B, ..., output_channels(C)]`.
+      train: False scores each example on its own, with the running average in `state`. True gives `optimal_sigma` and
+        its kind the scale of the very batch that is scored: a training objective, in which an example's log_prob
+        depends on the others, and no density to compare models by or to run MCMC on. After such a training
+        `calibrate` gives the state for test time. Samples and mean always use `state`.
+
+    Returns:
+      A `numpyro.distributions.Distribution`. The values it scores are `[..., B, *event_shape]`, float or uint8, the
+      leading axes broadcast against `batch_shape` as everywhere in NumPyro; event axes never broadcast.
+
+    Raises:
+      ImportError: where NumPyro is not installed.
+      ValueError: if outputs or the mean is not one array, `[B, ..., channels]`.
+
+    Example:
+      >>> with numpyro.plate("batch", x.shape[0]):
+      ...     numpyro.sample("x", to_numpyro(likelihood, params, state, decoder(z)), obs=x)
+    """
+    make = _numpyro_class()  # first, so that a missing library is what the user hears of
+    return make(_decoded(likelihood, params, state, outputs, train))
+
+
+def to_distrax(
+    likelihood: Likelihood, params: PyTree, state: PyTree, outputs: Float[Array, "B ..."], *, train: bool = False
+) -> "distrax.Distribution":
+    """p(x | outputs) as a Distrax distribution: `log_prob`, `sample`, `sample_and_log_prob`, `mean()`.
+
+    Args:
+      likelihood: any `calibrax.Likelihood` of one array.
+      params: what gradient descent trains.
+      state: the running average.
+      outputs: what the decoder emitted, `[B, ..., output_channels(C)]`.
+      train: as in `to_numpyro`; with True, each `[B, *event_shape]` of a value is a batch with a scale of its own.
+
+    Returns:
+      A `distrax.Distribution` with `batch_shape` `(B,)`, a pytree; values as in `to_numpyro`.
+
+    Raises:
+      ImportError: where Distrax is not installed.
+      ValueError: if outputs or the mean is not one array, `[B, ..., channels]`.
+
+    Example:
+      >>> x, log_prob = to_distrax(likelihood, params, state, outputs).sample_and_log_prob(seed=key)
+    """
+    make = _distrax_class()
+    return make(_decoded(likelihood, params, state, outputs, train))
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "state", "outputs"],
+    meta_fields=["likelihood", "event_shape", "train"],
+)
+@dataclass(frozen=True)
+class _Decoded:
+    """p(x | outputs) with the shapes of a distribution: what both libraries' classes are made of.
+
+    `vmap` and `scan` over a function that returns one stack every leaf along new leading axes. Those are batch axes
+    then, in front of B; `outputs` has the rank of x, so its own shape tells how many there are.
+    """
+
+    likelihood: Likelihood
+    params: PyTree
+    state: PyTree
+    outputs: jax.Array  # [*batch_shape, ..., channels]
+    event_shape: tuple[int, ...]
+    train: bool
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return self.outputs.shape[: self.outputs.ndim - len(self.event_shape)]
+
+    def log_prob(self, value: jax.typing.ArrayLike) -> jax.Array:
+        """`[..., *event_shape]` -> `[...]`, leading axes broadcast against `batch_shape`."""
+        _check_one_array("value", value)
+        value = jnp.asarray(value)
+        lead = self._lead(value.shape)
+        stacked = lead[len(lead) - len(self.batch_shape) : -1]
+
+        def nll(params, state, outputs, x):
+            return self.likelihood.nll(params, state, outputs, x, train=self.train)[0]
+
+        def broadcast(leaf, shape, replaced):
+            return jnp.broadcast_to(leaf, (*shape, *jnp.shape(leaf)[replaced:]))
+
+        params, state = jax.tree.map(lambda leaf: broadcast(leaf, stacked, len(stacked)), (self.params, self.state))
+        outputs = broadcast(self.outputs, (*stacked, lead[-1]), len(self.batch_shape))
+        value = jnp.broadcast_to(value, (*lead, *self.event_shape))
+        return -_vmapped(nll, len(stacked), len(lead) - 1)(params, state, outputs, value)
+
+    def sample(self, key: jax.Array, sample_shape: Sequence[int] = ()) -> jax.Array:
+        """`[*sample_shape, *batch_shape, *event_shape]`; a key for each draw of a batch."""
+        stacked = self.batch_shape[:-1]
+        shape = (*sample_shape, *stacked)
+        keys = jax.random.split(key, shape) if shape else key
+
+        def sample(params, state, outputs, key):
+            return self.likelihood.sample(key, params, state, outputs)
+
+        return _vmapped(sample, len(stacked), len(shape))(self.params, self.state, self.outputs, keys)
+
+    def mean(self) -> jax.Array:
+        """`[*batch_shape, *event_shape]`."""
+        function = self.likelihood.mean
+        for _ in self.batch_shape[:-1]:
+            function = jax.vmap(function)
+        return function(self.params, self.state, self.outputs)
+
+    def _lead(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The leading axes of a value of this shape, broadcast against `batch_shape`."""
+        expected = ", ".join(str(n) for n in self.batch_shape + self.event_shape)
+        split = len(shape) - len(self.event_shape)
+        try:
+            if split < 0 or shape[split:] != self.event_shape:
+                raise ValueError  # event axes never broadcast
+            return np.broadcast_shapes(shape[:split], self.batch_shape)
+        except ValueError:
+            raise ValueError(f"value has shape {shape}; expected (..., {expected})") from None
+
+
+def _decoded(likelihood: Likelihood, params: PyTree, state: PyTree, outputs: Any, train: bool) -> _Decoded:
+    """The record, its shapes checked; the event's is that of the mean, which no arithmetic is spent on."""
+    _check_one_array("outputs", outputs)
+    outputs = jnp.asarray(outputs)
+    mean = jax.eval_shape(likelihood.mean, params, state, outputs)
+    _check_one_array("the mean of outputs", mean)
+    if outputs.ndim < 2 or mean.shape[:-1] != outputs.shape[:-1]:
+        raise ValueError(f"outputs has shape {outputs.shape}, its mean {mean.shape}; expected both [B, ..., channels]")
+    return _Decoded(likelihood, params, state, outputs, mean.shape[1:], train)
+
+
+def _check_one_array(name: str, value: Any) -> None:
+    if not jax.tree_util.all_leaves([value]):
+        kind = type(value).__name__
+        raise ValueError(f"{name} is a {kind}; expected one array; calibrax.interop.log_density takes any pytree")
+
+
+def _vmapped(function: Callable, stacked: int, total: int) -> Callable:
+    """`function(params, state, outputs, last)` over `total` leading axes of the last, `stacked` of them everyone's."""
+    for axis in range(total):  # from the innermost out: the stacked ones, then the samples'
+        mapped = 0 if axis < stacked else None
+        function = jax.vmap(function, in_axes=(mapped, mapped, mapped, 0))
+    return function
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"to_{name} needs {name} ({error}): pip install 'calibrax[{name}]'") from error
+
+
+@functools.cache
+def _numpyro_class() -> Callable[[_Decoded], Any]:
+    dist = _import("numpyro").distributions
+
+    class NumpyroDecoded(dist.Distribution):
+        """A calibrax likelihood as a NumPyro distribution; see `calibrax.interop.to_numpyro`."""
+
+        pytree_data_fields = ("decoded",)
+        has_rsample = False  # levels and bits are drawn without a gradient
+
+        def __init__(self, decoded: _Decoded):
+            self.decoded = decoded
+            super().__init__(decoded.batch_shape, decoded.event_shape)
+
+        @property
+        def batch_shape(self):
+            return self.decoded.batch_shape  # not what __init__ saw: vmap and scan put axes in front
+
+        @property
+        def support(self):
+            return dist.constraints.independent(dist.constraints.real, self.event_dim)
+
+        @property
+        def mean(self):
+            return self.decoded.mean()
+
+        def log_prob(self, value, intermediates=None):
+            return self.decoded.log_prob(value)
+
+        def sample(self, key, sample_shape=()):
+            return self.decoded.sample(key, sample_shape)
+
+    return NumpyroDecoded
+
+
+@functools.cache
+def _distrax_class() -> Callable[[_Decoded], Any]:
+    distrax = _import("distrax")
+
+    class DistraxDecoded(distrax.Distribution):
+        """A calibrax likelihood as a Distrax distribution; see `calibrax.interop.to_distrax`."""
+
+        def __init__(self, decoded: _Decoded):
+            self._decoded = decoded
+
+        @property
+        def batch_shape(self):
+            return self._decoded.batch_shape
+
+        @property
+        def event_shape(self):
+            return self._decoded.event_shape
+
+        def mean(self):
+            return self._decoded.mean()
+
+        def log_prob(self, value):
+            return self._decoded.log_prob(value)
+
+        def _sample_n(self, key, n):
+            return self._decoded.sample(key, (n,))
+
+    return DistraxDecoded

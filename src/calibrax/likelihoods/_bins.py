@@ -1,0 +1,155 @@
+"""Log masses of the bins that levels own under a Gaussian or a logistic, without cancellation for any width.
+
+Levels 0..L-1 stand for level / (L - 1) in [0, 1]. Level i owns everything within half a level of it; the first level
+also all below, the last all above, so that the masses sum to 1.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from scipy.special import erfcx
+
+from calibrax.likelihoods._base import softplus
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+MAX_LOG_WIDTH = 38.0  # e^38 scales, squared and 255 levels away, are still a float32: beyond, a bin is as wide as that
+TAIL_CENTER = 3.0  # a tail of the Gaussian is a polynomial in (z - 3) / (z + 3): here the fit is best at low degrees
+
+
+def side_of(level: jax.Array, levels: int) -> jax.Array:
+    """-1 for the first level, whose bin is open below, 1 for the last, open above, 0 between."""
+    return jnp.where(level == 0, -1, jnp.where(level == levels - 1, 1, 0))
+
+
+@jax.custom_jvp
+def log_normal_bin(error: jax.Array, log_width: jax.Array, side: jax.Array) -> jax.Array:
+    """log of the mass of N(0, 1) between (error - 1/2)·w and (error + 1/2)·w, or beyond one of them.
+
+    Args:
+      error: level minus mean, in levels.
+      log_width: log w, the width of a bin in standard deviations; broadcasts against error.
+      side: as from `side_of`, same shape as error.
+    """
+    return _normal_bin(error, log_width, side)[0]
+
+
+@log_normal_bin.defjvp
+def _log_normal_bin_jvp(primals, tangents):
+    value, by_error, by_log_width = _normal_bin(*primals)
+    return value, by_error * tangents[0] + by_log_width * tangents[1]
+
+
+def log_logistic_bin(error: jax.Array, log_width: jax.Array, side: jax.Array) -> jax.Array:
+    """The same for the standard logistic: log(σ(hi) - σ(lo)) = log σ(hi) + log σ(-lo) + log(1 - exp(lo - hi))."""
+    width = jnp.exp(jnp.minimum(log_width, MAX_LOG_WIDTH))
+    not_below = jnp.where(side > 0, 0.0, softplus(-(error + 0.5) * width))
+    not_above = jnp.where(side < 0, 0.0, softplus((error - 0.5) * width))
+    return jnp.where(side == 0, _log_one_minus_exp(log_width, width), 0.0) - not_below - not_above
+
+
+def _log_one_minus_exp(log_width: jax.Array, width: jax.Array) -> jax.Array:
+    """log(1 - exp(-w)), from log w where w is small and may have vanished."""
+    small = log_width < -7  # where the series leaves w⁴ / 2880, under 1e-15
+    return jnp.where(small, log_width + width * (width / 24 - 0.5), jnp.log(-jnp.expm1(-jnp.where(small, 1.0, width))))
+
+
+def expected_level(upper_tail: Callable[[jax.Array], jax.Array], like: jax.Array, levels: int) -> jax.Array:
+    """E[level] / (L - 1) = sum_i P(level >= i) / (L - 1), exact, in memory that does not grow with L.
+
+    Args:
+      upper_tail: boundary i - 1/2 in levels -> the probability above it, shaped and typed as `like`.
+      like: [...], what the result looks like.
+      levels: L.
+    """
+
+    def add(i, total):
+        return total + upper_tail(jnp.asarray(i, like.dtype) + 0.5)
+
+    return lax.fori_loop(0, levels - 1, add, jnp.zeros_like(like)) / (levels - 1)
+
+
+def _normal_bin(error, log_width, side) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The log mass, and its derivatives by error and by log_width.
+
+    By symmetry every bin is seen from its side of the mean, `distance` away: an inner bin lies between lo and hi, the
+    outer two beyond lo. Narrow bins take a power series; the rest are differences of tail probabilities that are far
+    apart. Each form gets arguments inside its own range, so that the one not taken stays finite.
+    """
+    width = jnp.exp(jnp.minimum(log_width, MAX_LOG_WIDTH))
+    outer = side != 0
+    sign = jnp.where(outer, side, jnp.where(error < 0, -1, 1)).astype(error.dtype)
+    distance = sign * error
+    half = jnp.broadcast_to(0.5 * width, error.shape)
+    narrow = ~outer & (half * (distance * width + 1) < 1)
+
+    near = jnp.where(narrow, distance * width, 0.0)
+    average, by_near, by_log_half = _bin_average(near, jnp.where(narrow, half, 0.5))
+    of_narrow = log_width - HALF_LOG_2PI - 0.5 * jnp.square(near) + jnp.log(average)
+
+    lo, hi = (jnp.where(narrow, n, (distance + shift) * width) for n, shift in ((1.0, -0.5), (2.0, 0.5)))
+    of_wide, at_lo, at_hi = _tail_difference(lo, hi, outer)
+
+    by_distance = jnp.where(narrow, by_near - near, at_hi - at_lo)
+    by_log_width = jnp.where(narrow, near * (by_near - near) + 1 + by_log_half, hi * at_hi - lo * at_lo)
+    return jnp.where(narrow, of_narrow, of_wide), sign * width * by_distance, by_log_width
+
+
+def _bin_average(center, half) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The average of φ(t) / φ(center) over t within `half` of the centre, for half·(center + 1) < 1.
+
+    By the generating function of the Hermite polynomials it is sum_k half^2k He_2k(center) / (2k + 1)!. Also the
+    derivatives of its logarithm by the centre and by log half.
+    """
+    num_terms = 6 if center.dtype == jnp.float32 else 10  # what is left out is under 1 / 13!, or 1 / 21!
+    step, square = half * center, jnp.square(half)
+    even, odd = jnp.ones_like(center), step  # half^n He_n(center), n = 0 and 1
+    average, by_center, by_log_half = even, jnp.zeros_like(center), jnp.zeros_like(center)
+    for n in range(2, 2 * num_terms, 2):
+        even = step * odd - (n - 1) * square * even
+        scale = 1 / math.factorial(n + 1)
+        average += scale * even
+        by_center += scale * n * odd
+        by_log_half += scale * n * even
+        odd = step * even - n * square * odd
+    return average, half * by_center / average, by_log_half / average
+
+
+def _tail_difference(lo, hi, outer) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """log of the mass between lo and hi, or beyond lo where `outer`; and the density at lo and at hi over that mass."""
+    above = lo > 0
+    size = jnp.abs(lo)
+    tail_lo, tail_hi = _scaled_tail(size), _scaled_tail(hi)
+    fall = jnp.where(above, 0.5 * (lo - hi) * (lo + hi), -0.5 * jnp.square(hi))
+    fall = jnp.where(outer, 0.0, jnp.exp(jnp.where(outer, 0.0, fall)))  # of the density, from lo (or 0) to hi
+    density_lo = jnp.where(above, 1.0, jnp.exp(-0.5 * jnp.square(size)))
+
+    # Beyond the mean: in units of the density at lo. Around it: one minus what lies outside.
+    beyond = jnp.where(above, 0.5 * (tail_lo - fall * tail_hi), 1.0)
+    outside = jnp.where(above, 0.0, 0.5 * (density_lo * tail_lo + fall * tail_hi))
+    mass = jnp.where(above, beyond, 1 - outside)
+    log_mass = jnp.where(above, jnp.log(beyond) - 0.5 * jnp.square(lo), jnp.log1p(-outside))
+    scale = (2 * math.pi) ** -0.5 / mass
+    return log_mass, density_lo * scale, fall * scale
+
+
+def _scaled_tail(z: jax.Array) -> jax.Array:
+    """2·exp(z²/2)·P(Z > z) for z >= 0, which falls like 1/z: a Chebyshev series, to the dtype's precision."""
+    coefficients = _tail_coefficients(10 if z.dtype == jnp.float32 else 32)
+    q = jnp.clip((z - TAIL_CENTER) / (z + TAIL_CENTER), -1, 1)
+    last, now = jnp.zeros_like(q), jnp.full_like(q, coefficients[-1])
+    for coefficient in coefficients[-2:0:-1]:  # Clenshaw's recurrence
+        last, now = now, 2 * q * now - last + coefficient
+    return (q * now - last + coefficients[0]) / (z + 1)
+
+
+@functools.cache
+def _tail_coefficients(degree: int) -> tuple[float, ...]:
+    """Of (z + 1)·erfcx(z / sqrt 2) in Chebyshev polynomials of (z - 3) / (z + 3), fitted at Chebyshev's nodes."""
+    q = np.cos(np.pi * (np.arange(400) + 0.5) / 400)
+    z = TAIL_CENTER * (1 + q) / (1 - q)
+    return tuple(np.polynomial.chebyshev.chebfit(q, (z + 1) * erfcx(z / math.sqrt(2)), degree).tolist())

@@ -1,0 +1,196 @@
+"""Decoders over levels without an order: a soft-max for each sub-pixel, or a Bernoulli for each of its bits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Num
+
+from calibrax.likelihoods._base import (
+    Family,
+    Likelihood,
+    Mask,
+    Stats,
+    as_level,
+    check_data,
+    check_levels,
+    compute_dtype,
+    from_family,
+    hide,
+    sum_event,
+)
+from calibrax.likelihoods._bernoulli import binary_cross_entropy
+
+
+def categorical_nll(
+    x: Num[Array, "B ..."], logits: Float[Array, "B ... L"], *, mask: Mask = None
+) -> tuple[Float[Array, " B"], Stats]:
+    """Negative log probability of levels under a soft-max over L of them, summed over the event.
+
+    log sum_j exp(l_j - l_x), from the levels that x is not: nothing cancels where the fit is good, and beside the
+    logits and their gradient nothing of their size is made.
+
+    Args:
+      x: [B, ..., C] uint8 levels, or floats in [0, 1] rounded to the nearest of the L levels, i / (L - 1); where
+        L is not 256, uint8 x / 255 is rounded likewise.
+      logits: [B, ..., C, L].
+      mask: True where x is observed, or None.
+
+    Returns:
+      nll [B], nats, at least float32; no stats.
+
+    Raises:
+      ValueError: if shapes do not match, L is under 2, or x is neither uint8 nor float.
+
+    Example:
+      >>> nll, _ = categorical_nll(images, outputs.reshape(*images.shape, 256))
+
+    References:
+      The "Categorical VAE" of Tables 2 and 5; van den Oord et al. 2016.
+    """
+    check_data(x, mask, logits.shape[:-1])
+    check_levels("the number of logits", logits.shape[-1])
+    logits = jnp.asarray(logits, compute_dtype(logits))
+    return sum_event(cross_entropy(logits, as_level(hide(x, mask), logits.shape[-1])), mask), {}
+
+
+@jax.custom_vjp
+def cross_entropy(logits: jax.Array, level: jax.Array) -> jax.Array:
+    """log sum_j exp(l_j - l_level) over the last axis of the logits, [..., L] -> [...]."""
+    return _cross_entropy(logits, level)[0]
+
+
+def _cross_entropy(logits, level):
+    """The value, and the logit of the level."""
+    here = _is_level(logits, level)
+    picked = jnp.sum(jnp.where(here, logits, 0.0), -1)
+    lead = jnp.max(logits, -1) - picked  # 0 where the level is the likeliest: log1p then keeps the digits of a good fit
+    others = jnp.sum(jnp.where(here, 0.0, jnp.exp(logits - (picked + lead)[..., None])), -1)
+    value = jnp.where(lead > 0, lead + jnp.log(jnp.where(lead > 0, others + jnp.exp(-lead), 1.0)), jnp.log1p(others))
+    return value, picked
+
+
+def _cross_entropy_forward(logits, level):
+    value, picked = _cross_entropy(logits, level)
+    return value, (logits, level, value, picked)
+
+
+def _cross_entropy_backward(saved, grad):
+    """Probabilities minus the indicator of the level: p - 1 there, which is expm1(-nll)."""
+    logits, level, value, picked = saved
+    prob = jnp.exp(logits - (picked + value)[..., None])
+    slope = jnp.where(_is_level(logits, level), jnp.expm1(-value)[..., None], prob)
+    return slope * grad[..., None], None
+
+
+cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
+
+
+def _is_level(logits, level):
+    return lax.broadcasted_iota(level.dtype, logits.shape, logits.ndim - 1) == level[..., None]
+
+
+def categorical(levels: int = 256) -> Likelihood:
+    """A soft-max over the levels of each sub-pixel.
+
+    Channels of `outputs`: the L logits of channel 0, then those of channel 1, and so on.
+
+    Args:
+      levels: L, at least 2.
+
+    Returns:
+      A `Likelihood` with L outputs a channel, without params or state. `mean` is the expected level; `sample` draws
+      levels, as multiples of 1 / (L - 1).
+
+    Raises:
+      ValueError: if levels is not an integer of at least 2.
+
+    References:
+      The "Categorical VAE" of Tables 2 and 5. At high resolution see `categorical_nll_from_features`.
+    """
+    check_levels("levels", levels)
+    values = np.arange(levels) / (levels - 1)
+
+    def split(params, state, outputs):
+        return (outputs.reshape(*outputs.shape[:-1], -1, levels),)
+
+    def mean(logits):
+        wide = logits.astype(compute_dtype(logits))
+        return jax.nn.softmax(wide) @ jnp.asarray(values, wide.dtype)
+
+    def sample(key, logits):
+        dtype = compute_dtype(logits)
+        return jax.random.categorical(key, logits.astype(dtype)).astype(dtype) / (levels - 1)
+
+    family = Family(categorical_nll, mean, sample, categorical_nll if levels == 256 else None)
+    return from_family(family, split, outputs_per_channel=levels)
+
+
+def bitwise_categorical_nll(
+    x: Num[Array, "B ..."], logits: Float[Array, "B ... N"], *, mask: Mask = None
+) -> tuple[Float[Array, " B"], Stats]:
+    """Negative log probability of levels under an independent Bernoulli for each of their N bits.
+
+    Args:
+      x: [B, ..., C] uint8 levels, or floats in [0, 1] rounded to the nearest of 2^N levels; where N is not 8, uint8
+        x / 255 is rounded likewise.
+      logits: [B, ..., C, N], of a bit being 1, the most significant bit first.
+      mask: True where x is observed, or None.
+
+    Returns:
+      nll [B], nats, at least float32; no stats.
+
+    Raises:
+      ValueError: if shapes do not match, N is not in 1 to 24, or x is neither uint8 nor float.
+
+    References:
+      The "Bitwise-categorical VAE" of Table 2.
+    """
+    check_data(x, mask, logits.shape[:-1])
+    bits = logits.shape[-1]
+    check_levels("the number of logits", bits, low=1, high=24)
+    level = as_level(hide(x, mask), 2**bits)
+    place = lax.broadcasted_iota(level.dtype, logits.shape, logits.ndim - 1)
+    bit = (level[..., None] >> (bits - 1 - place)) & 1
+    dtype = compute_dtype(logits)
+    by_bit = binary_cross_entropy(bit.astype(dtype), jnp.asarray(logits, dtype))
+    return sum_event(jnp.sum(by_bit, -1), mask), {}
+
+
+def bitwise_categorical(bits: int = 8) -> Likelihood:
+    """An independent Bernoulli for each bit of each sub-pixel's level.
+
+    Channels of `outputs`: the N logits of channel 0, the most significant bit first, then those of channel 1, ...
+
+    Args:
+      bits: N, 1 to 24; there are 2^N levels.
+
+    Returns:
+      A `Likelihood` with N outputs a channel, without params or state. `mean` is the expected level; `sample` draws
+      levels, as multiples of 1 / (2^N - 1).
+
+    Raises:
+      ValueError: if bits is not an integer from 1 to 24.
+
+    References:
+      The "Bitwise-categorical VAE" of Table 2.
+    """
+    check_levels("bits", bits, low=1, high=24)
+    values = 2.0 ** np.arange(bits - 1, -1, -1) / (2**bits - 1)  # of each bit, in [0, 1]
+
+    def split(params, state, outputs):
+        return (outputs.reshape(*outputs.shape[:-1], -1, bits),)
+
+    def of_bits(prob_or_bit):
+        return prob_or_bit @ jnp.asarray(values, prob_or_bit.dtype)
+
+    def mean(logits):
+        return of_bits(jax.nn.sigmoid(logits.astype(compute_dtype(logits))))
+
+    def sample(key, logits):
+        prob = jax.nn.sigmoid(logits.astype(compute_dtype(logits)))
+        drawn = of_bits(jax.random.bernoulli(key, prob).astype(prob.dtype))
+        return jnp.round(drawn * (2**bits - 1)) / (2**bits - 1)
+
+    family = Family(bitwise_categorical_nll, mean, sample, bitwise_categorical_nll if bits == 8 else None)
+    return from_family(family, split, outputs_per_channel=bits)

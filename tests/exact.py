@@ -1,0 +1,44 @@
+"""Values and gradients of formulas, element by element in float32, and how far inputs of that precision let them be."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+EPSILON = 2.0**-23
+
+
+def single(array):
+    return jnp.asarray(array, jnp.float32)
+
+
+def elementwise(nll, *parameters):
+    """The value for each element, and the gradient by each of the parameters, in float64 from float32 arithmetic.
+
+    `nll(*parameters) -> [B]` gets every parameter as `[B, 1]`, a batch of events of one value.
+    """
+    columns = [single(parameter).reshape(-1, 1) for parameter in np.broadcast_arrays(*parameters)]
+    value = jax.jit(nll)(*columns)
+    grads = jax.jit(jax.grad(lambda *args: jnp.sum(nll(*args)), argnums=tuple(range(len(columns)))))(*columns)
+    return np.float64(value), [np.float64(grad[:, 0]) for grad in grads]
+
+
+def conditioning(reference, *parameters):
+    """How much each result of `reference` moves where float32 inputs move by a unit in their last place."""
+    at = reference(*parameters)
+    moved = [
+        reference(*(np.float64(p) * (1 + sign * EPSILON) for p, sign in zip(parameters, signs, strict=True)))
+        for signs in itertools.product((-1, 1), repeat=len(parameters))
+    ]
+    return [np.max([np.abs(m[i] - at[i]) for m in moved], axis=0) for i in range(len(at))]
+
+
+def assert_close(actual, expected, *, rtol=1e-5, atol=0.0, spread=0.0):
+    """Within rtol of the expected, or within what the inputs' own precision lets one know."""
+    bound = rtol * np.abs(expected) + atol + spread
+    excess = np.abs(actual - expected) / bound
+    worst = int(np.argmax(excess))
+    assert np.all(excess <= 1), (
+        f"element {worst}: {np.ravel(actual)[worst]} against {np.ravel(expected)[worst]}, {excess.max():.2g} bounds off"
+    )

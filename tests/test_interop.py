@@ -1,0 +1,443 @@
+"""A likelihood as a log-density, a NumPyro and a Distrax distribution: the same numbers, inside their own machinery."""
+
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+import calibrax as cx
+from calibrax import interop
+
+B, EVENT = 5, (4, 3, 2)
+LIKELIHOODS = {
+    "gaussian": cx.gaussian(0.3),
+    "shared-sigma": cx.shared_sigma(),
+    "optimal-sigma": cx.optimal_sigma(link="identity"),
+    "per-image": cx.optimal_sigma(axis="image"),
+    "per-pixel": cx.optimal_sigma(axis="pixel"),
+    "pixel-sigma": cx.pixel_sigma(),
+    "student-t": cx.student_t(),
+    "laplace": cx.laplace(),
+    "bernoulli": cx.bernoulli(),
+    "continuous-bernoulli": cx.continuous_bernoulli(),
+    "categorical": cx.categorical(16),
+    "logistic-mixture": cx.logistic_mixture(3),
+}
+SOME = ["shared-sigma", "per-pixel", "categorical"]  # where the machinery is at stake, not the formula
+LIBRARIES = {"numpyro": interop.to_numpyro, "distrax": interop.to_distrax}
+
+
+@pytest.fixture(params=LIKELIHOODS, name="likelihood")
+def _likelihood(request):
+    return LIKELIHOODS[request.param]
+
+
+@pytest.fixture(params=SOME, name="some")
+def _some(request):
+    return LIKELIHOODS[request.param]
+
+
+@pytest.fixture(params=LIBRARIES, name="convert")
+def _convert(request):
+    pytest.importorskip(request.param)
+    return LIBRARIES[request.param]
+
+
+@pytest.fixture
+def numpyro():
+    return pytest.importorskip("numpyro")
+
+
+@pytest.fixture
+def relaxed():
+    """NumPyro's optimizers and samplers mix ranks and dtypes (a step count and a float); calibrax's part never does."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
+def distrax():
+    return pytest.importorskip("distrax")
+
+
+def data(seed=1, batch=B):
+    return jax.random.randint(jax.random.key(seed), (batch, *EVENT), 0, 256).astype(jnp.uint8)
+
+
+def decoded(likelihood, batch=B, seed=0):
+    """params, state after one update, outputs."""
+    shape = (batch, *EVENT[:-1], likelihood.output_channels(EVENT[-1]))
+    outputs = jax.random.normal(jax.random.key(seed), shape)
+    params, state = likelihood.init(EVENT)
+    params = jax.tree.map(lambda leaf: leaf - 0.7, params)
+    _, stats = likelihood.nll(params, state, outputs, data(batch=batch))
+    return params, likelihood.update(state, stats), outputs
+
+
+def mean_of(distribution):
+    return distribution.mean() if callable(distribution.mean) else distribution.mean
+
+
+def draw(distribution, key, shape=()):
+    if hasattr(distribution, "sample_and_log_prob"):  # Distrax
+        return distribution.sample(seed=key, sample_shape=shape)
+    return distribution.sample(key, shape)
+
+
+# The log-density
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_log_density_is_minus_the_nll(likelihood, train):
+    args = decoded(likelihood)
+    log_prob = interop.log_density(likelihood, *args, train=train)(data())
+    np.testing.assert_array_equal(log_prob, -likelihood.nll(*args, data(), train=train)[0])
+
+
+def test_log_density_takes_any_pytree():
+    joint, shapes = cx.joint({"image": cx.optimal_sigma(), "state": cx.gaussian()}), {"image": (4, 2), "state": (3,)}
+    x = {name: jnp.full((B, *shape), 0.4) for name, shape in shapes.items()}
+    args = (*joint.init(shapes), x)
+    log_prob = jax.jit(lambda x: interop.log_density(joint, *args)(x))(x)
+    np.testing.assert_allclose(log_prob, -joint.nll(*args, x, train=False)[0], rtol=1e-6)
+    log_prob = interop.log_density(cx.masked(cx.gaussian()), {}, {}, jnp.zeros((B, *EVENT)))((data(), hide_but_two()))
+    assert np.count_nonzero(log_prob) == 2
+
+
+def hide_but_two():
+    """The mask of a batch of which the first two examples are observed."""
+    return jnp.broadcast_to(jnp.arange(B)[:, None, None, None] < 2, (B, *EVENT))
+
+
+# Both libraries
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_distribution_has_the_likelihood_s_numbers(likelihood, convert, train):
+    args = decoded(likelihood)
+    distribution = convert(likelihood, *args, train=train)
+    assert (distribution.batch_shape, distribution.event_shape) == ((B,), EVENT)
+    for x in (data(), data().astype(jnp.float32) / 255, np.asarray(data())):
+        log_prob = distribution.log_prob(x)
+        np.testing.assert_array_equal(log_prob, -likelihood.nll(*args, x, train=train)[0])
+        assert log_prob.dtype == jnp.float32
+    np.testing.assert_array_equal(mean_of(distribution), likelihood.mean(*args))
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_leading_axes_of_values_are_samples(some, convert, train):
+    args = decoded(some)
+    distribution = convert(some, *args, train=train)
+    x = jnp.stack([data(seed) for seed in range(6)]).reshape(2, 3, B, *EVENT)
+    each = [[-some.nll(*args, x[i, j], train=train)[0] for j in range(3)] for i in range(2)]
+    np.testing.assert_allclose(distribution.log_prob(x), each, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(lambda d, x: d.log_prob(x))(distribution, x), each, rtol=1e-5)
+    one = distribution.log_prob(x[0, 0, 0])  # one event under each of the B
+    np.testing.assert_allclose(one, distribution.log_prob(jnp.broadcast_to(x[0, 0, 0], (B, *EVENT))), rtol=1e-5)
+
+
+def test_one_output_serves_many_values(some, convert):
+    params, state, outputs = decoded(some)
+    log_prob = convert(some, params, state, outputs[:1]).log_prob(data())
+    repeated = jnp.broadcast_to(outputs[:1], outputs.shape)
+    np.testing.assert_allclose(log_prob, -some.nll(params, state, repeated, data(), train=False)[0], rtol=1e-5)
+
+
+def test_samples_have_shape_moments_and_a_key_each(some, convert):
+    args = decoded(some)
+    distribution = convert(some, *args)
+    draws = draw(distribution, jax.random.key(3), (500, 2))
+    assert draws.shape == (500, 2, B, *EVENT)
+    assert draw(distribution, jax.random.key(3)).shape == (B, *EVENT)
+    assert draw(distribution, jax.random.PRNGKey(3), (0,)).shape == (0, B, *EVENT)
+    assert not np.array_equal(draws[0, 0], draws[0, 1])
+    draws = np.asarray(draws, np.float64).reshape(1000, B, *EVENT)
+    z = (draws.mean(0) - mean_of(distribution)) / (draws.std(0) / np.sqrt(1000))
+    assert np.max(np.abs(z)) < 5
+
+
+def test_a_distribution_passes_through_jit_vmap_scan_and_grad(some, convert):
+    params, state, _ = decoded(some)
+    outputs = jnp.stack([decoded(some, seed=seed)[2] for seed in range(3)])
+    x = jnp.stack([data(seed) for seed in range(3)])
+    expected = [-some.nll(params, state, outputs[i], x[i], train=False)[0] for i in range(3)]
+    make = jax.jit(lambda outputs: convert(some, params, state, outputs))
+    _, scanned = lax.scan(lambda carry, outputs: (carry, make(outputs)), None, outputs)
+    for stacked in (jax.vmap(make)(outputs), scanned):
+        inside = jax.vmap(lambda d, x: d.log_prob(x))(stacked, x)
+        np.testing.assert_allclose(inside, expected, rtol=1e-5)
+        assert (stacked.batch_shape, stacked.event_shape) == ((3, B), EVENT)  # and outside it is one of more batch axes
+        np.testing.assert_allclose(stacked.log_prob(x), expected, rtol=1e-5)
+        np.testing.assert_allclose(stacked.log_prob(jnp.stack([x, x]))[1], expected, rtol=1e-5)
+        np.testing.assert_allclose(mean_of(stacked)[2], some.mean(params, state, outputs[2]), rtol=1e-5)
+        assert draw(stacked, jax.random.key(0), (7,)).shape == (7, 3, B, *EVENT)
+
+    def loss(log_prob_of, params, outputs):
+        return jnp.sum(log_prob_of(params, outputs))
+
+    through = jax.grad(lambda *args: loss(lambda p, o: convert(some, p, state, o).log_prob(x[0]), *args), (0, 1))
+    plain = jax.grad(lambda *args: loss(lambda p, o: -some.nll(p, state, o, x[0], train=False)[0], *args), (0, 1))
+    jax.tree.map(np.testing.assert_array_equal, through(params, outputs[0]), plain(params, outputs[0]))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ({"image": jnp.zeros((B, 3))}, "outputs is a dict; expected one array; calibrax.interop.log_density takes any"),
+        ((jnp.zeros((B, 3)), jnp.zeros((B, 3))), "outputs is a tuple; expected one array"),
+        (None, "outputs is a NoneType; expected one array"),
+        (jnp.zeros(B), r"outputs has shape \(5,\), its mean \(5,\); expected both \[B, \.\.\., channels\]"),
+    ],
+)
+def test_what_is_not_one_array_is_refused_in_one_line(convert, outputs, message):
+    with pytest.raises(ValueError, match=f"^{message}[^\n]*$"):
+        convert(cx.gaussian(), {}, {}, outputs)
+    two_means = cx.gaussian()._replace(mean=lambda params, state, outputs: (outputs, outputs))
+    with pytest.raises(ValueError, match=r"^the mean of outputs is a tuple; expected one array[^\n]*$"):
+        convert(two_means, {}, {}, jnp.zeros((B, 3)))
+
+
+def test_values_of_another_shape_or_kind_are_refused_in_one_line(convert):
+    distribution = convert(cx.gaussian(), {}, {}, jnp.zeros((B, *EVENT)))
+    for value in (data()[..., :1], data()[:2], data()[0, 0], jnp.zeros((B + 1, *EVENT)), jnp.zeros(())):
+        with pytest.raises(ValueError, match=r"^value has shape \([^\n]*\); expected \(\.\.\., 5, 4, 3, 2\)$"):
+            distribution.log_prob(value)
+    with pytest.raises(ValueError, match=r"^value is a tuple; expected one array[^\n]*$"):
+        distribution.log_prob((data(), data() > 3))
+    with pytest.raises(ValueError, match=r"^x has dtype int32; expected[^\n]*$"):
+        distribution.log_prob(data().astype(jnp.int32))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_missing_library_names_the_extra(monkeypatch, library):
+    monkeypatch.setitem(sys.modules, library, None)
+    cached = {"numpyro": interop._numpyro_class, "distrax": interop._distrax_class}[library]
+    cached.cache_clear()
+    with pytest.raises(ImportError, match=rf"^to_{library} needs {library} [^\n]*pip install 'calibrax\[{library}\]'$"):
+        LIBRARIES[library](cx.gaussian(), {}, {}, jnp.zeros((B, 3)))
+
+
+def test_importing_interop_loads_neither_library():
+    code = "import sys, calibrax.interop; print(' '.join({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "calibrax" in loaded
+    assert not {"numpyro", "distrax", "tensorflow_probability"} & set(loaded)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("name", ["gaussian", "shared-sigma", "optimal-sigma"])
+def test_gaussians_are_the_library_s_own_normal(name, library):
+    module = pytest.importorskip(library)
+    likelihood = LIKELIHOODS[name]
+    params, state, outputs = decoded(likelihood)
+    sigma = {"gaussian": 0.3, "shared-sigma": jnp.exp(-0.7)}.get(name)
+    if sigma is None:  # one update: the debiased average is that batch's mean square
+        sigma = jnp.sqrt(jnp.mean(jnp.square(data().astype(jnp.float32) / 255 - outputs)))
+    mean = likelihood.mean(params, state, outputs)
+    sigma = jnp.full_like(mean, sigma)
+    if library == "numpyro":
+        normal: Any = module.distributions.Normal(mean, sigma).to_event(3)
+    else:
+        normal = module.Independent(module.Normal(mean, sigma), 3)
+    expected = normal.log_prob(data().astype(jnp.float32) / 255)
+    ours = LIBRARIES[library](likelihood, params, state, outputs)
+    np.testing.assert_allclose(ours.log_prob(data()), expected, rtol=1e-5)
+
+
+# NumPyro
+
+
+def sample_in_plate(numpyro, distribution, x):
+    with numpyro.plate("batch", distribution.batch_shape[0]):
+        return numpyro.sample("x", distribution, obs=x)
+
+
+def test_numpyro_support_admits_the_data_and_asks_for_a_plate_of_the_batch(numpyro, some):
+    distribution = interop.to_numpyro(some, *decoded(some))
+    x = data().astype(jnp.float32) / 255
+    with numpyro.validation_enabled():
+        assert np.all(distribution.support(x))
+        assert distribution.support.event_dim == distribution.event_dim == 3
+        trace = numpyro.handlers.trace(sample_in_plate).get_trace(numpyro, distribution, x)
+    assert trace["x"]["fn"].batch_shape == (B,)
+    assert trace["x"]["is_observed"]
+
+
+def test_numpyro_handlers_draw_and_replace_values(numpyro, some):
+    distribution = interop.to_numpyro(some, *decoded(some))
+    seeded = numpyro.handlers.seed(sample_in_plate, jax.random.key(0))
+    drawn = numpyro.handlers.trace(seeded).get_trace(numpyro, distribution, None)["x"]
+    assert drawn["value"].shape == (B, *EVENT)
+    x = data().astype(jnp.float32) / 255
+    log_density, trace = numpyro.infer.util.log_density(seeded, (numpyro, distribution, None), {}, {"x": x})
+    np.testing.assert_array_equal(trace["x"]["value"], x)
+    np.testing.assert_allclose(log_density, jnp.sum(distribution.log_prob(x)), rtol=1e-5)
+
+
+def test_numpyro_expand_mask_and_an_outer_plate(numpyro, some):
+    params, state, outputs = decoded(some)
+    distribution = interop.to_numpyro(some, params, state, outputs)
+    x = jnp.stack([data(0), data(1)])
+    expected = np.stack([distribution.log_prob(data(0)), distribution.log_prob(data(1))])
+    outer = distribution.expand((2, B))
+    np.testing.assert_allclose(outer.log_prob(x), expected, rtol=1e-5)
+    assert outer.sample(jax.random.key(0)).shape == (2, B, *EVENT)
+    one = interop.to_numpyro(some, params, state, outputs[:1]).expand((B,))
+    assert one.sample(jax.random.key(0)).shape == (B, *EVENT)
+    assert one.log_prob(data()).shape == (B,)
+    observed = jnp.arange(B) < 2
+    masked = distribution.mask(observed).log_prob(data(0))
+    np.testing.assert_allclose(masked, np.where(observed, expected[0], 0), rtol=1e-5)
+
+
+def test_numpyro_scan_over_time(numpyro, some):
+    from numpyro.contrib.control_flow import scan
+
+    params, state, _ = decoded(some)
+    outputs = jnp.stack([decoded(some, seed=seed)[2] for seed in range(3)])
+    x = jnp.stack([data(seed) for seed in range(3)])
+
+    def step(carry, both):
+        distribution = interop.to_numpyro(some, params, state, both[0])
+        return carry, sample_in_plate(numpyro, distribution, both[1])
+
+    log_density, trace = numpyro.infer.util.log_density(lambda: scan(step, None, (outputs, x)), (), {}, {})
+    assert trace["x"]["fn"].batch_shape == (3, B)
+    expected = [-some.nll(params, state, outputs[i], x[i], train=False)[0] for i in range(3)]
+    np.testing.assert_allclose(log_density, np.sum(expected), rtol=1e-5)
+
+
+def test_numpyro_svi_learns_a_shared_sigma_and_the_outputs(numpyro, relaxed):
+    """With the mean fixed σ goes to the RMSE; with the outputs free they go to the data's mean."""
+    likelihood = cx.shared_sigma(link="identity")
+    x = 2.0 + 0.1 * jax.random.normal(jax.random.key(0), (500, 3))
+
+    def model(x):
+        params = numpyro.param("likelihood", likelihood.init(x.shape[1:])[0])
+        location = numpyro.param("location", jnp.full(3, 1.5))
+        distribution = interop.to_numpyro(likelihood, params, {}, jnp.broadcast_to(location, x.shape))
+        sample_in_plate(numpyro, distribution, x)
+
+    svi = numpyro.infer.SVI(model, lambda x: None, optax.adam(0.02), numpyro.infer.Trace_ELBO())
+    learned = svi.run(jax.random.key(0), 1500, x, progress_bar=False).params
+    np.testing.assert_allclose(learned["location"], jnp.mean(x, 0), atol=2e-3)
+    rmse = jnp.sqrt(jnp.mean(jnp.square(x - learned["location"])))
+    np.testing.assert_allclose(jnp.exp(learned["likelihood"]["log_sigma"]), rmse, rtol=1e-3)
+
+
+def test_numpyro_svi_trains_the_optimal_sigma_and_predicts(numpyro, relaxed):
+    """Probabilistic PCA of one factor: x = w z + noise; `calibrate` gives σ, `Predictive` draws with it."""
+    likelihood = cx.optimal_sigma(link="identity")
+    factor, noise = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(factor, (400, 1)) * jnp.array([[1.0, -2.0, 0.5]]) + 0.3 * jax.random.normal(noise, (400, 3))
+    init_params, state = likelihood.init(x.shape[1:])
+    dist = numpyro.distributions
+
+    def model(x=None, *, state=state, train=False):
+        params = numpyro.param("likelihood", init_params)  # empty here, and just as welcome
+        weights = numpyro.param("weights", jnp.array([[0.5, -0.5, 0.5]]))
+        with numpyro.plate("batch", 400):
+            z = numpyro.sample("z", dist.Normal(jnp.zeros((400, 1)), 1.0).to_event(1))
+            numpyro.sample("x", interop.to_numpyro(likelihood, params, state, z @ weights, train=train), obs=x)
+
+    def guide(x=None, *, state=state, train=False):
+        read = numpyro.param("read", jnp.array([[0.1], [-0.1], [0.1]]))
+        scale = numpyro.param("scale", 0.5, constraint=dist.constraints.positive)
+        with numpyro.plate("batch", 400):
+            numpyro.sample("z", dist.Normal(x @ read, scale).to_event(1))
+
+    svi = numpyro.infer.SVI(model, guide, optax.adam(0.02), numpyro.infer.Trace_ELBO(num_particles=2))
+    learned = svi.run(jax.random.key(1), 800, x, train=True, progress_bar=False).params
+    latents = numpyro.infer.Predictive(guide, params=learned, num_samples=20)(jax.random.key(2), x)["z"]
+    state = cx.calibrate(likelihood, {}, [(z @ learned["weights"], x) for z in latents])
+    prior = numpyro.infer.Predictive(model, params=learned, num_samples=50)
+    draws = prior(jax.random.key(3), state=state)["x"].reshape(-1, 3)
+    np.testing.assert_allclose(jnp.cov(draws.T), jnp.cov(x.T), atol=0.3)
+    given = numpyro.infer.Predictive(model, guide=guide, params=learned, num_samples=7, return_sites=["x"])
+    assert given(jax.random.key(4), x, state=state)["x"].shape == (7, 400, 3)
+    predicted = numpyro.infer.Predictive(model, posterior_samples={"z": latents}, params=learned)
+    draws = predicted(jax.random.key(5), state=state)["x"]
+    assert draws.shape == (20, 400, 3)
+    rmse = jnp.sqrt(jnp.mean(jnp.square(latents @ learned["weights"] - x)))
+    np.testing.assert_allclose(jnp.std(draws - latents @ learned["weights"]), rmse, rtol=0.05)
+
+
+def test_numpyro_samples_a_posterior_by_mcmc(numpyro, relaxed):
+    """A conjugate Gaussian: z ~ N(0, 1), x | z ~ N(z, 0.5²)."""
+    likelihood = cx.gaussian(0.5, link="identity")
+    x = jnp.full((8, 1), 1.0)
+
+    def model(x):
+        z = numpyro.sample("z", numpyro.distributions.Normal(0.0, 1.0))
+        sample_in_plate(numpyro, interop.to_numpyro(likelihood, {}, {}, jnp.broadcast_to(z, x.shape)), x)
+
+    mcmc = numpyro.infer.MCMC(numpyro.infer.NUTS(model), num_warmup=200, num_samples=500, progress_bar=False)
+    mcmc.run(jax.random.key(0), x)
+    z = mcmc.get_samples()["z"]
+    precision = 1 + 8 / 0.25
+    np.testing.assert_allclose(z.mean(), 32 / precision, atol=0.05)
+    np.testing.assert_allclose(z.std(), precision**-0.5, atol=0.03)
+
+
+def test_numpyro_factor_scores_what_is_not_one_array(numpyro):
+    def model(x):
+        with numpyro.plate("batch", B):
+            log_prob = interop.log_density(cx.masked(cx.gaussian()), {}, {}, jnp.zeros((B, *EVENT)))
+            numpyro.factor("x", log_prob(x))
+
+    total, _ = numpyro.infer.util.log_density(model, ((data(), hide_but_two()),), {}, {})
+    expected = -cx.gaussian().nll({}, {}, jnp.zeros((2, *EVENT)), data()[:2])[0]
+    np.testing.assert_allclose(total, jnp.sum(expected), rtol=1e-5)
+
+
+def test_numpyro_minibatches_count_for_the_whole_data(numpyro):
+    params, state, outputs = decoded(cx.shared_sigma())
+    distribution = interop.to_numpyro(cx.shared_sigma(), params, state, outputs)
+
+    def model(x):
+        with numpyro.plate("data", 100, subsample_size=B):
+            numpyro.sample("x", distribution, obs=x)
+
+    seeded = numpyro.handlers.seed(model, jax.random.key(0))
+    total, _ = numpyro.infer.util.log_density(seeded, (data(),), {}, {})
+    np.testing.assert_allclose(total, 100 / B * jnp.sum(distribution.log_prob(data())), rtol=1e-5)
+
+
+def test_numpyro_s_own_guide_trains_a_decoder(numpyro, relaxed):
+    likelihood = cx.shared_sigma()
+    x = jax.random.uniform(jax.random.key(0), (64, 8, 8, 3))
+    init_params, state = likelihood.init((8, 8, 3))
+
+    def model(x=None, batch=64):
+        params = numpyro.param("likelihood", init_params)
+        weights = numpyro.param("decoder", jnp.zeros((16, 8 * 8 * 3)))
+        with numpyro.plate("batch", batch):
+            z = numpyro.sample("z", numpyro.distributions.Normal(jnp.zeros((batch, 16)), 1.0).to_event(1))
+            outputs = (z @ weights).reshape(batch, 8, 8, 3)
+            numpyro.sample("x", interop.to_numpyro(likelihood, params, state, outputs), obs=x)
+
+    guide = numpyro.infer.autoguide.AutoNormal(model)
+    svi = numpyro.infer.SVI(model, guide, optax.adam(1e-2), numpyro.infer.Trace_ELBO())
+    result = svi.run(jax.random.key(1), 30, x, progress_bar=False)
+    assert result.losses[-1] < result.losses[0]
+    draws = numpyro.infer.Predictive(model, params=result.params, num_samples=10)(jax.random.key(2))["x"]
+    assert draws.shape == (10, 64, 8, 8, 3)
+
+
+# Distrax
+
+
+def test_distrax_draws_with_log_prob_and_nests(distrax, some):
+    distribution = interop.to_distrax(some, *decoded(some))
+    x, log_prob = distribution.sample_and_log_prob(seed=jax.random.key(0), sample_shape=(2, 3))
+    np.testing.assert_allclose(log_prob, distribution.log_prob(x), rtol=1e-5)
+    assert log_prob.shape == (2, 3, B)
+    whole = distrax.Independent(distribution, 1)
+    assert (whole.batch_shape, whole.event_shape) == ((), (B, *EVENT))
+    np.testing.assert_allclose(whole.log_prob(x), jnp.sum(log_prob, -1), rtol=1e-5)
