@@ -20,7 +20,7 @@ FLAGS = $(if $(DATA),--data "$(DATA)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)"
 	$(if $(SEED),--seed $(SEED)) $(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(RUN),--run-dir "$(RUN)") $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install svhn-optimal figure test lint typecheck format bench clean
+.PHONY: help install svhn-optimal figure two-modalities test lint typecheck format bench clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [DATA=svhn|mnist|images.npz|folder] [DATA_DIR=] [EPOCHS=] [SEED=] [PARALLEL=jit|pmap|sharded] [RUN=] [ARGS=]"
@@ -40,6 +40,9 @@ svhn-optimal: install ## Train and evaluate the optimal sigma-VAE on SVHN (or st
 
 figure: install ## Draw the front page's figure from a run (RUN=)
 	@$(BIN)/python -m experiments.front_page $(if $(RUN),"$(RUN)",runs/street-digits-optimal-sigma-seed0) $(ARGS)
+
+two-modalities: install ## Train a VAE of an image and a state with no weights between them (calibrax.joint)
+	@$(BIN)/python -m experiments.two_modalities $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 test: install ## Run the tests
 	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)

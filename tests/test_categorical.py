@@ -68,7 +68,7 @@ def test_categorical_keeps_the_digits_of_a_good_fit():
 
 
 @pytest.mark.parametrize("bits", [1, 3, 8, 12])
-@pytest.mark.parametrize("scale", [1.0, 1e4])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
 def test_bitwise_equals_float64(bits, scale):
     logits = single(scale * RNG.normal(size=(40, 3, bits)))
     level = RNG.integers(0, 2**bits, (40, 3))

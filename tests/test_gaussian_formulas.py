@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jax import lax
 from scipy import stats as sps
+from scipy.special import expit
 
 import calibrax as cx
 from calibrax.likelihoods import bernoulli_nll, gaussian_nll, optimal_sigma_nll
@@ -161,5 +162,8 @@ def test_bernoulli_is_exact_where_the_fit_is_good():
         expected = np.sum(x * np.logaddexp(0, -logits) + (1 - x) * np.logaddexp(0, logits))
         nll, _ = bernoulli_nll(jnp.full(logits.shape, x, jnp.float32), single(logits))
         np.testing.assert_allclose(nll[0], expected, rtol=1e-6)
+        grad = jax.grad(lambda logits, x=x: bernoulli_nll(jnp.full(logits.shape, x, jnp.float32), logits)[0][0])
+        slope = (1 - x) * expit(logits) - x * expit(-logits)
+        np.testing.assert_allclose(grad(single(logits)), slope, rtol=1e-5, atol=1e-7 * (0 < x < 1))
     tiny, _ = bernoulli_nll(jnp.ones((1, 1)), jnp.full((1, 1), 20.0))
     np.testing.assert_allclose(tiny[0], np.log1p(np.exp(-20.0)), rtol=1e-5)

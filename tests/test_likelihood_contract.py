@@ -83,11 +83,32 @@ def test_any_event_rank(event):
         chex.assert_shape(nll, (B,))
 
 
-def test_uint8_and_float_data_mean_the_same(likelihood):
+def test_uint8_and_float_data_mean_the_same_to_the_bit(likelihood):
     params, state = likelihood.init(EVENT)
-    as_bytes = likelihood.nll(params, state, outputs_for(likelihood), data())
-    as_floats = likelihood.nll(params, state, outputs_for(likelihood), data().astype(jnp.float32) / 255)
-    chex.assert_trees_all_close(as_bytes, as_floats, rtol=1e-6)
+    floats = np.asarray(data()).astype(np.float32) / np.float32(255)
+    for call in (likelihood.nll, jax.jit(likelihood.nll)):
+        of_bytes, of_floats = (call(params, state, outputs_for(likelihood), x) for x in (data(), jnp.asarray(floats)))
+        chex.assert_trees_all_equal(of_bytes, of_floats)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_narrow_outputs_cost_no_more_than_their_own_rounding(likelihood, dtype):
+    params, state = likelihood.init(EVENT)
+    narrow = outputs_for(likelihood, dtype=dtype)
+    chex.assert_trees_all_close(
+        likelihood.nll(params, state, narrow, data()),
+        likelihood.nll(params, state, narrow.astype(jnp.float32), data()), rtol=1e-6, atol=1e-6,
+    )  # fmt: skip
+
+
+def test_float64_stays_float64(likelihood, x64):
+    outputs = np.asarray(outputs_for(likelihood), np.float64)
+    params, state = likelihood.init(EVENT)
+    nll, _ = likelihood.nll(params, state, jnp.asarray(outputs), data())
+    assert nll.dtype == jnp.float64
+    narrow, _ = likelihood.nll(params, state, jnp.asarray(outputs, jnp.float32), data())
+    np.testing.assert_allclose(nll, narrow, rtol=1e-5)
+    assert np.any(np.asarray(nll) != np.asarray(narrow, np.float64))
 
 
 @pytest.mark.parametrize("scale", [0.0, 100.0, 1e4])

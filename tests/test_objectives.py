@@ -1,5 +1,7 @@
 import chex
+import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 
@@ -10,10 +12,22 @@ def test_kl_equals_the_closed_form_in_float64_small_values_included():
     rng = np.random.default_rng(0)
     for scale in (1e-4, 1e-2, 1.0, 5.0):
         mean, log_var = np.float32(rng.normal(0, scale, (2, 9, 4, 3)))
-        wide_mean, wide = np.float64(mean), np.float64(log_var)
+        wide_mean, wide = np.longdouble(mean), np.longdouble(log_var)
         expected = 0.5 * (wide_mean**2 + np.expm1(wide) - wide).reshape(9, -1).sum(1)
-        np.testing.assert_allclose(objectives.gaussian_kl(jnp.asarray(mean), jnp.asarray(log_var)), expected, rtol=2e-3)
-        assert scale < 1 or np.allclose(objectives.gaussian_kl(mean, log_var), expected, rtol=1e-5)
+        kl = objectives.gaussian_kl(jnp.asarray(mean), jnp.asarray(log_var))
+        np.testing.assert_allclose(kl, np.float64(expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("log_var", [0.0, 1e-10, 1e-4, -1e-4, 0.1, -0.4999, 0.5, -0.5, 3.0, -30.0, 80.0])
+def test_kl_and_its_gradient_where_the_terms_cancel(log_var):
+    def kl(log_var):
+        return objectives.gaussian_kl(jnp.zeros((1, 1)), log_var)[0]
+
+    value, grad = jax.value_and_grad(kl)(jnp.full((1, 1), log_var))
+    with mpmath.workdps(50):
+        exact = mpmath.mpf(float(np.float32(log_var)))
+        expected = (mpmath.expm1(exact) - exact) / 2, mpmath.expm1(exact) / 2
+    np.testing.assert_allclose([value, grad[0, 0]], [float(e) for e in expected], rtol=1e-6)
 
 
 def test_kl_of_the_prior_is_zero_and_of_bfloat16_is_float32():

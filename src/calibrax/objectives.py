@@ -14,8 +14,8 @@ Convention = Literal["sse", "half_sse"]
 def gaussian_kl(mean: Float[Array, "B ..."], log_var: Float[Array, "B ..."]) -> Float[Array, " B"]:
     """KL(N(mean, exp(log_var)) || N(0, I)) in nats, summed over the latent dimensions of each example.
 
-    Each dimension contributes (mean² + exp(log_var) - 1 - log_var) / 2; `expm1` keeps the small values of a
-    dimension that follows the prior.
+    Each dimension contributes (mean² + exp(log_var) - 1 - log_var) / 2, exact for a dimension that nearly follows the
+    prior too: 2.5e-9 at a log variance of 1e-4, where the terms cancel.
 
     Args:
       mean: [B, ...] posterior means.
@@ -34,7 +34,17 @@ def gaussian_kl(mean: Float[Array, "B ..."], log_var: Float[Array, "B ..."]) -> 
         raise ValueError(f"log_var has shape {log_var.shape}; expected {mean.shape}, the shape of mean")
     dtype = jnp.float64 if jnp.float64 in (mean.dtype, log_var.dtype) else jnp.float32
     mean, log_var = mean.astype(dtype), log_var.astype(dtype)
-    return 0.5 * jnp.sum(jnp.square(mean) + (jnp.expm1(log_var) - log_var), axis=tuple(range(1, mean.ndim)))
+    return 0.5 * jnp.sum(jnp.square(mean) + _exp_beyond_linear(log_var), axis=tuple(range(1, mean.ndim)))
+
+
+def _exp_beyond_linear(x: jax.Array) -> jax.Array:
+    """exp(x) - 1 - x, from its power series where the terms cancel."""
+    small = jnp.abs(x) < 0.5
+    near, far = jnp.where(small, x, 0.0), jnp.where(small, 1.0, x)
+    series = jnp.zeros_like(near)
+    for n in range(16, 1, -1):  # what is left out is under 1e-19
+        series = near * series + 1 / math.factorial(n)
+    return jnp.where(small, jnp.square(near) * series, jnp.expm1(far) - far)
 
 
 def elbo(nll: Float[Array, " B"], kl: Float[Array, " B"]) -> Float[Array, " B"]:

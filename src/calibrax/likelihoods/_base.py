@@ -84,10 +84,19 @@ def as_unit(x: jax.typing.ArrayLike, dtype: Any) -> jax.Array:
     """Data as floats: uint8 levels become level / 255, floats are taken as they are."""
     x = jnp.asarray(x)
     if x.dtype == jnp.uint8:
-        return x.astype(dtype) / 255
+        return _level_over_255(x, dtype)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x has dtype {x.dtype}; expected uint8 in 0..255 or a float dtype")
     return x.astype(dtype)
+
+
+def _level_over_255(level: jax.Array, dtype: Any) -> jax.Array:
+    """level / 255 rounded once, as NumPy has it; XLA divides by a constant with its rounded inverse.
+
+    1/255 = 257/65535, and 1/65535 = 2^-16 + 2^-32 + 2^-48 + ...: the products are exact, the smallest are added first.
+    """
+    wide = (level.astype(jnp.int32) * 257).astype(dtype)
+    return wide * 2.0**-16 + (wide * 2.0**-32 + (wide * 2.0**-48 + wide * 2.0**-64))
 
 
 def as_level(x: jax.typing.ArrayLike, levels: int = 256) -> jax.Array:
@@ -115,9 +124,13 @@ def apply_link(link: Link, outputs: jax.Array) -> jax.Array:
 
 
 def softplus(x: jax.Array) -> jax.Array:
-    """log(1 + exp(x)) from one exponential of a negative number; its gradient is the sigmoid, at 0 too."""
-    positive = x > 0  # not abs and maximum: their gradients at 0 are 0 and 1/2
-    return jnp.where(positive, x, 0.0) + jnp.log1p(jnp.exp(jnp.where(positive, -x, x)))
+    """log(1 + exp(x)) from one exponential of a negative number; its gradient is the sigmoid, 1/2 at 0."""
+    return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(minus_abs(x)))
+
+
+def minus_abs(x: jax.Array) -> jax.Array:
+    """-|x| with a gradient of 0 at 0, to go with the 1/2 of `maximum`; that of `abs` is 1 there in some JAX."""
+    return jnp.minimum(x, -x)
 
 
 def sum_event(values: jax.Array, mask: Mask = None) -> jax.Array:

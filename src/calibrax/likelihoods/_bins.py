@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from scipy.special import erfcx
 
-from calibrax.likelihoods._base import softplus
+from calibrax.likelihoods._base import minus_abs
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 MAX_LOG_WIDTH = 38.0  # e^38 scales, squared and 255 levels away, are still a float32: beyond, a bin is as wide as that
@@ -47,9 +47,13 @@ def _log_normal_bin_jvp(primals, tangents):
 def log_logistic_bin(error: jax.Array, log_width: jax.Array, side: jax.Array) -> jax.Array:
     """The same for the standard logistic: log(σ(hi) - σ(lo)) = log σ(hi) + log σ(-lo) + log(1 - exp(lo - hi))."""
     width = jnp.exp(jnp.minimum(log_width, MAX_LOG_WIDTH))
-    not_below = jnp.where(side > 0, 0.0, softplus(-(error + 0.5) * width))
-    not_above = jnp.where(side < 0, 0.0, softplus((error - 0.5) * width))
-    return jnp.where(side == 0, _log_one_minus_exp(log_width, width), 0.0) - not_below - not_above
+    below, above = -(error + 0.5) * width, (error - 0.5) * width  # -hi and lo
+    # softplus(-hi) + softplus(lo), an open end's left out, with one logarithm for both.
+    linear = jnp.where(side > 0, 0.0, jnp.maximum(below, 0.0)) + jnp.where(side < 0, 0.0, jnp.maximum(above, 0.0))
+    exp_below = jnp.where(side > 0, 0.0, jnp.exp(minus_abs(below)))
+    exp_above = jnp.where(side < 0, 0.0, jnp.exp(minus_abs(above)))
+    between = jnp.where(side == 0, _log_one_minus_exp(log_width, width), 0.0)
+    return between - linear - jnp.log1p(exp_below + exp_above + exp_below * exp_above)
 
 
 def _log_one_minus_exp(log_width: jax.Array, width: jax.Array) -> jax.Array:

@@ -17,9 +17,9 @@ from calibrax.likelihoods._base import (
     compute_dtype,
     from_family,
     hide,
+    softplus,
     sum_event,
 )
-from calibrax.likelihoods._bernoulli import binary_cross_entropy
 
 
 def categorical_nll(
@@ -62,10 +62,10 @@ def cross_entropy(logits: jax.Array, level: jax.Array) -> jax.Array:
 
 def _cross_entropy(logits, level):
     """The value, and the logit of the level."""
-    here = _is_level(logits, level)
-    picked = jnp.sum(jnp.where(here, logits, 0.0), -1)
+    picked = jnp.take_along_axis(logits, level[..., None], -1, mode="clip")[..., 0]
     lead = jnp.max(logits, -1) - picked  # 0 where the level is the likeliest: log1p then keeps the digits of a good fit
-    others = jnp.sum(jnp.where(here, 0.0, jnp.exp(logits - (picked + lead)[..., None])), -1)
+    others = jnp.exp(logits - (picked + lead)[..., None])
+    others = jnp.sum(jnp.where(_is_level(logits, level), 0.0, others), -1)
     value = jnp.where(lead > 0, lead + jnp.log(jnp.where(lead > 0, others + jnp.exp(-lead), 1.0)), jnp.log1p(others))
     return value, picked
 
@@ -152,9 +152,9 @@ def bitwise_categorical_nll(
     level = as_level(hide(x, mask), 2**bits)
     place = lax.broadcasted_iota(level.dtype, logits.shape, logits.ndim - 1)
     bit = (level[..., None] >> (bits - 1 - place)) & 1
-    dtype = compute_dtype(logits)
-    by_bit = binary_cross_entropy(bit.astype(dtype), jnp.asarray(logits, dtype))
-    return sum_event(jnp.sum(by_bit, -1), mask), {}
+    logits = jnp.asarray(logits, compute_dtype(logits))
+    by_bit = softplus(jnp.where(bit == 1, -logits, logits))
+    return sum_event(by_bit, None if mask is None else jnp.asarray(mask)[..., None]), {}
 
 
 def bitwise_categorical(bits: int = 8) -> Likelihood:

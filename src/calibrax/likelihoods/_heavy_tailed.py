@@ -23,6 +23,7 @@ from calibrax.likelihoods._base import (
     from_family,
     hide,
     mean_observed,
+    minus_abs,
     soft_clip,
     softplus,
     sum_event,
@@ -145,7 +146,7 @@ def laplace_nll(
     mean = jnp.asarray(mean, dtype)
     log_scale = broadcast_parameter("log_scale", log_scale, mean.shape, dtype)
     error = as_unit(hide(x, mask), dtype) - mean
-    nll = sum_event_and_constant(jnp.abs(error) * jnp.exp(-log_scale), log_scale + math.log(2), mask)
+    nll = sum_event_and_constant(-minus_abs(error) * jnp.exp(-log_scale), log_scale + math.log(2), mask)
     mae, mse = mean_observed(jnp.abs(error), mask), mean_observed(jnp.square(error), mask)
     return nll, {"mae": mae, "mse": mse, "log_scale": jnp.mean(log_scale)}
 

@@ -27,6 +27,7 @@ from calibrax.likelihoods._base import (
     from_family,
     hide,
     mean_observed,
+    minus_abs,
     sum_event_and_constant,
 )
 from calibrax.likelihoods._gaussian import gaussian_family
@@ -112,7 +113,7 @@ def optimal_laplace_nll(
       Not in the paper: section 4's argument for the absolute error.
     """
     error = _error(x, mean, mask)
-    size = jnp.abs(error)
+    size = -minus_abs(error)
     mae, averages = _average(size, axis, axis_name, mask, "mae")
     scale = jnp.maximum(mae, math.exp(min_log_scale))
     nll = sum_event_and_constant(size * (1 / scale), jnp.log(2 * scale), mask)

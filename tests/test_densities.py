@@ -1,0 +1,58 @@
+"""Densities with a range of the real line or of [0, 1] integrate to one, whatever their parameters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import integrate
+
+from calibrax.likelihoods import continuous_bernoulli_nll, gaussian_nll, laplace_nll, student_t_nll
+
+NUM = 4001
+means, log_scales = st.floats(-3, 3, width=32), st.floats(-6, 6, width=32)
+each = settings(max_examples=40, deadline=None)
+
+
+def integral(nll, mean, log_scale, grid):
+    """The integral of exp(-nll) over `grid`, points in scales from the mean that grow like sinh."""
+    steps = np.linspace(-1, 1, NUM)
+    points, slope = grid(steps)
+    x = jnp.asarray(mean + points * np.exp(log_scale), jnp.float32)[:, None]
+    density = np.exp(-np.float64(jax.jit(nll)(x, jnp.full_like(x, mean))))
+    return integrate.simpson(density * slope * np.exp(log_scale), x=steps)
+
+
+def sinh_grid(reach):
+    rate = np.arcsinh(reach)
+    return lambda steps: (np.sinh(rate * steps), rate * np.cosh(rate * steps))
+
+
+@each
+@given(means, log_scales)
+def test_gaussian(mean, log_scale):
+    value = integral(lambda x, m: gaussian_nll(x, m, log_scale)[0], mean, log_scale, sinh_grid(7.0))
+    np.testing.assert_allclose(value, 1, atol=1e-4)
+
+
+@each
+@given(log_scales)
+def test_laplace(log_scale):
+    value = integral(lambda x, m: laplace_nll(x, m, log_scale)[0], 0.0, log_scale, sinh_grid(20.0))
+    np.testing.assert_allclose(value, 1, atol=1e-4)
+
+
+@each
+@given(log_scales, st.floats(1, 1e4, width=32))
+def test_student_t(log_scale, df):
+    # Beyond a distance of 10^5 scales a tail of df = 1 holds 3e-6.
+    value = integral(lambda x, m: student_t_nll(x, m, log_scale, df)[0], 0.0, log_scale, sinh_grid(1e5))
+    np.testing.assert_allclose(value, 1, atol=1e-4)
+
+
+@each
+@given(st.floats(-200, 200, width=32))
+def test_continuous_bernoulli(logit):
+    x = np.linspace(0, 1, NUM)
+    nll, _ = continuous_bernoulli_nll(jnp.asarray(x, jnp.float32)[:, None], jnp.full((NUM, 1), logit, jnp.float32))
+    np.testing.assert_allclose(integrate.simpson(np.exp(-np.float64(nll)), x=x), 1, atol=1e-4)
