@@ -20,7 +20,7 @@ FLAGS = $(if $(DATA),--data "$(DATA)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)"
 	$(if $(SEED),--seed $(SEED)) $(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(RUN),--run-dir "$(RUN)") $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install svhn-optimal figure two-modalities test lint typecheck format bench clean
+.PHONY: help install svhn-optimal figure two-modalities test lint typecheck format bench bench-decoders clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [DATA=svhn|mnist|images.npz|folder] [DATA_DIR=] [EPOCHS=] [SEED=] [PARALLEL=jit|pmap|sharded] [RUN=] [ARGS=]"
@@ -58,6 +58,9 @@ format: install ## Rewrite the code in the project's style
 
 bench: install ## Time the training step against a PyTorch eager twin (TORCH_PYTHON=an interpreter that has torch)
 	@$(BIN)/python -m benchmarks.train_step --torch-python $(TORCH_PYTHON) $(ARGS)
+
+bench-decoders: install ## Time the likelihoods against NumPyro, Distrax, TFP and PyTorch (those that are installed)
+	@$(BIN)/python -m benchmarks.decoders --torch-python $(TORCH_PYTHON) $(ARGS)
 
 clean: ## Remove .venv and caches; runs and data stay
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

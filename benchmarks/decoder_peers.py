@@ -55,9 +55,9 @@ def of_numpyro() -> Table:
         "optimal_sigma": lambda x, mean: dist.Normal(mean, rms(x - mean)).log_prob(x),
         "student_t": lambda x, mean, log_scale, df: dist.StudentT(df, mean, jnp.exp(log_scale)).log_prob(x),
         "laplace": lambda x, mean, log_scale: dist.Laplace(mean, jnp.exp(log_scale)).log_prob(x),
-        "bernoulli": lambda x, logits: dist.Bernoulli(logits=logits).log_prob(x),
-        "categorical": lambda x, logits: dist.Categorical(logits=logits).log_prob(x),
-        "bitwise_categorical": lambda x, logits: dist.Bernoulli(logits=logits).log_prob(bits_of(x)),
+        "bernoulli": lambda x, logits: dist.BernoulliLogits(logits).log_prob(x),
+        "categorical": lambda x, logits: dist.CategoricalLogits(logits).log_prob(x),
+        "bitwise_categorical": lambda x, logits: dist.BernoulliLogits(logits).log_prob(bits_of(x)),
         "discretized_gaussian": lambda x, mean, log_sigma: in_bins(
             dist.Normal(255 * mean, 255 * jnp.exp(log_sigma)), x
         ),

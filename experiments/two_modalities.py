@@ -12,6 +12,7 @@ hundreds with noise of 8, both linear in four hidden factors. One factor moves t
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,17 +86,17 @@ class Result(NamedTuple):
 def fit(likelihood: cx.Likelihood, *, steps: int = 6000, seed: int = 0) -> tuple[dict[str, Result], dict[str, Any]]:
     """Train on drawn data; results by modality, and the reconstructions of held-out data."""
     data = draw_data(seed + 1, NUM_TRAIN)
-    spread = [tuple(np.asarray(f(data["state"], axis=0)).tolist()) for f in (jnp.mean, jnp.std)]
-    model = TwoModalities(likelihood, *spread)
+    center, scale = (tuple(np.asarray(f(data["state"], axis=0)).tolist()) for f in (jnp.mean, jnp.std))
+    model = TwoModalities(likelihood, center, scale)
     init_key, train_key, test_key = jax.random.split(jax.random.key(seed), 3)
     variables = model.init(init_key, jax.tree.map(lambda leaf: leaf[:1], data), init_key, train=True)
     calibration = variables.get("calibration", {})
     optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
 
     def loss_fn(params, calibration, x, key):
-        (loss, _, _), updates = model.apply(
-            {"params": params, "calibration": calibration}, x, key, train=True, mutable=["calibration"]
-        )
+        variables = {"params": params, "calibration": calibration}
+        made: Any = model.apply(variables, x, key, train=True, mutable=["calibration"])
+        (loss, _, _), updates = made
         return jnp.mean(loss), updates.get("calibration", {})
 
     def step(carry, key):
@@ -112,7 +113,8 @@ def fit(likelihood: cx.Likelihood, *, steps: int = 6000, seed: int = 0) -> tuple
         carry, jax.random.split(train_key, steps)
     )
     test = draw_data(seed + 2, NUM_TEST)
-    _, means, stats = model.apply({"params": params, "calibration": calibration}, test, test_key, train=False)
+    made: Any = model.apply({"params": params, "calibration": calibration}, test, test_key, train=False)
+    _, means, stats = made
     results = {}
     for name in SHAPES:
         rmse = float(jnp.sqrt(jnp.mean(jnp.square(means[name] - test[name]))))
@@ -124,11 +126,9 @@ def fit(likelihood: cx.Likelihood, *, steps: int = 6000, seed: int = 0) -> tuple
 def plain_sum_of_mse() -> cx.Likelihood:
     """The common way: MSE(image) + MSE(state) + KL, each mean over its values, as a likelihood."""
 
-    def mean_squared_error(name: str, link: str) -> cx.Likelihood:
-        """A unit Gaussian's nll is SSE / 2 and a constant: times 2 / D, the mean squared error and a constant."""
-        return cx.tempered(cx.gaussian(link=link), 2 / np.prod(SHAPES[name]))
-
-    return cx.joint({"image": mean_squared_error("image", "sigmoid"), "state": mean_squared_error("state", "identity")})
+    gaussians = {"image": cx.gaussian(), "state": cx.gaussian(link="identity")}
+    # A unit Gaussian's nll is SSE / 2 and a constant: times 2 / D, the mean squared error and a constant.
+    return cx.joint({name: cx.tempered(part, 2 / math.prod(SHAPES[name])) for name, part in gaussians.items()})
 
 
 def calibrated() -> cx.Likelihood:

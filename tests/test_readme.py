@@ -16,16 +16,23 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_examples_run_in_order():
     names: dict = {}
-    with jax.numpy_dtype_promotion("standard"):
+    numpyro = pytest.importorskip("numpyro")
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         for block in re.findall(r"```python\n(.*?)```", README, re.S):
             exec(block, names)
     assert np.isfinite(names["loss"])
     assert names["nll"].shape == (64,)
+    assert np.isfinite(names["nll"]).all()
     assert np.isfinite(names["test_loss"])
     # The running average of one batch is that batch's own value: with the same noise, the same loss.
     with jax.numpy_dtype_promotion("standard"):
         again, _ = names["VAE"]().apply(names["variables"], names["x"], jax.random.key(3), train=False)
     np.testing.assert_allclose(again, names["loss"], rtol=1e-5)
+
+    seeded = numpyro.handlers.seed(names["model"], jax.random.key(0))
+    with jax.numpy_rank_promotion("allow"):
+        log_prob, _ = numpyro.infer.util.log_density(seeded, (names["x"],), {}, {})
+    assert np.isfinite(log_prob)
 
 
 def test_the_table_lists_every_decoder():
