@@ -1,13 +1,13 @@
-"""What every likelihood shares: the `Likelihood` record, families, links, masks, and checks at trace time."""
+"""What every likelihood shares: the `Likelihood` record, families of distributions, links, masks and sums."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
+
+from calibrax.likelihoods._checks import check_data, check_event_shape, data_shape
 
 PyTree = Any
 Stats = dict[str, jax.Array]
@@ -155,76 +155,6 @@ def mean_observed(values: jax.Array, mask: Mask = None) -> jax.Array:
     return jnp.sum(jnp.where(seen, values, 0.0)) / jnp.maximum(jnp.sum(seen, dtype=values.dtype), 1.0)
 
 
-def broadcast_parameter(name: str, parameter: jax.typing.ArrayLike, shape: Sequence[int], dtype: Any) -> jax.Array:
-    """A scale as an array of the rank of `shape`, checked to broadcast to it and not beyond."""
-    parameter = jnp.asarray(parameter, dtype)
-    shape = tuple(shape)
-    try:
-        fits = np.broadcast_shapes(parameter.shape, shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(f"{name} has shape {parameter.shape}; expected one that broadcasts to {shape}")
-    return parameter.reshape((1,) * (len(shape) - parameter.ndim) + parameter.shape)
-
-
-def check_link(link: str) -> None:
-    if link not in ("sigmoid", "identity"):
-        raise ValueError(
-            f"link is {link!r}; expected 'sigmoid' for data in [0, 1] or 'identity' for data without a range"
-        )
-
-
-def check_number(
-    name: str, number: Any, *, low: float = -math.inf, high: float = math.inf, closed: bool = False
-) -> None:
-    """A finite real number strictly between the bounds (`closed`: or equal to the lower)."""
-    kind = isinstance(number, int | float | np.floating | np.integer) and not isinstance(number, bool)
-    inside = kind and math.isfinite(number) and (low <= number if closed else low < number) and number < high
-    if not inside:
-        bounds = f"{'[' if closed else '('}{low}, {high})"
-        raise ValueError(f"{name} is {number!r}; expected a number in {bounds}")
-
-
-def check_levels(name: str, number: Any, *, low: int = 2, high: int = 2**24) -> None:
-    """An integer from low to high; more than 2^24 levels float32 cannot tell apart."""
-    whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
-    if not (whole and low <= number <= high):
-        raise ValueError(f"{name} is {number!r}; expected an integer from {low} to {high}")
-
-
-def check_shape(name: str, array: jax.typing.ArrayLike, expected: Sequence[int]) -> None:
-    shape = jnp.shape(array)
-    if shape != tuple(expected):
-        raise ValueError(f"{name} has shape {shape}; expected {tuple(expected)}")
-
-
-def check_data(x: jax.typing.ArrayLike, mask: Any, shape: Sequence[int]) -> None:
-    """Data and mask of the given shape."""
-    check_shape("x", x, shape)
-    check_mask(mask, shape)
-
-
-def check_mask(mask: Any, shape: Sequence[int]) -> None:
-    """A boolean mask of the data's shape, or with a last axis of 1 for whole positions; None for none."""
-    if mask is None:
-        return
-    dtype = jnp.asarray(mask).dtype
-    if dtype != jnp.bool_:
-        raise ValueError(f"mask has dtype {dtype}; expected bool, True where x is observed")
-    if jnp.shape(mask) not in (tuple(shape), (*shape[:-1], 1)):
-        raise ValueError(f"mask has shape {jnp.shape(mask)}; expected {tuple(shape)} or {(*shape[:-1], 1)}")
-
-
-def check_event_shape(event_shape: Any) -> tuple[int, ...]:
-    """`event_shape` as a tuple of positive ints."""
-    good = isinstance(event_shape, Sequence) and not isinstance(event_shape, str)
-    good = good and all(isinstance(n, int | np.integer) and n > 0 for n in event_shape)
-    if not good:
-        raise ValueError(f"event_shape is {event_shape!r}; expected a tuple of positive ints such as (28, 28, 3)")
-    return tuple(int(n) for n in event_shape)
-
-
 class Family(NamedTuple):
     """A family of distributions over data, as functions of its parameters: what a decoder's outputs become.
 
@@ -282,17 +212,3 @@ def from_family(
         output_channels=lambda channels: outputs_per_position + outputs_per_channel * channels,
         discretized_nll=None if family.discretized_nll is None else discretized_nll,
     )
-
-
-def data_shape(
-    outputs: jax.typing.ArrayLike, outputs_per_channel: int, outputs_per_position: int = 0
-) -> tuple[int, ...]:
-    """The shape x must have for these outputs; raises where the last axis does not divide into channels."""
-    shape = jnp.shape(outputs)
-    if len(shape) < 2:
-        raise ValueError(f"outputs has shape {shape}; expected [B, ..., channels]")
-    channels, rest = divmod(shape[-1] - outputs_per_position, outputs_per_channel)
-    if rest or channels < 1:
-        more = f"{outputs_per_position} and " if outputs_per_position else ""
-        raise ValueError(f"outputs has {shape[-1]} channels; expected {more}a multiple of {outputs_per_channel}")
-    return (*shape[:-1], channels)

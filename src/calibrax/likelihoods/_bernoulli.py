@@ -13,12 +13,12 @@ from calibrax.likelihoods._base import (
     Stats,
     apply_link,
     as_unit,
-    check_data,
     compute_dtype,
     from_family,
     hide,
     sum_event,
 )
+from calibrax.likelihoods._checks import check_data
 
 # B_2n / (2n)! of the Bernoulli numbers: coth(l/2) / 2 - 1/l = sum_n c_n l^(2n - 1). At |l| = 1 eight terms leave 1e-13.
 _COTH = (

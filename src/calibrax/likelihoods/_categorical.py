@@ -12,14 +12,13 @@ from calibrax.likelihoods._base import (
     Mask,
     Stats,
     as_level,
-    check_data,
-    check_levels,
     compute_dtype,
     from_family,
     hide,
     softplus,
     sum_event,
 )
+from calibrax.likelihoods._checks import check_data, check_levels
 
 
 def categorical_nll(

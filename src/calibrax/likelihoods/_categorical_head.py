@@ -7,18 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Num
 
-from calibrax.likelihoods._base import (
-    Mask,
-    Stats,
-    as_level,
-    check_data,
-    check_levels,
-    check_shape,
-    compute_dtype,
-    hide,
-    sum_event,
-)
+from calibrax.likelihoods._base import Mask, Stats, as_level, compute_dtype, hide, sum_event
 from calibrax.likelihoods._categorical import cross_entropy
+from calibrax.likelihoods._checks import check_data, check_levels, check_shape
 
 MAX_CHUNK_LOGITS = 4 * 2**20  # 16 MiB in float32: large enough for matrix products, small beside any image
 

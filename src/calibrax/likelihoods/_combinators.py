@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from calibrax.likelihoods._base import Likelihood, Mask, check_number
+from calibrax.likelihoods._base import Likelihood, Mask
+from calibrax.likelihoods._checks import check_number
 
 
 def joint(likelihoods: Mapping[str, Likelihood]) -> Likelihood:

@@ -15,9 +15,6 @@ from calibrax.likelihoods._base import (
     Stats,
     apply_link,
     as_level,
-    broadcast_parameter,
-    check_data,
-    check_levels,
     compute_dtype,
     from_family,
     hide,
@@ -25,6 +22,7 @@ from calibrax.likelihoods._base import (
     sum_event,
 )
 from calibrax.likelihoods._bins import expected_level, log_logistic_bin, log_normal_bin, side_of
+from calibrax.likelihoods._checks import broadcast_parameter, check_data, check_levels
 
 
 def discretized_gaussian_nll(

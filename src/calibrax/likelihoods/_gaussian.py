@@ -14,18 +14,14 @@ from calibrax.likelihoods._base import (
     Stats,
     apply_link,
     as_unit,
-    broadcast_parameter,
-    check_data,
-    check_link,
-    check_number,
     compute_dtype,
-    data_shape,
     from_family,
     hide,
     mean_observed,
     soft_clip,
     sum_event_and_constant,
 )
+from calibrax.likelihoods._checks import broadcast_parameter, check_data, check_link, check_number, data_shape
 from calibrax.likelihoods._discretized import discretized_gaussian_nll
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)

@@ -14,12 +14,7 @@ from calibrax.likelihoods._base import (
     Stats,
     apply_link,
     as_unit,
-    broadcast_parameter,
-    check_data,
-    check_link,
-    check_number,
     compute_dtype,
-    data_shape,
     from_family,
     hide,
     mean_observed,
@@ -29,6 +24,7 @@ from calibrax.likelihoods._base import (
     sum_event,
     sum_event_and_constant,
 )
+from calibrax.likelihoods._checks import broadcast_parameter, check_data, check_link, check_number, data_shape
 
 MIN_LOG_SCALE = -6.0  # section 3.1's floor of log σ
 MIN_DF = 1.0  # of an emitted df: the mean exists above it

@@ -12,18 +12,14 @@ from calibrax.likelihoods._base import (
     Mask,
     Stats,
     as_level,
-    check_data,
-    check_levels,
-    check_number,
-    check_shape,
     compute_dtype,
-    data_shape,
     from_family,
     hide,
     soft_clip,
     sum_event,
 )
 from calibrax.likelihoods._bins import expected_level, log_logistic_bin, side_of
+from calibrax.likelihoods._checks import check_data, check_levels, check_number, check_shape, data_shape
 from calibrax.likelihoods._discretized import to_nearest_level
 
 MIN_LOG_SCALE = -7.0 - math.log(2)  # Salimans et al. 2017 clip at -7 in a range of [-1, 1]

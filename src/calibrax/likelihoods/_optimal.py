@@ -18,18 +18,14 @@ from calibrax.likelihoods._base import (
     Stats,
     apply_link,
     as_unit,
-    check_data,
-    check_event_shape,
-    check_link,
-    check_number,
     compute_dtype,
-    data_shape,
     from_family,
     hide,
     mean_observed,
     minus_abs,
     sum_event_and_constant,
 )
+from calibrax.likelihoods._checks import check_data, check_event_shape, check_link, check_number, data_shape
 from calibrax.likelihoods._gaussian import gaussian_family
 from calibrax.likelihoods._heavy_tailed import LAPLACE
 
