@@ -1,4 +1,4 @@
-"""Checks of arguments: of settings at construction, of shapes at trace time; one line, `name is value; expected ...`."""
+"""Checks of arguments, settings at construction and shapes at trace time; one line, `name is value; expected ...`."""
 
 import math
 from collections.abc import Sequence
