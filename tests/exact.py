@@ -37,7 +37,7 @@ def conditioning(reference, *parameters):
 def assert_close(actual, expected, *, rtol=1e-5, atol=0.0, spread=0.0):
     """Within rtol of the expected, or within what the inputs' own precision lets one know."""
     bound = rtol * np.abs(expected) + atol + spread
-    excess = np.abs(actual - expected) / bound
+    excess = np.abs(actual - expected) / np.maximum(bound, 1e-300)
     worst = int(np.argmax(excess))
     assert np.all(excess <= 1), (
         f"element {worst}: {np.ravel(actual)[worst]} against {np.ravel(expected)[worst]}, {excess.max():.2g} bounds off"

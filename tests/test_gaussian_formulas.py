@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exact import assert_close, elementwise, single
 from jax import lax
 from scipy import stats as sps
 from scipy.special import expit
@@ -17,10 +18,6 @@ X = RNG.uniform(0, 1, (7, 4, 5, 3))
 MEAN = RNG.uniform(0, 1, X.shape)
 
 
-def single(array):
-    return jnp.asarray(array, jnp.float32)
-
-
 @pytest.mark.parametrize("log_sigma", [-6.0, -2.0, 0.0, 3.0])
 def test_gaussian_equals_scipy(log_sigma):
     nll, stats = gaussian_nll(single(X), single(MEAN), log_sigma)
@@ -28,6 +25,18 @@ def test_gaussian_equals_scipy(log_sigma):
     np.testing.assert_allclose(nll, expected, rtol=2e-5)
     np.testing.assert_allclose(stats["mse"], np.mean((X - MEAN) ** 2), rtol=1e-6)
     np.testing.assert_allclose(stats["log_sigma"], log_sigma, rtol=1e-6)
+
+
+@pytest.mark.parametrize("log_sigma", [-20.0, -12.0, -6.0, -2.0, 0.0, 3.0, 10.0])
+@pytest.mark.parametrize("distance", [0.0, 1e-3, 1.0, 100.0])
+def test_gaussian_values_and_gradients_up_to_100_scales_off(distance, log_sigma):
+    log_sigma = np.float64(np.float32(log_sigma))
+    x = np.float64(np.float32(distance * np.exp(log_sigma)))
+    value, (by_mean, by_log_sigma) = elementwise(lambda m, s: gaussian_nll(single([[x]]), m, s)[0], 0.0, log_sigma)
+    z = x / np.exp(log_sigma)
+    assert_close(value, -sps.norm.logpdf(z) + log_sigma, rtol=1e-5, atol=1e-6)
+    assert_close(by_mean, -z / np.exp(log_sigma), rtol=1e-5)
+    assert_close(by_log_sigma, 1 - z**2, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (4, 5, 3), (7, 1, 1, 1), (7, 4, 5, 3)])

@@ -22,14 +22,14 @@ class Stepper(NamedTuple):
       step: `(state, batch, key) -> (state, metrics)`, compiled; the state given is donated.
       put_state: a `TrainState` as made or restored -> the state for `step`.
       get_state: its inverse, a single copy for evaluation and checkpoints.
-      put_batch: a global batch [B, ...] of the host -> the batch for `step`.
+      put_batch: a global batch of the host, [B, ...] or a pytree of such -> the batch for `step`.
       num_devices: how many devices share a batch; B must be a multiple.
     """
 
-    step: Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]
+    step: Callable[[TrainState, Any, jax.Array], tuple[TrainState, Metrics]]
     put_state: Callable[[TrainState], TrainState]
     get_state: Callable[[TrainState], TrainState]
-    put_batch: Callable[[Any], jax.Array]
+    put_batch: Callable[[Any], Any]
     num_devices: int
 
 
@@ -40,7 +40,7 @@ def jit_step(*, model, likelihood, optimizer) -> Stepper:
         step=jax.jit(step, donate_argnums=0, compiler_options=compiler_options()),
         put_state=_fresh_copy,
         get_state=lambda state: state,
-        put_batch=jnp.asarray,
+        put_batch=lambda batch: jax.tree.map(jnp.asarray, batch),
         num_devices=1,
     )
 
@@ -62,8 +62,8 @@ def pmap_step(*, model, likelihood, optimizer, devices: Sequence[Any] | None = N
         )
 
     def put_batch(batch):
-        _check_divisible(len(batch), len(devices))
-        return batch.reshape(len(devices), -1, *batch.shape[1:])
+        _check_divisible(batch, len(devices))
+        return jax.tree.map(lambda leaf: leaf.reshape(len(devices), -1, *leaf.shape[1:]), batch)
 
     return Stepper(
         step=_in_turn(
@@ -89,7 +89,7 @@ def sharded_step(*, model, likelihood, optimizer, devices: Sequence[Any] | None 
     step = functools.partial(train_step, model=model, likelihood=likelihood, optimizer=optimizer)
 
     def put_batch(batch):
-        _check_divisible(len(batch), len(devices))
+        _check_divisible(batch, len(devices))
         return jax.device_put(batch, spread)
 
     return Stepper(
@@ -140,6 +140,7 @@ def _fresh_copy(state: TrainState) -> TrainState:
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
 
 
-def _check_divisible(batch_size: int, num_devices: int) -> None:
+def _check_divisible(batch: Any, num_devices: int) -> None:
+    batch_size = len(jax.tree.leaves(batch)[0])
     if batch_size % num_devices:
         raise ValueError(f"batch size is {batch_size}; expected a multiple of the {num_devices} devices")

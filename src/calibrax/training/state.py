@@ -24,7 +24,7 @@ class TrainState(NamedTuple):
 
 def create_train_state(
     key: jax.Array,
-    example: jax.Array,
+    example: Any,
     *,
     model: nn.Module,
     likelihood: Likelihood,
@@ -34,12 +34,12 @@ def create_train_state(
 
     Args:
       key: what the parameters are drawn from.
-      example: a batch [B, ...] of data; its shape counts, not its values.
+      example: a batch [B, ...] of data, or a pytree of such; its shapes count, not its values.
       model: a Linen module called as `model(x, key) -> (outputs, kl)`.
       likelihood: scores `outputs` against data.
       optimizer: any optax transformation.
     """
     model_params = model.init(key, example, key)["params"]
-    likelihood_params, likelihood_state = likelihood.init(example.shape[1:])
+    likelihood_params, likelihood_state = likelihood.init(jax.tree.map(lambda leaf: leaf.shape[1:], example))
     params = {"model": model_params, "likelihood": likelihood_params}
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), likelihood_state)

@@ -12,11 +12,12 @@ from calibrax.likelihoods import Likelihood
 from calibrax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
+PyTree = Any
 
 
 def train_step(
     state: TrainState,
-    batch: jax.Array,
+    batch: PyTree,
     key: jax.Array,
     *,
     model: nn.Module,
@@ -28,7 +29,7 @@ def train_step(
 
     Args:
       state: the state so far; not mutated.
-      batch: [B, ...] data, this device's part of the batch.
+      batch: [B, ...] data, this device's part of the batch; a pytree of such where the likelihood takes one (`joint`).
       key: the run's key, the same at every step.
       model: a Linen module called as `model(x, keys) -> (outputs, kl [B])`, with a key for each example.
       likelihood: scores `outputs` against `batch`.
@@ -39,7 +40,7 @@ def train_step(
       The new state and the batch's scalars: `loss`, `rate` (mean KL), `distortion` (mean nll), nats; `grad_norm`; and
       the mean of each of the likelihood's stats.
     """
-    keys = example_keys(key, state.step, batch.shape[0], axis_name)
+    keys = example_keys(key, state.step, jax.tree.leaves(batch)[0].shape[0], axis_name)
 
     def loss_fn(params):
         forward: Any = model.apply({"params": params["model"]}, batch, keys)
