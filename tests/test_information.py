@@ -14,9 +14,10 @@ from calibrax.evaluation.information import encode_all, held_out, measure_inform
 from calibrax.models.conv_vae import ConvVAE
 
 KEY = jax.random.key(0)
+N, D = 2000, 5  # of most tests, so that they share what is compiled
 
 
-def linear_gaussian(num, size=5, seed=0):
+def linear_gaussian(num=N, size=D, seed=0):
     """x ~ N(0, Λ), q(z|x) = N(Ax + b, S): m = N(b, AΛAᵀ + S), so I and KL(m || p) are those of Gaussians."""
     rng = np.random.default_rng(seed)
     a = rng.normal(size=(size, size)) * 0.5
@@ -40,16 +41,16 @@ def matching_encoder(variance, num, seed=0):
 
 
 def test_bounds_bracket_the_truth():
-    mean, log_var, truth = linear_gaussian(3000)
+    mean, log_var, truth = linear_gaussian()
     info = measure_information(mean, log_var, key=KEY)
-    assert info.num_draws == info.num_examples == 3000
+    assert info.num_draws == info.num_examples == N
     assert truth["kl"] > 1  # a mismatch worth the name
     for name in ("plain", "leave_one_out", "dimension_wise", "moment_matched", "held_out"):
         estimate = getattr(info, name)
         upper = estimate.marginal_kl_bound == "upper"
         assert upper == (name == "plain")
         assert estimate.mutual_information_bound == ("lower" if upper else "upper")
-        # What the draw of the 3000 examples moves: the truth is the population's, 4 standard errors of each.
+        # What the draw of the N examples moves: the truth is the population's, 4 standard errors of each.
         room = 4 * (info.rate_stderr + estimate.marginal_kl_stderr + estimate.mutual_information_stderr)
         for value, true in ((estimate.marginal_kl, truth["kl"]), (estimate.mutual_information, truth["information"])):
             above = value - true if upper == (true == truth["kl"]) else true - value
@@ -63,15 +64,15 @@ def test_bounds_bracket_the_truth():
 
 
 def test_the_parts_add_up_to_the_rate():
-    mean, log_var, _ = linear_gaussian(2000)
+    mean, log_var, _ = linear_gaussian()
     info = measure_information(mean, log_var, key=KEY)
     exact = 0.5 * np.sum(mean**2 + np.exp(log_var) - 1 - log_var, axis=1)
     np.testing.assert_allclose(info.rate, exact.mean(), rtol=1e-5)
-    np.testing.assert_allclose(info.rate_stderr, exact.std(ddof=1) / math.sqrt(2000), rtol=1e-4)
-    for name in ("dimension_wise", "moment_matched"):
+    np.testing.assert_allclose(info.rate_stderr, exact.std(ddof=1) / math.sqrt(N), rtol=1e-4)
+    for name in ("leave_one_out", "dimension_wise", "moment_matched"):
         estimate = getattr(info, name)
         np.testing.assert_allclose(estimate.mutual_information + estimate.marginal_kl, info.rate, rtol=1e-6)
-    for name in ("plain", "leave_one_out", "held_out"):
+    for name in ("plain", "held_out"):
         estimate = getattr(info, name)
         total = estimate.mutual_information + estimate.marginal_kl
         assert abs(total - info.rate) < 4 * (estimate.mutual_information_stderr + estimate.marginal_kl_stderr)
@@ -80,7 +81,7 @@ def test_the_parts_add_up_to_the_rate():
 @pytest.mark.parametrize("width", [0.6, 0.1, 0.02, 0.001])
 def test_the_plain_estimate_shows_its_cap(width):
     """The table of rates 3 to 60 with a true marginal KL of 0: the plain estimate makes the excess a marginal KL."""
-    num = 1500
+    num = N
     variance = np.array([width**2] * 8 + [0.9] * 4)
     info = measure_information(*matching_encoder(variance, num), key=KEY)
     truth = -0.5 * np.log(variance).sum()
@@ -92,8 +93,8 @@ def test_the_plain_estimate_shows_its_cap(width):
     assert info.near_cap == (truth > info.cap)
     if truth > info.cap:
         assert info.cap_fraction > 0.95
-        assert truth + 2 < info.leave_one_out.mutual_information < info.rate + info.cap
-    print(info)
+        assert truth + 2 < info.leave_one_out.mutual_information < info.rate + info.cap + 1e-5
+    np.testing.assert_allclose(info.dimension_wise.marginal_kl, 0, atol=0.1 if width > 0.05 else 40 / (num * width))
     np.testing.assert_allclose(info.moment_matched.marginal_kl, 0, atol=0.1)
     np.testing.assert_allclose(info.held_out.marginal_kl, 0, atol=0.1)
     np.testing.assert_allclose(info.held_out.mutual_information, truth, rtol=0.02, atol=0.15)
@@ -101,10 +102,10 @@ def test_the_plain_estimate_shows_its_cap(width):
 
 def test_where_m_is_not_gaussian_the_fitted_density_is_the_tight_one():
     """Two clusters: KL(m || p) by quadrature; a Gaussian of the same moments is nearly the prior."""
-    offset, variance, num = 0.95, 0.05, 4000
-    mean = np.zeros((num, 3))
-    mean[:, 0] = np.where(np.arange(num) % 2, offset, -offset)
-    log_var = np.zeros((num, 3))
+    offset, variance = 0.95, 0.05
+    mean = np.zeros((N, D))
+    mean[:, 0] = np.where(np.arange(N) % 2, offset, -offset)
+    log_var = np.zeros((N, D))
     log_var[:, 0] = math.log(variance)
 
     def integrand(z):
@@ -125,9 +126,9 @@ def test_identical_and_disjoint_posteriors():
     mean, log_var = np.full((64, 2), 1.5), np.full((64, 2), -1.0)
     same = monte_carlo(mean, log_var, key=KEY, num_draws=4000)
     kl = 0.5 * 2 * (1.5**2 + math.exp(-1) - 1 + 1)
-    for estimate in (same.plain, same.leave_one_out):
-        np.testing.assert_allclose(estimate.mutual_information, 0, atol=1e-5)
-        assert abs(estimate.marginal_kl - kl) < 4 * estimate.marginal_kl_stderr
+    np.testing.assert_allclose(same.plain.mutual_information, 0, atol=1e-5)
+    for estimate in (same.plain, same.leave_one_out):  # the prior is one component of 64 in the latter
+        assert abs(estimate.marginal_kl - kl) < 4 * estimate.marginal_kl_stderr + 1 / 64
     mean = np.arange(64.0)[:, None] * np.ones(2)
     apart = monte_carlo(mean, np.full((64, 2), -12.0), key=KEY, num_draws=64)
     np.testing.assert_allclose(apart.plain.mutual_information, math.log(64), rtol=1e-6)
@@ -180,7 +181,7 @@ def test_temporaries_do_not_grow_with_the_data():
 
 
 def test_more_draws_than_examples_and_fewer():
-    mean, log_var, truth = linear_gaussian(1000)
+    mean, log_var, truth = linear_gaussian()
     for num_draws in (2, 150, 4000):
         estimate = monte_carlo(mean, log_var, key=KEY, num_draws=num_draws).plain
         assert abs(estimate.mutual_information - truth["information"]) < 5 * estimate.mutual_information_stderr + 0.3
@@ -198,24 +199,23 @@ def test_a_held_out_density_never_promises_more_than_there_is():
 
 
 def test_active_units_are_those_whose_mean_varies():
-    mean = np.random.default_rng(0).normal(size=(500, 3)) * [1.0, 0.2, 0.01]
-    info = measure_information(mean, np.zeros_like(mean), key=KEY, num_draws=50)
+    mean = np.random.default_rng(0).normal(size=(N, D)) * [1.0, 0.2, 0.09, 0.05, 0.0]
+    info = measure_information(mean, np.zeros_like(mean), key=KEY)
     assert info.num_active == 2
     np.testing.assert_allclose(info.variance_of_mean, mean.var(axis=0), rtol=1e-4)
 
 
 def test_encode_all_is_the_encoder_on_every_image():
-    model = ConvVAE(image_shape=(8, 8, 1), output_channels=1, latent_dim=3, features=2)
-    images = np.random.default_rng(0).integers(0, 256, (11, 8, 8, 1), dtype=np.uint8)
-    params = model.init(jax.random.key(1), images, jax.random.key(2))["params"]
+    model = ConvVAE(image_shape=(4, 4, 1), output_channels=1, latent_dim=3, features=2)
+    images = np.random.default_rng(0).integers(0, 256, (11, 4, 4, 1), dtype=np.uint8)
+    params = jax.jit(model.init)(jax.random.key(1), images, jax.random.key(2))["params"]
     expected = model.apply({"params": params}, images, method="encode")
-    for batch_size in (4, 11, 100):
+    for batch_size in (4, 100):
         encoded = encode_all(model, {"model": params, "likelihood": {}}, images, batch_size=batch_size)
         for array, reference in zip(encoded, expected, strict=True):
             assert isinstance(array, np.ndarray)
             assert array.dtype == np.float32
             np.testing.assert_allclose(array, reference, rtol=1e-5, atol=1e-6)
-    assert math.isfinite(measure_information(*encoded, key=KEY).rate)
 
 
 ZEROS = np.zeros((20, 2))
