@@ -59,7 +59,7 @@ def evaluate_likelihood(
     score = _score_function(model, likelihood)
     batches = [
         jax.device_get(score(params, likelihood_state, batch, keys))
-        for batch, keys in _batches(images, key, batch_size)
+        for batch, keys in example_batches(images, key, batch_size)
     ]
     columns = {name: np.concatenate([np.asarray(b[name], np.float64) for b in batches]) for name in batches[0]}
     neg_elbo = columns["rate"] + columns["distortion"]
@@ -92,7 +92,8 @@ def calibrate_on(
     """The likelihood's state recomputed exactly in one pass over training images, with the final parameters."""
     forward = _forward_function(model)
     pairs = (
-        (forward(params["model"], batch, keys), jnp.asarray(batch)) for batch, keys in _batches(images, key, batch_size)
+        (forward(params["model"], batch, keys), jnp.asarray(batch))
+        for batch, keys in example_batches(images, key, batch_size)
     )
     return calibrate(likelihood, params["likelihood"], pairs)
 
@@ -117,7 +118,7 @@ def generate(
     return np.asarray(likelihood.sample(noise_key, *args) if noise else likelihood.mean(*args))
 
 
-def _batches(images: np.ndarray, key: jax.Array, batch_size: int) -> Iterator[tuple[np.ndarray, jax.Array]]:
+def example_batches(images: np.ndarray, key: jax.Array, batch_size: int) -> Iterator[tuple[np.ndarray, jax.Array]]:
     """Batches in order, the last one short; the key of an example depends on its index alone."""
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     for start in range(0, len(images), batch_size):
