@@ -83,7 +83,7 @@ def test_the_plain_estimate_shows_its_cap(width):
     """The table of rates 3 to 60 with a true marginal KL of 0: the plain estimate makes the excess a marginal KL."""
     num = N
     variance = np.array([width**2] * 8 + [0.9] * 4)
-    info = measure_information(*matching_encoder(variance, num), key=KEY)
+    info = measure_information(*matching_encoder(variance, num), key=KEY, components=(1, 4))
     truth = -0.5 * np.log(variance).sum()
     assert info.cap == math.log(num)
     assert info.plain.mutual_information <= info.cap + 1e-5
@@ -94,7 +94,7 @@ def test_the_plain_estimate_shows_its_cap(width):
     if truth > info.cap:
         assert info.cap_fraction > 0.95
         assert truth + 2 < info.leave_one_out.mutual_information < info.rate + info.cap + 1e-5
-    np.testing.assert_allclose(info.dimension_wise.marginal_kl, 0, atol=0.1 if width > 0.05 else 40 / (num * width))
+    np.testing.assert_allclose(info.dimension_wise.marginal_kl, 0, atol=0.1 if width > 0.05 else 15 / (num * width))
     np.testing.assert_allclose(info.moment_matched.marginal_kl, 0, atol=0.1)
     np.testing.assert_allclose(info.held_out.marginal_kl, 0, atol=0.1)
     np.testing.assert_allclose(info.held_out.mutual_information, truth, rtol=0.02, atol=0.15)
@@ -158,14 +158,21 @@ def test_mixture_densities_against_scipy():
 
 def test_block_sizes_change_nothing():
     mean, log_var, _ = linear_gaussian(300)
-    results = [monte_carlo(mean, log_var, key=KEY, num_draws=200, block_size=size) for size in (1000, 64, 17)]
-    fits = [held_out(mean, log_var, key=KEY, components=(2,), block_size=size) for size in (1000, 64, 17)]
-    for other in results[1:]:
-        for part, reference in zip(other, results[0], strict=True):
-            numbers = [[x for x in numbers if not isinstance(x, str)] for numbers in (part, reference)]
-            np.testing.assert_allclose(*numbers, rtol=1e-5, atol=1e-6)
-    for other in fits[1:]:
-        np.testing.assert_allclose(other.marginal_kl, fits[0].marginal_kl, rtol=1e-3)
+    results = [monte_carlo(mean, log_var, key=KEY, num_draws=200, block_size=size) for size in (1000, 17)]
+    fits = [held_out(mean, log_var, key=KEY, components=(2,), block_size=size) for size in (1000, 17)]
+    for parts in zip(*results, strict=True):
+        numbers = [[x for x in part if not isinstance(x, str)] for part in parts]
+        np.testing.assert_allclose(*numbers, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(fits[0].marginal_kl, fits[1].marginal_kl, rtol=1e-3)
+
+
+@pytest.mark.usefixtures("x64")
+def test_x64_mode_changes_nothing():
+    """Which other code may have switched on: what is computed in float32 stays there."""
+    mean, log_var, truth = linear_gaussian(600)
+    info = measure_information(mean, log_var, key=KEY, components=(2,), num_draws=100)
+    np.testing.assert_allclose(info.moment_matched.marginal_kl, truth["kl"], atol=0.3)
+    np.testing.assert_allclose(info.held_out.marginal_kl, truth["kl"], atol=0.5)
 
 
 def test_temporaries_do_not_grow_with_the_data():
@@ -193,8 +200,8 @@ def test_a_held_out_density_never_promises_more_than_there_is():
     """Few examples, many components: what overfits is evaluated on other draws."""
     variance = np.full(10, 0.5)
     for seed in range(5):
-        bound = held_out(*matching_encoder(variance, 60, seed), key=jax.random.key(seed), components=(1, 16, 100))
-        assert bound.marginal_kl < 4 * bound.marginal_kl_stderr + 1e-9
+        bound = held_out(*matching_encoder(variance, 60, seed), key=jax.random.key(seed), components=(16, 100))
+        assert -0.2 < bound.marginal_kl < 4 * bound.marginal_kl_stderr + 1e-9  # the prior, where nothing is better
         assert math.isfinite(bound.mutual_information)
 
 
@@ -209,13 +216,12 @@ def test_encode_all_is_the_encoder_on_every_image():
     model = ConvVAE(image_shape=(4, 4, 1), output_channels=1, latent_dim=3, features=2)
     images = np.random.default_rng(0).integers(0, 256, (11, 4, 4, 1), dtype=np.uint8)
     params = jax.jit(model.init)(jax.random.key(1), images, jax.random.key(2))["params"]
-    expected = model.apply({"params": params}, images, method="encode")
-    for batch_size in (4, 100):
-        encoded = encode_all(model, {"model": params, "likelihood": {}}, images, batch_size=batch_size)
-        for array, reference in zip(encoded, expected, strict=True):
-            assert isinstance(array, np.ndarray)
-            assert array.dtype == np.float32
-            np.testing.assert_allclose(array, reference, rtol=1e-5, atol=1e-6)
+    expected = jax.jit(lambda params, x: model.apply({"params": params}, x, method="encode"))(params, images)
+    encoded = encode_all(model, {"model": params, "likelihood": {}}, images, batch_size=4)
+    for array, reference in zip(encoded, expected, strict=True):
+        assert isinstance(array, np.ndarray)
+        assert array.dtype == np.float32
+        np.testing.assert_allclose(array, reference, rtol=1e-5, atol=1e-6)
 
 
 ZEROS = np.zeros((20, 2))

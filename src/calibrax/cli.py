@@ -18,10 +18,16 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Score a run's newest checkpoint on its test images and write results.json and curves.png."""
+    """Measure a run's newest checkpoint: likelihood, calibration, information, FID; results.json and two figures."""
 
     run: str
     """The run's folder."""
+    importance_samples: int = 64
+    """Posterior samples of the importance-weighted bound; 0: none."""
+    calibration_draws: int = 199
+    """Draws from p(x|z) for each value, to test the calibration; 0: none."""
+    inception: str | None = None
+    """Inception's weights for FID and KID: the published .pth, or an .npz of folded arrays (FID-768)."""
     data_dir: str | None = None
     """Where the data is now, if it moved."""
 
@@ -106,10 +112,20 @@ def train(argv: Sequence[str]) -> None:
 
 
 def evaluate(argv: Sequence[str]) -> None:
+    from calibrax.config import ConfigError
+    from calibrax.evaluation.inception_weights import InceptionWeightsError
     from calibrax.run import Run
 
     config = parse(EvaluateConfig, "calibrax evaluate", argv)
-    Run.open(config.run, config.data_dir).evaluate()
+    if config.importance_samples < 0:
+        raise ConfigError(f"--importance-samples is {config.importance_samples}; expected 0 or more")
+    if config.calibration_draws < 0 or config.calibration_draws == 1:
+        raise ConfigError(f"--calibration-draws is {config.calibration_draws}; expected 0, or 2 and more")
+    options = {name: getattr(config, name) for name in ("importance_samples", "calibration_draws", "inception")}
+    try:
+        Run.open(config.run, config.data_dir).evaluate_fully(**options)
+    except InceptionWeightsError as error:
+        raise ConfigError(f"--inception: {error}") from error
 
 
 def sample(argv: Sequence[str]) -> None:
@@ -193,7 +209,7 @@ def resumed_config(argv: Sequence[str]) -> Any:
 def usage(commands: dict[str, Any]) -> str:
     summary = {
         "train": "train a VAE with a calibrated decoder",
-        "evaluate": "score a run on its test images",
+        "evaluate": "measure a run on its test images: likelihood, calibration, information, FID",
         "sample": "draw images from a run",
         "data": "find, prepare and describe a data set",
         "models": "list model presets and likelihoods",

@@ -15,7 +15,7 @@ import numpy as np
 from calibrax import run_folder
 from calibrax.config import ConfigError, TrainConfig
 from calibrax.data import ImageData, batches, load, steps_per_epoch
-from calibrax.evaluation import calibrate_on, evaluate_likelihood, generate, reconstruct
+from calibrax.evaluation import calibrate_on, evaluate_likelihood, full, generate, reconstruct
 from calibrax.evaluation.figures import save_grid, save_reconstructions, save_training_curves
 from calibrax.evaluation.report import results_table
 from calibrax.progress import Interrupted, ProgressBar, catch_interrupts
@@ -176,12 +176,9 @@ class Run:
             columns["calibrated"] = calibrate_on(
                 self.model, self.likelihood, state.params, self.data.train, key=self.eval_key
             )
-        results = {
-            name: evaluate_likelihood(
-                self.model, self.likelihood, state.params, likelihood_state, self.data.test, key=self.eval_key
-            )
-            for name, likelihood_state in columns.items()
-        }
+        score = functools.partial(evaluate_likelihood, self.model, self.likelihood, state.params, key=self.eval_key)
+        results = {name: score(likelihood_state, self.data.test) for name, likelihood_state in columns.items()}
+        on_train = score(state.likelihood_state, self.data.train)
         record = {
             "data": self.data.name,
             "split": "test",
@@ -192,11 +189,54 @@ class Run:
             "seed": self.config.seed,
             "commit": run_folder.commit(),
             "test": {name: result._asdict() for name, result in results.items()},
+            "train": {"running average": on_train._asdict()},
         }
         run_folder.write_json(self.folder / "results.json", record)
         title = f"{self.data.name}, {self.config.likelihood}, {self.config.model}, seed {self.config.seed}"
         save_training_curves(self.folder / "curves.png", read_metrics(self.folder / "metrics.jsonl"), title=title)
-        print(results_table(f"{title}: {len(self.data.test):,} test images, step {record['step']}", results))
+        heading = f"{title}, step {record['step']}: {len(self.data.test):,} test images, in the last column the "
+        print(results_table(f"{heading}{len(self.data.train):,} of training", {**results, "training images": on_train}))
+        return record
+
+    def evaluate_fully(
+        self, *, importance_samples: int = 64, calibration_draws: int = 199, inception: str | None = None
+    ) -> dict[str, Any]:
+        """`evaluate`, and what is measured besides: importance-weighted bound, calibration, information, FID and KID.
+
+        Args:
+          importance_samples: of the importance-weighted bound; 0 leaves it out.
+          calibration_draws: from p(x | z) for each value; 0 leaves calibration out.
+          inception: the file of weights for FID and KID; None leaves them out.
+
+        Raises:
+          InceptionWeightsError: if the weights cannot be read; before anything is measured.
+        """
+        if inception is not None:
+            full.check_weights(inception)
+        record, state, test = self.evaluate(), self.saved_state(), self.data.test
+        trained = full.Trained(self.model, self.likelihood, state.params, state.likelihood_state)
+        title = f"{self.data.name}, {self.config.likelihood}, step {record['step']}: {len(test):,} test images"
+        options: dict[str, Any] = {"key": self.eval_key}
+        if importance_samples:
+            with full.announced(f"importance-weighted bound, {importance_samples} samples"):
+                record["importance"] = full.measure_importance(trained, test, num_samples=importance_samples, **options)
+        if calibration_draws:
+            with full.announced(f"calibration, {calibration_draws} draws a value"):
+                record["calibration"] = full.measure_calibration(
+                    trained, test, self.folder / "calibration.png", num_draws=calibration_draws,
+                    name=self.config.likelihood, title=title, **options,
+                )  # fmt: skip
+        with full.announced("information"):
+            record["information"] = full.measure_information_of(trained, test, **options)
+        if inception is not None:
+            with full.announced("FID and KID"):
+                record["fid"] = full.measure_fid(
+                    trained, test, weights=inception, data=self.data.name, split="test", cache=self.folder, **options
+                )
+        run_folder.write_json(self.folder / "results.json", record)
+        print("\n".join(full.lines(record)))
+        if inception is None:
+            print("FID and KID: not measured, as they need Inception's weights (--inception FILE)")
         return record
 
     def sample(self, num: int, path: str | Path | None = None, seed: int = 0, *, noise: bool = False) -> Path:

@@ -1,0 +1,161 @@
+"""Everything that is measured of one trained model, as one record and as lines for people (`calibrax evaluate`)."""
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from calibrax.evaluation import fid, inception, inception_weights
+from calibrax.evaluation.calibration import Calibration, evaluate_model_calibration
+from calibrax.evaluation.calibration_figure import save_calibration_figure
+from calibrax.evaluation.importance import importance_bounds
+from calibrax.evaluation.information import Information, encode_all, measure_information
+from calibrax.evaluation.likelihood import generate
+from calibrax.likelihoods import Likelihood
+
+PyTree = Any
+
+
+class Trained(NamedTuple):
+    """A trained model, in the order in which the functions of this package take it."""
+
+    model: nn.Module
+    likelihood: Likelihood
+    params: PyTree  # {"model": ..., "likelihood": ...}
+    likelihood_state: PyTree
+
+
+def measure_importance(trained: Trained, images: np.ndarray, *, key: jax.Array, num_samples: int) -> dict[str, Any]:
+    """-log p(x) by the importance-weighted bound, nats."""
+    bounds = importance_bounds(*trained, images, key=key, num_samples=num_samples)
+    return {
+        "neg_log_p": float(-bounds.mean()),
+        "stderr": float(bounds.std(ddof=1) / math.sqrt(len(bounds))) if len(bounds) > 1 else math.nan,
+        "samples": num_samples,
+        "images": len(images),
+    }
+
+
+def measure_calibration(
+    trained: Trained, images: np.ndarray, path: Path, *, key: jax.Array, num_draws: int, name: str, title: str
+) -> dict[str, Any]:
+    """Coverage, probability integral transform and predicted against actual σ; also as a figure at `path`."""
+    result = evaluate_model_calibration(*trained, images, key=key, num_draws=num_draws)
+    save_calibration_figure(path, {name: result}, title=title)
+    return calibration_record(result)
+
+
+def measure_fid(
+    trained: Trained, images: np.ndarray, *, key: jax.Array, weights: str, data: str, split: str, cache: Path
+) -> dict[str, Any]:
+    """FID and KID of as many samples, decoder means, as there are images; on 2048 features, or on the 768 there are."""
+    feature = feature_of(weights)
+    params = inception_weights.load_weights(weights, feature)
+    samples = np.concatenate(
+        [
+            inception.to_uint8(generate(*trained, min(500, len(images) - start), key=jax.random.fold_in(key, start)))
+            for start in range(0, len(images), 500)
+        ]
+    )
+    features = {
+        side: inception.features(params, array, feature=feature)
+        for side, array in (("real", images), ("made", samples))
+    }
+    digest = inception_weights.weights_digest(params)
+    identity = fid.moments_identity(images, data=data, split=split, feature=feature, weights=digest)
+    real, _ = fid.cached_moments(cache / f"moments-{feature}.npz", identity, lambda: fid.moments(features["real"]))
+    distance = fid.frechet_distance(real, fid.moments(features["made"]))
+    return {"fid": distance._asdict(), "kid": fid.kid(features["real"], features["made"])._asdict(), "weights": digest}
+
+
+def feature_of(weights: str) -> int:
+    """2048, or 768 of folded arrays, which end there."""
+    return 768 if Path(weights).suffix == ".npz" else 2048
+
+
+def check_weights(weights: str) -> None:
+    """Read the weights and let them go; raises InceptionWeightsError where that fails."""
+    inception_weights.load_weights(weights, feature_of(weights))
+
+
+def calibration_record(result: Calibration) -> dict[str, Any]:
+    return {
+        "coverage": {str(level): coverage._asdict() for level, coverage in result.coverage.items()},
+        "pit_counts": result.pit_counts.tolist(),
+        "sigma_ratio": result.sigma_ratio,
+        "sigma_bins": {name: values.tolist() for name, values in result.sigma_bins._asdict().items()},
+        "draws": result.num_draws,
+        "images": result.num_examples,
+    }
+
+
+def information_record(result: Information) -> dict[str, Any]:
+    """Numbers alone, arrays as lists."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple):
+            fields: Any = value
+            return {name: plain(part) for name, part in fields._asdict().items()}
+        return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+    return plain(result)
+
+
+def measure_information_of(trained: Trained, images: np.ndarray, *, key: jax.Array) -> dict[str, Any]:
+    """Rate, mutual information and marginal KL, active units (Figure 4)."""
+    return information_record(measure_information(*encode_all(trained.model, trained.params, images), key=key))
+
+
+def lines(record: dict[str, Any]) -> Iterator[str]:
+    """The record's further measurements for people, a line each."""
+    if "importance" in record:
+        bound = record["importance"]
+        yield f"-log p, {bound['samples']} importance samples: {bound['neg_log_p']:.1f} ± {bound['stderr']:.1f} nats"
+    if "calibration" in record:
+        result = record["calibration"]
+        cells = [
+            f"{float(level):.0%} holds {100 * coverage['observed']:.1f} ± {100 * coverage['stderr_by_example']:.1f} %"
+            for level, coverage in result["coverage"].items()
+        ]
+        yield f"coverage of central intervals: {', '.join(cells)}"
+        yield f"actual error / predicted σ: {result['sigma_ratio']:.3f} (1 if calibrated)"
+    if "information" in record:
+        info = record["information"]
+        plain, least = info["plain"], min(
+            (info[name] for name in ("dimension_wise", "moment_matched", "held_out")),
+            key=lambda part: part["mutual_information"],
+        )  # fmt: skip
+        information = f"{plain['mutual_information']:.1f} to {least['mutual_information']:.1f}"
+        marginal = f"{least['marginal_kl']:.1f} to {plain['marginal_kl']:.1f}"
+        draws = f"N = {info['num_examples']:,}, M = {info['num_draws']:,}, cap ln N = {info['cap']:.1f}"
+        yield (
+            f"rate {info['rate']:.1f} nats; mutual information {information}, marginal KL {marginal} "
+            f"(plain Monte Carlo, {draws}, and the tightest bound from the other side); "
+            f"{info['num_active']} active units"
+        )
+    if "fid" in record:
+        distance, kernel = record["fid"]["fid"], record["fid"]["kid"]
+        counts = f"{distance['num_a']:,} images, {distance['num_b']:,} samples"
+        mmd = f"{kernel['name']} {kernel['mean']:.5f} ± {kernel['stderr']:.5f}"
+        yield f"{distance['name']} {distance['value']:.2f}, {mmd} ({counts})"
+        yield from (f"  note: {note}" for note in (distance["note"], kernel["note"]) if note)
+
+
+@contextmanager
+def announced(what: str) -> Iterator[None]:
+    """Say on stderr what is being measured, and how long it took."""
+    begin = time.monotonic()
+    print(f"{what} ...", end=" ", file=sys.stderr, flush=True)
+    try:
+        yield
+    except BaseException:
+        print(file=sys.stderr)
+        raise
+    print(f"{time.monotonic() - begin:.0f} s", file=sys.stderr)
