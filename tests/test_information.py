@@ -10,6 +10,7 @@ from scipy import integrate, stats
 from scipy.special import logsumexp
 
 from calibrax.evaluation import information
+from calibrax.evaluation.gaussian_mixture import blocks
 from calibrax.evaluation.information import encode_all, held_out, measure_information, moment_matched, monte_carlo
 from calibrax.models.conv_vae import ConvVAE
 
@@ -145,11 +146,8 @@ def test_mixture_densities_against_scipy():
     by_dimension = logsumexp(log_q, axis=1, b=visible[..., None])
     for size in (1, 4, 23, 40):
         single = (array.astype(np.float32) for array in (z, mean, log_var))
-        z_blocks, *others = (information._blocks(array, size) for array in single)
-        indices = (
-            information._blocks(values.astype(np.int32), size, fill)
-            for values, fill in ((own, -2), (np.arange(23), -1))
-        )
+        z_blocks, *others = (blocks(array, size) for array in single)
+        indices = (blocks(values.astype(np.int32), size, fill) for values, fill in ((own, -2), (np.arange(23), -1)))
         own_blocks, all_blocks = indices
         together, each = information._log_mixture_of_others(z_blocks, own_blocks, *others, all_blocks)
         np.testing.assert_allclose(together.reshape(-1)[:11], expected, rtol=1e-5)

@@ -1,5 +1,25 @@
-"""Measuring trained models: held-out likelihood, reconstructions, samples, figures."""
+"""Measuring trained models: likelihood, calibration, information, FID; reconstructions, samples, figures."""
 
+from calibrax.evaluation.calibration import Calibration, evaluate_calibration, evaluate_model_calibration
+from calibrax.evaluation.fid import frechet_distance, kid, moments
+from calibrax.evaluation.importance import importance_bounds
+from calibrax.evaluation.information import Information, encode_all, measure_information
 from calibrax.evaluation.likelihood import Evaluation, calibrate_on, evaluate_likelihood, generate, reconstruct
 
-__all__ = ["Evaluation", "calibrate_on", "evaluate_likelihood", "generate", "reconstruct"]
+__all__ = [
+    "Calibration",
+    "Evaluation",
+    "Information",
+    "calibrate_on",
+    "encode_all",
+    "evaluate_calibration",
+    "evaluate_likelihood",
+    "evaluate_model_calibration",
+    "frechet_distance",
+    "generate",
+    "importance_bounds",
+    "kid",
+    "measure_information",
+    "moments",
+    "reconstruct",
+]

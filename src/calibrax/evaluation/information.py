@@ -17,6 +17,8 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
+from calibrax.evaluation.gaussian_mixture import blocks, fit_mixture, log_density
+
 PyTree = Any
 LOG_2PI = math.log(2 * math.pi)
 HIDDEN = -1e30  # in place of the log density of a component that is left out: finite, so that no difference is NaN
@@ -163,10 +165,10 @@ def monte_carlo(
     order = np.asarray(jax.random.permutation(index_key, len(mean)))
     own = np.resize(order, num_draws).astype(np.int32)
     z = _draw(noise_key, mean[own], log_var[own])
-    blocks = (_blocks(array, block_size) for array in (mean, log_var))
-    indices = _blocks(np.arange(len(mean), dtype=np.int32), block_size, fill=-1)
+    posteriors = (blocks(array, block_size) for array in (mean, log_var))
+    indices = blocks(np.arange(len(mean), dtype=np.int32), block_size, fill=-1)
     others, others_by_dim = _log_mixture_of_others(
-        _blocks(z, block_size), _blocks(own, block_size, fill=-2), *blocks, indices
+        blocks(z, block_size), blocks(own, block_size, fill=-2), *posteriors, indices
     )
     others = np.asarray(others, np.float64).reshape(-1)[:num_draws]
     others_by_dim = np.asarray(others_by_dim, np.float64).reshape(-1, z.shape[1])[:num_draws]
@@ -265,9 +267,9 @@ def held_out(
     log_ratio_of_y = -np.log(np.diag(factor)).sum() - _log_normal(z, np.zeros_like(z), np.zeros_like(z)).sum(axis=1)
 
     def log_ratio(mixture, chosen):  # log g - log p
-        return _log_density(mixture, y[chosen], block_size) + log_ratio_of_y[chosen]
+        return log_density(mixture, y[chosen], block_size) + log_ratio_of_y[chosen]
 
-    fit = functools.partial(_fit_mixture, fit_key, y[:half], num_steps=num_steps, block_size=block_size)
+    fit = functools.partial(fit_mixture, fit_key, y[:half], num_steps=num_steps, block_size=block_size)
     scores = {count: log_ratio(fit(num_fit, count), slice(num_fit, half)).mean() for count in affordable}
     best = max(scores, key=lambda count: scores[count])
     prior_wins = scores[best] <= 0  # then g = p
@@ -352,13 +354,6 @@ def _decomposition(information: np.ndarray, kl: np.ndarray, bound: Literal["lowe
     return Decomposition(float(information.mean()), _stderr(information), other, float(kl.mean()), _stderr(kl), bound)
 
 
-def _blocks(array: np.ndarray, size: int, fill: int = 0) -> np.ndarray:
-    """[N, ...] as [N / size, size, ...], filled up."""
-    missing = -len(array) % size
-    padded = np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1), constant_values=fill)
-    return padded.reshape(-1, size, *array.shape[1:])
-
-
 @jax.jit
 def _log_mixture_of_others(z, own, mean, log_var, indices) -> tuple[jax.Array, jax.Array]:
     """log Σ_{n ≠ i} q(z_i | x_n), in all dimensions together [M] and in each [M, D], block by block.
@@ -381,8 +376,8 @@ def _log_mixture_of_others(z, own, mean, log_var, indices) -> tuple[jax.Array, j
     def one_block_of_draws(args):
         z, own = args
         together, each = ((jnp.full(s, HIDDEN, z.dtype), jnp.zeros(s, z.dtype)) for s in (own.shape, z.shape))
-        blocks = (mean, log_var, indices)
-        sums, _ = lax.scan(lambda carry, block: add_block(carry, block, z, own), (together, each), blocks)
+        everything = (mean, log_var, indices)
+        sums, _ = lax.scan(lambda carry, block: add_block(carry, block, z, own), (together, each), everything)
         return tuple(largest + jnp.log(total) for largest, total in sums)
 
     return lax.map(one_block_of_draws, (z, own))
@@ -396,67 +391,3 @@ def _add_exponentials(carry: tuple[jax.Array, jax.Array], terms: jax.Array) -> t
     largest, total = carry
     new = jnp.maximum(largest, jnp.max(terms, axis=0))
     return new, total * jnp.exp(largest - new) + jnp.sum(jnp.exp(terms - new[None]), axis=0)
-
-
-class _Mixture(NamedTuple):
-    log_weight: jax.Array  # [K]
-    mean: jax.Array  # [K, D]
-    inverse: jax.Array  # [K, D, D], of the Cholesky factors of the covariances
-
-
-def _fit_mixture(
-    key: jax.Array, y: np.ndarray, num_fit: int, count: int, *, num_steps: int, block_size: int
-) -> _Mixture:
-    """EM on the first `num_fit` draws, from `count` of them as means and unit covariances."""
-    size = y.shape[1]
-    starts = np.asarray(jax.random.choice(key, num_fit, (count,), replace=False))
-    identities = np.tile(np.eye(size, dtype=np.float32), (count, 1, 1))
-    start = _Mixture(jnp.full((count,), -math.log(count), jnp.float32), jnp.asarray(y[starts]), jnp.asarray(identities))
-    seen = (np.arange(len(y)) < num_fit).astype(np.float32)  # by weight: all fits are compiled for one shape
-    return _expectation_maximization(start, _blocks(y, block_size), _blocks(seen, block_size), num_steps)
-
-
-@functools.partial(jax.jit, static_argnums=3)
-def _expectation_maximization(start: _Mixture, y: jax.Array, seen: jax.Array, num_steps: int) -> _Mixture:
-    count, size = start.mean.shape
-    identity = start.inverse
-    prior_scale = identity / count ** (2 / size)  # Fraley and Raftery's, for draws of unit covariance
-    prior_count = size + 2
-
-    def step(mixture, _):
-        def add_block(sums, block):
-            y, seen = block
-            share = jax.nn.softmax(_log_joint(mixture, y), axis=1) * seen[:, None]
-            outer = jnp.einsum("nk,nd,ne->kde", share, y, y, precision="highest")
-            moments = (jnp.sum(share, axis=0), jnp.matmul(share.T, y, precision="highest"), outer)
-            return jax.tree.map(jnp.add, sums, moments), None
-
-        empty = jax.tree.map(jnp.zeros_like, (mixture.log_weight, mixture.mean, mixture.inverse))
-        (number, total, outer), _ = lax.scan(add_block, empty, (y, seen))
-        number = number + 1e-6  # a component that no draw wants keeps a weight
-        mean = total / number[:, None]
-        scatter = outer - mean[:, :, None] * total[:, None, :] + prior_scale
-        factor = jnp.linalg.cholesky(scatter / (number + prior_count + size + 2)[:, None, None])
-        inverse = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
-        return _Mixture(jnp.log(number / jnp.sum(number)), mean, inverse), None
-
-    return lax.scan(step, start, length=num_steps)[0]
-
-
-def _log_joint(mixture: _Mixture, y: jax.Array) -> jax.Array:
-    """log weight_k + log N(y; mean_k, covariance_k), [n, K]."""
-    error = jnp.einsum("kde,nke->nkd", mixture.inverse, y[:, None] - mixture.mean[None], precision="highest")
-    log_det = jnp.sum(jnp.log(jnp.diagonal(mixture.inverse, axis1=1, axis2=2)), axis=1)
-    constant = mixture.log_weight + log_det - 0.5 * y.shape[1] * LOG_2PI
-    return constant[None] - 0.5 * jnp.sum(jnp.square(error), axis=2)
-
-
-@jax.jit
-def _log_density_of_blocks(mixture: _Mixture, y: jax.Array) -> jax.Array:
-    return lax.map(lambda block: jax.nn.logsumexp(_log_joint(mixture, block), axis=1), y)
-
-
-def _log_density(mixture: _Mixture, y: np.ndarray, block_size: int) -> np.ndarray:
-    """log g(y), [n], float64."""
-    log_density = _log_density_of_blocks(mixture, _blocks(y, block_size))
-    return np.asarray(log_density, np.float64).reshape(-1)[: len(y)]

@@ -1,6 +1,7 @@
 """The last linear layer and the soft-max over levels as one, so that the logits of an image never exist at once."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,7 @@ def categorical_nll_from_features(
     check_levels("max_chunk_logits", max_chunk_logits, low=1, high=2**31)
     level = as_level(hide(x, mask), levels)
     size = min(max(1, max_chunk_logits // bias.shape[0]), level.size // channels)  # in positions
-    flat = _fused(level.reshape(-1, channels), features.reshape(-1, features.shape[-1]), kernel, bias, size)
+    flat: Any = _fused(level.reshape(-1, channels), features.reshape(-1, features.shape[-1]), kernel, bias, size)
     return sum_event(flat.reshape(x.shape), mask), {}
 
 
