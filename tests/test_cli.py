@@ -78,8 +78,26 @@ def test_evaluate_and_sample_a_run(images, tmp_path, capsys):
     folder = tmp_path / "run"
     cli.main(train_args(images, folder))
     before = json.loads((folder / "results.json").read_text())
-    assert cli.main(["evaluate", str(folder)]) == 0
-    assert json.loads((folder / "results.json").read_text())["test"] == before["test"]
+    capsys.readouterr()
+    quick = ["--importance-samples", "3", "--calibration-draws", "19"]
+    assert cli.main(["evaluate", str(folder), *quick]) == 0
+    results, out = json.loads((folder / "results.json").read_text()), capsys.readouterr().out
+    assert results["test"] == before["test"]
+    assert results["train"] == before["train"]
+    assert results["importance"]["neg_log_p"] < results["test"]["running average"]["neg_elbo"] + 1
+    assert set(results["calibration"]["coverage"]) == {"0.5", "0.8", "0.95", "0.99"}
+    assert results["information"]["rate"] == pytest.approx(results["test"]["running average"]["rate"], rel=1e-3)
+    assert "fid" not in results
+    for line in ("-log p, 3 importance samples", "coverage of central intervals", "FID and KID: not measured"):
+        assert line in out
+    with Image.open(folder / "calibration.png") as picture:
+        assert picture.size == (1500, 600)
+    for wrong, match in (
+        (["--importance-samples", "-1"], "--importance-samples is -1; expected 0 or more"),
+        (["--calibration-draws", "1"], "--calibration-draws is 1; expected 0, or 2 and more"),
+        (["--inception", "nowhere.pth"], "--inception: weights file is nowhere.pth; expected pt_inception"),
+    ):
+        assert_one_line(capsys, cli.main(["evaluate", str(folder), *wrong]), match)
     for extra in ([], ["--noise", "--num", "7", "--out", str(tmp_path / "drawn.png"), "--seed", "3"]):
         capsys.readouterr()
         assert cli.main(["sample", str(folder), *extra]) == 0

@@ -93,14 +93,16 @@ def _normal_bin(error, log_width, side) -> tuple[jax.Array, jax.Array, jax.Array
 
     near = jnp.where(narrow, distance * width, 0.0)
     average, by_near, by_log_half = _bin_average(near, jnp.where(narrow, half, 0.5))
-    of_narrow = log_width - HALF_LOG_2PI - 0.5 * jnp.square(near) + jnp.log(average)
-
     lo, hi = (jnp.where(narrow, n, (distance + shift) * width) for n, shift in ((1.0, -0.5), (2.0, 0.5)))
-    of_wide, at_lo, at_hi = _tail_difference(lo, hi, outer)
+    beyond, outside, at_lo, at_hi = _tail_difference(lo, hi, outer)
+
+    of_narrow = log_width - HALF_LOG_2PI - 0.5 * jnp.square(near)
+    of_wide = jnp.where(lo > 0, -0.5 * jnp.square(lo), jnp.log1p(-outside))
+    log_mass = jnp.where(narrow, of_narrow, of_wide) + jnp.log(jnp.where(narrow, average, beyond))
 
     by_distance = jnp.where(narrow, by_near - near, at_hi - at_lo)
     by_log_width = jnp.where(narrow, near * (by_near - near) + 1 + by_log_half, hi * at_hi - lo * at_lo)
-    return jnp.where(narrow, of_narrow, of_wide), sign * width * by_distance, by_log_width
+    return log_mass, sign * width * by_distance, by_log_width
 
 
 def _bin_average(center, half) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -123,22 +125,22 @@ def _bin_average(center, half) -> tuple[jax.Array, jax.Array, jax.Array]:
     return average, half * by_center / average, by_log_half / average
 
 
-def _tail_difference(lo, hi, outer) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """log of the mass between lo and hi, or beyond lo where `outer`; and the density at lo and at hi over that mass."""
+def _tail_difference(lo, hi, outer) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The mass between lo and hi, or beyond lo where `outer`, and the density at lo and at hi over that mass.
+
+    Beyond the mean, for lo > 0, the mass is given as a multiple of exp(-lo²/2), and `outside` is 0; around it as what
+    lies outside, and the multiple is 1.
+    """
     above = lo > 0
     size = jnp.abs(lo)
     tail_lo, tail_hi = _scaled_tail(size), _scaled_tail(hi)
     fall = jnp.where(above, 0.5 * (lo - hi) * (lo + hi), -0.5 * jnp.square(hi))
     fall = jnp.where(outer, 0.0, jnp.exp(jnp.where(outer, 0.0, fall)))  # of the density, from lo (or 0) to hi
     density_lo = jnp.where(above, 1.0, jnp.exp(-0.5 * jnp.square(size)))
-
-    # Beyond the mean: in units of the density at lo. Around it: one minus what lies outside.
     beyond = jnp.where(above, 0.5 * (tail_lo - fall * tail_hi), 1.0)
     outside = jnp.where(above, 0.0, 0.5 * (density_lo * tail_lo + fall * tail_hi))
-    mass = jnp.where(above, beyond, 1 - outside)
-    log_mass = jnp.where(above, jnp.log(beyond) - 0.5 * jnp.square(lo), jnp.log1p(-outside))
-    scale = (2 * math.pi) ** -0.5 / mass
-    return log_mass, density_lo * scale, fall * scale
+    scale = (2 * math.pi) ** -0.5 / (beyond - outside)
+    return beyond, outside, density_lo * scale, fall * scale
 
 
 def _scaled_tail(z: jax.Array) -> jax.Array:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -75,12 +75,11 @@ def optimal_sigma_nll(
       Equation (5), whose left side should read σ*², and section 4.
     """
     error = _error(x, mean, mask)
-    sq_error = jnp.square(error)
-    mse, averages = _average(sq_error, axis, axis_name, mask, "mse")
-    variance = jnp.maximum(mse, math.exp(2 * min_log_sigma))  # inside the log: a perfect fit stays finite
-    nll = sum_event_and_constant(0.5 * sq_error * (1 / variance), 0.5 * jnp.log(2 * jnp.pi * variance), mask)
+    mse = _average(jnp.square(error), axis, axis_name, mask)
+    variance = jnp.maximum(mse.value, math.exp(2 * min_log_sigma))  # inside the log: a perfect fit stays finite
+    nll = mse.sum_event(0.5 / variance, 0.5 * jnp.log(2 * jnp.pi * variance))
     log_sigma = jnp.squeeze(0.5 * jnp.log(variance), reduced_axes(axis, error.ndim))
-    return nll, {**averages, "log_sigma": log_sigma}
+    return nll, {**mse.stats("mse"), "log_sigma": log_sigma}
 
 
 def optimal_laplace_nll(
@@ -109,12 +108,11 @@ def optimal_laplace_nll(
       Not in the paper: section 4's argument for the absolute error.
     """
     error = _error(x, mean, mask)
-    size = -minus_abs(error)
-    mae, averages = _average(size, axis, axis_name, mask, "mae")
-    scale = jnp.maximum(mae, math.exp(min_log_scale))
-    nll = sum_event_and_constant(size * (1 / scale), jnp.log(2 * scale), mask)
+    mae = _average(-minus_abs(error), axis, axis_name, mask)
+    scale = jnp.maximum(mae.value, math.exp(min_log_scale))
+    nll = mae.sum_event(1 / scale, jnp.log(2 * scale))
     log_scale = jnp.squeeze(jnp.log(scale), reduced_axes(axis, error.ndim))
-    return nll, {**averages, "log_scale": log_scale, "mse": mean_observed(jnp.square(error), mask)}
+    return nll, {**mae.stats("mae"), "log_scale": log_scale, "mse": mean_observed(jnp.square(error), mask)}
 
 
 def optimal_sigma(
@@ -254,49 +252,62 @@ def _error(x, mean, mask: Mask) -> jax.Array:
     return as_unit(hide(x, mask), dtype) - jnp.asarray(mean, dtype)
 
 
-def _average(
-    values: jax.Array, axis: Axis, axis_name: str | None, mask: Mask, name: str
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The mean of observed values over `axis` of the global batch, its axes kept; and what the running average needs.
+class _Average(NamedTuple):
+    """The mean of observed values over some axes of the global batch, these axes kept, and what it was made of.
 
+    A scale is the same along the averaged axes, so a sum over the event needs the means over them alone.
+    """
+
+    axes: tuple[int, ...]
+    value: jax.Array  # the mean
+    total: jax.Array  # [B, ...]: the mean over those of the axes that lie within an example, hidden values as 0
+    seen: jax.Array  # the same of 1 where observed, 0 where hidden
+    size: int  # how many values each of those is the mean of
+    batch_value: jax.Array  # the mean over the (global) batch as well
+    observed: jax.Array | None  # the observed fraction behind each of batch_value; None without a mask
+
+    def sum_event(self, slope: jax.Array, constant: jax.Array) -> jax.Array:
+        """The sum over each event of value · slope + constant, both constant along the axes, [B]."""
+        return self.size * sum_event_and_constant(self.total * slope, constant * self.seen)
+
+    def stats(self, name: str) -> dict[str, jax.Array]:
+        stats = {name: jnp.squeeze(self.value, self.axes)}
+        batch_axes = tuple({0, *self.axes})
+        if 0 not in self.axes:
+            stats[f"batch_{name}"] = jnp.squeeze(self.batch_value, batch_axes)
+        if self.observed is not None:
+            stats["observed"] = jnp.squeeze(self.observed, batch_axes)
+        return stats
+
+
+def _average(values: jax.Array, axis: Axis, axis_name: str | None, mask: Mask) -> _Average:
+    """Taken in stages: over each example first, then over the batch, then across devices.
+
+    One float32 sum over 10^5 values loses a digit more than short sums do, and loses it differently on eight devices.
     A mean over what is observed is a mean of sums divided by the observed fraction; both are linear in the batch.
     """
     axes = reduced_axes(axis, values.ndim)
-    over_batch = 0 in axes
-    total, observed = values, None
-    if mask is not None:
-        seen = jnp.broadcast_to(mask, values.shape)
-        total, observed = jnp.where(seen, values, 0.0), seen.astype(values.dtype)
+    within = tuple(i for i in axes if i != 0)
+    if mask is None:
+        total = jnp.mean(values, within, keepdims=True)
+        seen = jnp.ones((1,) * values.ndim, values.dtype)
+    else:
+        shown = jnp.broadcast_to(mask, values.shape)
+        total = jnp.mean(jnp.where(shown, values, 0.0), within, keepdims=True)
+        seen = jnp.mean(shown.astype(values.dtype), within, keepdims=True)
 
-    def mean(array, over, across):
-        array = mean_in_stages(array, over)
-        return lax.pmean(array, axis_name) if across and axis_name is not None else array
+    def over_batch(array):
+        array = jnp.mean(array, 0, keepdims=True)
+        return array if axis_name is None else lax.pmean(array, axis_name)
 
-    def ratio(over, across):
-        part = mean(total, over, across)
-        if observed is None:
-            return part, None
-        fraction = mean(observed, over, across)
-        return part / jnp.where(fraction > 0, fraction, 1.0), fraction
+    def ratio(total, seen):
+        return total if mask is None else total / jnp.where(seen > 0, seen, 1.0)
 
-    average, fraction = ratio(axes, over_batch)
-    stats = {name: jnp.squeeze(average, axes)}
-    if not over_batch:
-        batch, fraction = ratio((0, *axes), True)
-        stats[f"batch_{name}"] = jnp.squeeze(batch, (0, *axes))
-    if fraction is not None:
-        stats["observed"] = jnp.squeeze(fraction, axes if over_batch else (0, *axes))
-    return average, stats
-
-
-def mean_in_stages(values: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The mean over `axes`, kept as axes of size 1: over each example first, then over the batch.
-
-    One float32 sum over 10^5 values loses a digit more than short sums do, and loses it differently on eight devices.
-    """
-    within = tuple(axis for axis in axes if axis != 0)
-    means = jnp.mean(values, within, keepdims=True)
-    return jnp.mean(means, 0, keepdims=True) if 0 in axes else means
+    observed = over_batch(seen)
+    batch_value = ratio(over_batch(total), observed)
+    value = batch_value if 0 in axes else ratio(total, seen)
+    size = math.prod(values.shape[i] for i in within)
+    return _Average(axes, value, total, seen, size, batch_value, None if mask is None else observed)
 
 
 def reduced_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
