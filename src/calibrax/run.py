@@ -210,9 +210,13 @@ class Run:
 
         Raises:
           InceptionWeightsError: if the weights cannot be read; before anything is measured.
+          ConfigError: if there are too few test images for FID and KID.
         """
         if inception is not None:
             full.check_weights(inception)
+            if len(self.data.test) < full.MIN_IMAGES_FID:
+                few = f"{len(self.data.test)} test images are too few for FID and KID"
+                raise ConfigError(f"--inception: {few}; expected at least {full.MIN_IMAGES_FID}")
         record, state, test = self.evaluate(), self.saved_state(), self.data.test
         trained = full.Trained(self.model, self.likelihood, state.params, state.likelihood_state)
         title = f"{self.data.name}, {self.config.likelihood}, step {record['step']}: {len(test):,} test images"
@@ -226,8 +230,9 @@ class Run:
                     trained, test, self.folder / "calibration.png", num_draws=calibration_draws,
                     name=self.config.likelihood, title=title, **options,
                 )  # fmt: skip
-        with full.announced("information"):
-            record["information"] = full.measure_information_of(trained, test, **options)
+        if len(test) >= full.MIN_IMAGES_INFORMATION:
+            with full.announced("information"):
+                record["information"] = full.measure_information_of(trained, test, **options)
         if inception is not None:
             with full.announced("FID and KID"):
                 record["fid"] = full.measure_fid(

@@ -16,11 +16,13 @@ from calibrax.evaluation import fid, inception, inception_weights
 from calibrax.evaluation.calibration import Calibration, evaluate_model_calibration
 from calibrax.evaluation.calibration_figure import save_calibration_figure
 from calibrax.evaluation.importance import importance_bounds
-from calibrax.evaluation.information import Information, encode_all, measure_information
+from calibrax.evaluation.information import MIN_EXAMPLES, Information, encode_all, measure_information
 from calibrax.evaluation.likelihood import generate
 from calibrax.likelihoods import Likelihood
 
 PyTree = Any
+MIN_IMAGES_FID = 4
+MIN_IMAGES_INFORMATION = MIN_EXAMPLES
 
 
 class Trained(NamedTuple):
