@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calibrax.evaluation import figures
+from calibrax.evaluation import curves, figures
 
 RNG = np.random.default_rng(0)
 GAP = figures.GAP
@@ -121,7 +121,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path):
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        figures._write(path, fail)
+        figures.write_whole(path, fail)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["grid.png"]
 
@@ -142,7 +142,7 @@ def curves_of(rows):
     from matplotlib.figure import Figure
 
     figure = Figure()
-    figures.draw_curves(figure, rows, None)
+    curves.draw_curves(figure, rows, None)
     return figure.axes
 
 
@@ -155,10 +155,10 @@ def test_curves_survive_what_runs_hold(tmp_path, extra):
     rows[40]["loss"], rows[41]["rate"], rows[42]["distortion"] = math.nan, math.inf, None
     rows[-1]["neg_elbo"] = math.nan
     rows[60]["log_sigma"] = 1e9
-    figures.save_training_curves(tmp_path / "curves.png", rows, title="a run")
+    curves.save_training_curves(tmp_path / "curves.png", rows, title="a run")
     assert pixels(tmp_path / "curves.png").shape == (800, 1200, 3)
     for some in ([], rows[:1], rows[-1:]):
-        figures.save_training_curves(tmp_path / "few.png", some)
+        curves.save_training_curves(tmp_path / "few.png", some)
         assert pixels(tmp_path / "few.png").shape == (800, 1200, 3)
     assert sorted(os.listdir(tmp_path)) == ["curves.png", "few.png"]
 
@@ -204,5 +204,5 @@ def test_the_smooth_line_is_the_running_median():
 
 def test_pyplot_s_global_state_is_left_alone(tmp_path):
     before = "matplotlib.pyplot" in sys.modules
-    figures.save_training_curves(tmp_path / "curves.png", run_rows())
+    curves.save_training_curves(tmp_path / "curves.png", run_rows())
     assert ("matplotlib.pyplot" in sys.modules) == before

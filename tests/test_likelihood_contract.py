@@ -188,7 +188,7 @@ def test_axis_name_makes_the_batch_the_global_one(likelihood):
 def test_samples_have_the_distribution_s_moments(name):
     likelihood = LIKELIHOODS[name]
     outputs = outputs_for(likelihood)[:1]
-    num = 20_000 if outputs.shape[-1] < 50 else 2_000
+    num = 5_000 if outputs.shape[-1] < 50 else 2_000
     params, state = trained_state(likelihood, outputs_for(likelihood), data())
     many = jnp.broadcast_to(outputs, (num, *outputs.shape[1:]))
     draws = np.asarray(likelihood.sample(jax.random.key(2), params, state, many), np.float64)
@@ -204,7 +204,7 @@ def test_samples_have_the_distribution_s_moments(name):
         "log_sigma" in stats and name != "tempered"
     ):  # the mean nll of the draws is the entropy of a Gaussian of their variance
         entropy = np.sum(0.5 * np.log(2 * np.pi * np.e * draws.var(0)))
-        assert abs(np.mean(np.asarray(nll, np.float64)) - entropy) < 0.1
+        assert abs(np.mean(np.asarray(nll, np.float64)) - entropy) < 0.2
 
 
 @pytest.mark.parametrize("name", [name for name in LIKELIHOODS if LIKELIHOODS[name].discretized_nll is not None])

@@ -16,7 +16,8 @@ from calibrax import run_folder
 from calibrax.config import ConfigError, TrainConfig
 from calibrax.data import ImageData, batches, load, steps_per_epoch
 from calibrax.evaluation import calibrate_on, evaluate_likelihood, full, generate, reconstruct
-from calibrax.evaluation.figures import save_grid, save_reconstructions, save_training_curves
+from calibrax.evaluation.curves import save_training_curves
+from calibrax.evaluation.figures import save_grid, save_reconstructions
 from calibrax.evaluation.report import results_table
 from calibrax.progress import Interrupted, ProgressBar, catch_interrupts
 from calibrax.training import (

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from calibrax.evaluation.calibration import LEVELS, NUM_PIT_BINS, Calibration
-from calibrax.evaluation.figures import _write
+from calibrax.evaluation.figures import write_whole
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), told apart by colour-blind readers too; markers say it once more.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -40,7 +40,7 @@ def save_calibration_figure(path: str | Path, results: Mapping[str, Calibration]
         raise ValueError(f"results has {len(results)} entries; expected 1 to {len(COLORS)}")
     figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100, layout="constrained")
     draw_calibration(figure, results, title)
-    _write(path, lambda temporary: figure.savefig(temporary, format="png"))
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
 def draw_calibration(figure, results: Mapping[str, Calibration], title: str | None) -> None:

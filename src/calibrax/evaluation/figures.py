@@ -1,7 +1,6 @@
-"""Pictures: grids of images, reconstructions, training curves. NumPy in, PNG files out, each there whole or not at all.
+"""Pictures: grids of images and reconstructions. NumPy in, PNG files out, each there whole or not at all.
 
-Grids are put together pixel by pixel and written by Pillow; curves are drawn through matplotlib's object interface on
-the Agg canvas: no display, no global state.
+Grids are put together pixel by pixel and written by Pillow.
 """
 
 import math
@@ -14,11 +13,6 @@ import numpy as np
 
 GAP = 3  # white pixels between images
 PAGE_WIDTH = 800  # pixels; what a picture is enlarged to, about
-# Okabe and Ito's palette (jfly.uni-koeln.de/color), told apart by colour-blind readers too.
-TRAIN_COLOR, TEST_COLOR = "#0072B2", "#D55E00"
-NUM_SMOOTH = 400  # points of the smoothed curves
-
-Row = dict[str, Any]  # a line of metrics.jsonl
 
 
 def save_grid(
@@ -107,26 +101,6 @@ def save_comparison(
     _save(path, _titled(_join(parts[:-1], 1), title))
 
 
-def save_training_curves(path: str | Path, rows: Sequence[Row], *, title: str | None = None) -> None:
-    """Plot a run: -ELBO, rate, distortion and σ by training step, 1200 by 800 pixels.
-
-    Training batches are a thin line with their running median over it, test evaluations are points. The axes leave out
-    the first steps, whose values are orders of magnitude off; a test value beyond an axis is a triangle at its edge.
-    Without a σ a decoder shows the root of its mean squared error, and says so. Values that are missing or not finite
-    are left out.
-
-    Args:
-      path: a PNG; folders are made.
-      rows: those of `metrics.jsonl`: `{"step", "split", ...}`; every split but "train" counts as test.
-      title: above the plot.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 8), dpi=100, layout="constrained")
-    draw_curves(figure, rows, title)
-    _write(path, lambda temporary: figure.savefig(temporary, format="png"))
-
-
 def as_pixels(images: np.ndarray, name: str = "images") -> np.ndarray:
     """Images as uint8 [N, H, W, 3]; see `save_grid`. `name` is for the message of the error."""
     images = np.asarray(images)
@@ -206,10 +180,10 @@ def _text(text: str, size: int) -> np.ndarray:
 def _save(path: str | Path, pixels: np.ndarray) -> None:
     from PIL import Image
 
-    _write(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG"))
+    write_whole(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG"))
 
 
-def _write(path: str | Path, save: Callable[[Path], Any]) -> None:
+def write_whole(path: str | Path, save: Callable[[Path], Any]) -> None:
     """Save under a temporary name first: whoever looks, or kills the process, finds the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -219,120 +193,3 @@ def _write(path: str | Path, save: Callable[[Path], Any]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def draw_curves(figure, rows: Sequence[Row], title: str | None) -> None:
-    """-ELBO, rate, distortion and σ (or the root mean squared error) by step, on an empty matplotlib figure."""
-    has_sigma = any(_sigma(row) is not None for row in rows)
-    panels = [
-        ("−ELBO (nats per example)", _neg_elbo),
-        ("rate: KL from the prior (nats per example)", lambda row: _number(row.get("rate"))),
-        ("distortion: −log p(x|z) (nats per example)", lambda row: _number(row.get("distortion"))),
-        ("σ that the decoder used (units of the data)", _sigma)
-        if has_sigma
-        else ("root mean squared error (units of the data)", _rmse),
-    ]
-    handles: dict[str, Any] = {}
-    for index, (axes, (name, value)) in enumerate(zip(figure.subplots(2, 2).flat, panels, strict=True)):
-        handles |= _draw_panel(axes, rows, value, logarithmic=index == 3)
-        axes.set_title(name, fontsize=12, loc="left")
-        axes.set_xlabel("training step")
-        axes.grid(True, alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.margins(x=0.02)
-    if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=11)
-    if title:
-        figure.suptitle(title, fontsize=13)
-
-
-def _draw_panel(axes, rows: Sequence[Row], value: Callable[[Row], float | None], logarithmic: bool) -> dict[str, Any]:
-    """Lines and points of one quantity; returns the legend's handles by name."""
-    train, test = (_series(rows, value, is_train, positive=logarithmic) for is_train in (True, False))
-    handles = {}
-    if len(train[0]):
-        centres, smooth = _running_median(*train)
-        (thin,) = axes.plot(*train, color=TRAIN_COLOR, alpha=0.25, linewidth=0.8)
-        (thick,) = axes.plot(centres, smooth, color=TRAIN_COLOR, linewidth=1.8)
-        handles |= {"training batch": thin, "training batches, running median": thick}
-    if len(test[0]):
-        (points,) = axes.plot(*test, "o", color=TEST_COLOR, markersize=6)
-        handles["test set"] = points
-    if not handles:
-        axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", va="center", color="gray")
-        axes.set(xticks=[], yticks=[])
-        return handles
-    _set_limits(axes, train[1], test[1], logarithmic)
-    _mark_outside(axes, *test)
-    return handles
-
-
-def _set_limits(axes, train: np.ndarray, test: np.ndarray, logarithmic: bool) -> None:
-    """Room for 98 of 100 training values after the first twentieth, and for test values not much farther off."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
-
-    if logarithmic:
-        train, test = np.log(train), np.log(test)
-    low, high = np.percentile(train[min(max(1, len(train) // 20), len(train) - 1) :] if len(train) else test, [1, 99])
-    size = 1.0 if logarithmic else 0.1 * max(abs(low), abs(high))
-    reach = max(high - low, size) or math.inf
-    near = np.append(test[(test > low - reach) & (test < high + reach)], [low, high])
-    low, high = near.min(), near.max()
-    margin = max(0.08 * (high - low), 0.05 * size) or 1.0
-    low, high = low - margin, high + margin
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    if not logarithmic:
-        axes.set_ylim(low, high)
-        axes.yaxis.set_major_formatter("{x:,g}")
-        return
-    axes.set_yscale("log")
-    axes.set_ylim(math.exp(low), math.exp(high))
-    axes.yaxis.set_major_locator(MaxNLocator(6) if high - low < math.log(4) else LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _mark_outside(axes, steps: np.ndarray, values: np.ndarray) -> None:
-    """Triangles at the edge for points beyond it, which would go unseen."""
-    low, high = axes.get_ylim()
-    for beyond, edge, marker in ((values > high, high, "^"), (values < low, low, "v")):
-        if beyond.any():
-            at_edge = np.full(beyond.sum(), edge)
-            axes.plot(steps[beyond], at_edge, marker, color=TEST_COLOR, markersize=8, clip_on=False)
-
-
-def _running_median(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Over a fortieth of the run around each of at most 400 steps; shorter at the ends."""
-    half = len(values) // 80
-    centres = np.unique(np.linspace(0, len(values) - 1, min(len(values), NUM_SMOOTH)).round().astype(int))
-    smooth = [np.median(values[max(0, i - half) : i + half + 1]) for i in centres]
-    return steps[centres], np.array(smooth)
-
-
-def _series(rows: Sequence[Row], value, is_train: bool, positive: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of one split, in the order of the steps."""
-    chosen = ((row["step"], value(row)) for row in rows if (row["split"] == "train") == is_train)
-    points = sorted((step, number) for step, number in chosen if number is not None and (number > 0 or not positive))
-    steps, values = np.array(points, dtype=float).reshape(-1, 2).T
-    return steps, values
-
-
-def _number(value: Any) -> float | None:
-    """The value as a float where it is a finite number."""
-    return float(value) if isinstance(value, int | float | np.number) and math.isfinite(value) else None
-
-
-def _neg_elbo(row: Row) -> float | None:
-    return _number(row.get("loss" if row["split"] == "train" else "neg_elbo"))
-
-
-def _sigma(row: Row) -> float | None:
-    log_sigma = _number(row.get("log_sigma"))
-    if log_sigma is None:
-        return _number(row.get("sigma"))
-    return math.exp(log_sigma) if abs(log_sigma) < 80 else None  # beyond, float32 is 0 or infinite
-
-
-def _rmse(row: Row) -> float | None:
-    mse = _number(row.get("mse"))
-    return None if mse is None or mse < 0 else math.sqrt(mse)
