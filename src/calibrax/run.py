@@ -236,9 +236,7 @@ class Run:
                 record["information"] = full.measure_information_of(trained, test, **options)
         if inception is not None:
             with full.announced("FID and KID"):
-                record["fid"] = full.measure_fid(
-                    trained, test, weights=inception, data=self.data.name, split="test", cache=self.folder, **options
-                )
+                record["fid"] = full.measure_fid(trained, test, weights=inception, **options)
         run_folder.write_json(self.folder / "results.json", record)
         print("\n".join(full.lines(record)))
         if inception is None:
