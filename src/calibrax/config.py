@@ -29,6 +29,8 @@ class TrainConfig:
     """Where prepared data and original files are looked for and kept (default: ~/tensorflow_datasets)."""
     image_size: int | None = None
     """Resize images to this height and width (antialiased bilinear); by default as they come."""
+    fraction: float = 1.0
+    """Share of the training images to train on, the first ones; the test images stay whole."""
     likelihood: str = "optimal-sigma"
     """The decoder's distribution; `calibrax models` lists the names."""
     beta: float = 1.0
@@ -59,16 +61,19 @@ class TrainConfig:
     """Go on with the run in --run-dir."""
     save_every: int = 0
     """Steps between checkpoints; 0: at the end of each epoch."""
+    eval_every: int = 1
+    """Epochs between evaluations and pictures; the last epoch always has them."""
 
     def __post_init__(self):
         _check_name("likelihood", self.likelihood, LIKELIHOODS)
         _check_name("model", self.model, MODELS)
-        for name in ("epochs", "batch_size", "latent_dim"):
+        for name in ("epochs", "batch_size", "latent_dim", "eval_every"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("save_every", "seed"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 2**32, "in [0, 2^32)")
         if self.image_size is not None:
             _check("image_size", self.image_size, self.image_size >= 4, "at least 4")
+        _check("fraction", self.fraction, 0 < self.fraction <= 1, "more than 0, at most 1")
         _check("learning_rate", self.learning_rate, 0 < self.learning_rate < float("inf"), "a positive number")
         if self.resume and self.run_dir is None:
             raise ConfigError("--resume needs --run-dir, the folder of the run to go on with")

@@ -14,7 +14,7 @@ import numpy as np
 
 from calibrax import run_folder
 from calibrax.config import ConfigError, TrainConfig
-from calibrax.data import ImageData, batches, load, steps_per_epoch
+from calibrax.data import ImageData, batches, load, steps_per_epoch, take_fraction
 from calibrax.evaluation import calibrate_on, evaluate_likelihood, full, generate, reconstruct
 from calibrax.evaluation.curves import save_training_curves
 from calibrax.evaluation.figures import save_grid, save_reconstructions
@@ -66,8 +66,8 @@ def train(config: TrainConfig, data: ImageData | None = None) -> dict[str, Any]:
 
 
 def load_data(config: TrainConfig) -> ImageData:
-    """The images that `config` names, at its image size."""
-    return load(config.data, data_dir=config.data_dir, image_size=config.image_size)
+    """The images that `config` names, at its image size and of its fraction."""
+    return take_fraction(load(config.data, data_dir=config.data_dir, image_size=config.image_size), config.fraction)
 
 
 def _check_model(config: TrainConfig, data: ImageData) -> None:
@@ -140,7 +140,8 @@ class Run:
                 if interrupted.is_set():
                     save(stepper.get_state(device_state))
                     raise Interrupted(f"saved at step {step}; go on with: {self.resume_command()}")
-                if step % per_epoch == 0 and step and step not in log.evaluated_steps:
+                due = step % (per_epoch * self.config.eval_every) == 0 or step >= last_step
+                if due and step and step not in log.evaluated_steps:
                     self._evaluate_epoch(stepper.get_state(device_state), step, log)
                 if step >= last_step:
                     return
@@ -186,6 +187,7 @@ class Run:
             "train_examples": len(self.data.train),
             "likelihood": self.config.likelihood,
             "model": self.config.model,
+            "event_shape": list(self.data.event_shape),
             "step": int(state.step),
             "seed": self.config.seed,
             "commit": run_folder.commit(),
@@ -199,15 +201,12 @@ class Run:
         print(results_table(f"{heading}{len(self.data.train):,} of training", {**results, "training images": on_train}))
         return record
 
-    def evaluate_fully(
-        self, *, importance_samples: int = 64, calibration_draws: int = 199, inception: str | None = None
-    ) -> dict[str, Any]:
+    def evaluate_fully(self, *, inception: str | None = None, **wanted: Any) -> dict[str, Any]:
         """`evaluate`, and what is measured besides: importance-weighted bound, calibration, information, FID and KID.
 
         Args:
-          importance_samples: of the importance-weighted bound; 0 leaves it out.
-          calibration_draws: from p(x | z) for each value; 0 leaves calibration out.
           inception: the file of weights for FID and KID; None leaves them out.
+          wanted: as for `measure`.
 
         Raises:
           InceptionWeightsError: if the weights cannot be read; before anything is measured.
@@ -218,7 +217,34 @@ class Run:
             if len(self.data.test) < full.MIN_IMAGES_FID:
                 few = f"{len(self.data.test)} test images are too few for FID and KID"
                 raise ConfigError(f"--inception: {few}; expected at least {full.MIN_IMAGES_FID}")
-        record, state, test = self.evaluate(), self.saved_state(), self.data.test
+        record = self.measure(self.evaluate(), inception=inception, **wanted)
+        print("\n".join(full.lines(record)))
+        if inception is None:
+            print("FID and KID: not measured, as they need Inception's weights (--inception FILE)")
+        return record
+
+    def measure(
+        self,
+        record: dict[str, Any],
+        *,
+        importance_samples: int = 64,
+        calibration_draws: int = 199,
+        information: bool = True,
+        inception: str | None = None,
+    ) -> dict[str, Any]:
+        """Measure the newest checkpoint further, on the test images; `results.json` gains what was measured.
+
+        Args:
+          record: what `evaluate` returned; not changed.
+          importance_samples: of the importance-weighted bound; 0 leaves it out.
+          calibration_draws: from p(x | z) for each value; 0 leaves calibration out.
+          information: rate, mutual information and marginal KL, where there are images enough.
+          inception: the file of weights for FID and KID; None leaves them out.
+
+        Returns:
+          The record with what was asked for.
+        """
+        state, test, record = self.saved_state(), self.data.test, dict(record)
         trained = full.Trained(self.model, self.likelihood, state.params, state.likelihood_state)
         title = f"{self.data.name}, {self.config.likelihood}, step {record['step']}: {len(test):,} test images"
         options: dict[str, Any] = {"key": self.eval_key}
@@ -231,16 +257,13 @@ class Run:
                     trained, test, self.folder / "calibration.png", num_draws=calibration_draws,
                     name=self.config.likelihood, title=title, **options,
                 )  # fmt: skip
-        if len(test) >= full.MIN_IMAGES_INFORMATION:
+        if information and len(test) >= full.MIN_IMAGES_INFORMATION:
             with full.announced("information"):
                 record["information"] = full.measure_information_of(trained, test, **options)
         if inception is not None:
             with full.announced("FID and KID"):
                 record["fid"] = full.measure_fid(trained, test, weights=inception, **options)
         run_folder.write_json(self.folder / "results.json", record)
-        print("\n".join(full.lines(record)))
-        if inception is None:
-            print("FID and KID: not measured, as they need Inception's weights (--inception FILE)")
         return record
 
     def sample(self, num: int, path: str | Path | None = None, seed: int = 0, *, noise: bool = False) -> Path:

@@ -16,7 +16,7 @@ from calibrax.data import ImageData
 
 CONFIG_FILE = "config.json"
 PACKAGES = ("calibrax", "jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "numpy", "tensorflow-datasets")
-MAY_CHANGE = ("data_dir", "epochs", "parallel", "resume", "run_dir", "save_every")  # on resuming
+MAY_CHANGE = ("data_dir", "epochs", "eval_every", "parallel", "resume", "run_dir", "save_every")  # on resuming
 
 
 class RunError(Exception):

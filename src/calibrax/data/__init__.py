@@ -2,6 +2,7 @@
 
 from calibrax.data.batches import batches, epoch_order, steps_per_epoch
 from calibrax.data.sources import describe, known_sources, load
+from calibrax.data.transforms import take_fraction
 from calibrax.data.types import DataError, ImageData
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "known_sources",
     "load",
     "steps_per_epoch",
+    "take_fraction",
 ]

@@ -1,10 +1,10 @@
-"""Resizing as the paper's experiments did it: Pillow's antialiased bilinear, rounded to 8 bits."""
+"""Images of another size, resized as the paper's experiments did it; and fewer of them."""
 
 import dataclasses
 
 import numpy as np
 
-from calibrax.data.types import ImageData
+from calibrax.data.types import DataError, ImageData
 
 
 def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -36,3 +36,18 @@ def resize_data(data: ImageData, image_size: int | tuple[int, int] | None) -> Im
     height, width = data.event_shape[:2]
     note = f"{data.origin}; resized from {height}x{width} to {size[0]}x{size[1]}, antialiased bilinear"
     return dataclasses.replace(data, **splits, origin=note)
+
+
+def take_fraction(data: ImageData, fraction: float) -> ImageData:
+    """The first `fraction` of the training images, at least one; the other splits whole.
+
+    Raises:
+      DataError: if the fraction is not in (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise DataError(f"fraction is {fraction}; expected more than 0, at most 1")
+    num = max(1, round(fraction * len(data.train)))
+    if num == len(data.train):
+        return data
+    note = f"{data.origin}; the first {num:,} of {len(data.train):,} training images"
+    return dataclasses.replace(data, train=data.train[:num], origin=note)

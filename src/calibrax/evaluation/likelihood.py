@@ -24,7 +24,8 @@ class Evaluation(NamedTuple):
     rate: float  # nats: mean KL(q(z|x) || p(z))
     distortion: float  # nats: mean -log p(x|z)
     mse: float  # mean squared error of E[x|z], per value
-    bits_per_dim: float | None  # rate plus -log P of the 256-level image, in bits; None where the decoder has no levels
+    discretized_neg_elbo: float | None  # nats: rate - log P of the 256-level image; None where the decoder has no levels
+    bits_per_dim: float | None  # the same in bits, per value
     sigma: float | None  # the decoder's σ (geometric mean where it has several); None where it has none
     effective_beta: float | None  # 2σ², the tables' convention
     num_examples: int
@@ -64,16 +65,17 @@ def evaluate_likelihood(
     columns = {name: np.concatenate([np.asarray(b[name], np.float64) for b in batches]) for name in batches[0]}
     neg_elbo = columns["rate"] + columns["distortion"]
     log_sigma = float(columns["log_sigma"].mean()) if "log_sigma" in columns else None
-    bits = None
+    discretized = None
     if "discretized" in columns:
-        bits = float(bits_per_dim((columns["rate"] + columns["discretized"]).mean(), images.shape[1:]))
+        discretized = float((columns["rate"] + columns["discretized"]).mean())
     return Evaluation(
         neg_elbo=float(neg_elbo.mean()),
         neg_elbo_stderr=float(neg_elbo.std(ddof=1) / math.sqrt(len(images))) if len(images) > 1 else math.nan,
         rate=float(columns["rate"].mean()),
         distortion=float(columns["distortion"].mean()),
         mse=float(columns["sq_error"].mean()),
-        bits_per_dim=bits,
+        discretized_neg_elbo=discretized,
+        bits_per_dim=None if discretized is None else float(bits_per_dim(discretized, images.shape[1:])),
         sigma=None if log_sigma is None else math.exp(log_sigma),
         effective_beta=None if log_sigma is None else float(effective_beta(log_sigma)),
         num_examples=len(images),

@@ -9,6 +9,7 @@ ROWS = (
     ("  standard error", "neg_elbo_stderr", "{:.1f}"),
     ("rate: KL (nats)", "rate", "{:.1f}"),
     ("distortion (nats)", "distortion", "{:.1f}"),
+    ("-log P, 256 levels", "discretized_neg_elbo", "{:.1f}"),
     ("bits/dim, 256 levels", "bits_per_dim", "{:.3f}"),
     ("MSE", "mse", "{:.6f}"),
     ("sigma", "sigma", "{:.5f}"),
