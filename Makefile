@@ -11,6 +11,11 @@ DATA ?=
 DATA_DIR ?=
 EPOCHS ?=
 SEED ?=
+SEEDS ?=
+FRACTION ?=
+COLUMN ?=
+INCEPTION ?=
+OUT ?=
 PARALLEL ?=
 RUN ?=
 ARGS ?=
@@ -19,11 +24,18 @@ TORCH_PYTHON ?= $(BIN)/python
 FLAGS = $(if $(DATA),--data "$(DATA)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	$(if $(SEED),--seed $(SEED)) $(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(RUN),--run-dir "$(RUN)") $(ARGS)
 
+SWEEP = $(if $(DATA),--data "$(DATA)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(if $(EPOCHS),--epochs $(EPOCHS)) \
+	$(if $(SEEDS),--seeds $(SEEDS)) $(if $(FRACTION),--fraction $(FRACTION)) $(if $(INCEPTION),--inception "$(INCEPTION)") \
+	$(if $(OUT),--out "$(OUT)") $(if $(PARALLEL),--parallel $(PARALLEL)) $(ARGS)
+TABLES := table1 table2-svhn table3 table5
+FIGURES := figure3 figure4 figure5 figure8 figure9
+
 .DEFAULT_GOAL := help
-.PHONY: help install svhn-optimal figure two-modalities test lint typecheck format bench bench-decoders clean
+.PHONY: help install svhn-optimal $(TABLES) table4 $(FIGURES) figures figure two-modalities test lint typecheck format bench bench-decoders clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [DATA=svhn|mnist|images.npz|folder] [DATA_DIR=] [EPOCHS=] [SEED=] [PARALLEL=jit|pmap|sharded] [RUN=] [ARGS=]"
+	@echo "       make table1|table3|... [DATA=] [EPOCHS=] [SEEDS=] [FRACTION=] [INCEPTION=FILE|download] [OUT=] [ARGS=]"
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 18
 
 install: $(VENV)/.installed ## Make .venv and install calibrax with its pinned dependencies
@@ -37,6 +49,23 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 svhn-optimal: install ## Train and evaluate the optimal sigma-VAE on SVHN (or street-digits, where SVHN cannot be had)
 	@$(BIN)/python -m experiments.svhn_optimal $(FLAGS)
+
+table1: ## Table 1: hand-tuned β against learned σ on SVHN
+table2-svhn: ## Table 2, SVHN column: eleven decoders
+table3: ## Table 3: decoders on MNIST
+table5: ## Table 5: -log p of 256 levels on CIFAR-10
+figure3: ## Figure 3: samples over β, rate and distortion on SVHN
+figure4: ## Figure 4: mutual information and marginal KL on SVHN
+figure5: ## Figure 5: samples on SVHN, optimal σ beside Gaussian
+figure8: ## Figure 8: samples on CIFAR-10, optimal σ beside Gaussian
+figure9: ## Figure 9: σ against training step on SVHN
+$(TABLES) $(FIGURES): install
+	@$(BIN)/python -m experiments.$(subst -,_,$@) $(SWEEP)
+
+table4: install ## Table 4: CIFAR-10, CelebA and Frey Face (COLUMN=frey-face for one)
+	@$(BIN)/python -m experiments.table4 $(if $(COLUMN),--column $(COLUMN)) $(SWEEP)
+
+figures: $(FIGURES) ## All figures of the small network
 
 figure: install ## Draw the front page's figure from a run (RUN=)
 	@$(BIN)/python -m experiments.front_page $(if $(RUN),"$(RUN)",runs/street-digits-optimal-sigma-seed0) $(ARGS)

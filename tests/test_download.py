@@ -92,3 +92,9 @@ def test_a_torn_download_is_completed_by_the_next_try(server, tmp_path):
 def test_a_disk_too_full_is_noticed_before_the_download(server, tmp_path):
     with pytest.raises(DataError, match=r"MiB free; f\.bin needs"):
         download.fetch(remote(server, "/file", size=10**18), tmp_path / "f.bin", timeout=5)
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_one_line(server, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"^[^\n]*file cannot be made: [^\n]*$"):
+        download.fetch(remote(server, "/file"), tmp_path / "file" / "f.bin", timeout=5)

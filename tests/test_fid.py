@@ -1,4 +1,4 @@
-"""Distances against their textbook formulas; cached moments; the real network on real images where there are some."""
+"""Distances against their textbook formulas; the real network on real images where there are some."""
 
 import jax
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 import scipy.linalg
 
 from calibrax.evaluation import fid, inception, inception_weights
-from calibrax.evaluation.fid import Moments, MomentsError
+from calibrax.evaluation.fid import Moments
 
 
 def correlated(rng, num, dim, shift=0.0):
@@ -127,78 +127,6 @@ def test_kid_says_what_it_did(rng):
     assert fid.kid(a, b, subsets=10, subset_size=40).note is None
     with pytest.raises(ValueError, match="images, subsets and subset_size are 3, 100 and 1000"):
         fid.kid(a[:3], b)
-
-
-@pytest.fixture
-def saved(rng, tmp_path):
-    images = rng.integers(0, 256, (20, 4, 4, 1), dtype=np.uint8)
-    identity = fid.moments_identity(images, data="toy", split="test", feature=6, weights="abc")
-    values, path = fid.moments(rng.normal(size=(20, 6))), tmp_path / "folder" / "moments.npz"
-    fid.save_moments(path, values, identity)
-    return images, identity, values, path
-
-
-def test_moments_are_cached(saved):
-    _, identity, values, path = saved
-    read, note = fid.cached_moments(path, identity, lambda: pytest.fail("computed"))
-    assert note is None
-    assert (read.num, read.feature) == (values.num, values.feature)
-    np.testing.assert_array_equal(read.mean, values.mean)
-    np.testing.assert_array_equal(read.covariance, values.covariance)
-    assert [file.name for file in path.parent.iterdir()] == ["moments.npz"]
-
-
-def test_moments_of_other_data_are_computed_anew(saved):
-    images, identity, values, path = saved
-    options = {"data": "toy", "split": "test", "feature": 6, "weights": "abc"}
-    assert fid.moments_identity(images / np.float32(255), **options) == identity
-    changed = images.copy()
-    changed[3, 2, 1, 0] ^= 1
-    others = {
-        "images_sha256": fid.moments_identity(changed, **options),
-        "images_sha256, num": fid.moments_identity(images[:19], **options),
-        "image_shape": fid.moments_identity(images.reshape(20, 2, 8, 1), **options),
-        "weights": fid.moments_identity(images, **{**options, "weights": "def"}),
-        "split": fid.moments_identity(images, **{**options, "split": "train"}),
-    }
-    for differ, other in others.items():
-        with pytest.raises(MomentsError, match=f"moments of other data: it differs in {differ}$"):
-            fid.load_moments(path, other)
-    read, note = fid.cached_moments(path, others["weights"], lambda: values._replace(num=21))
-    assert read.num == 21
-    assert note is not None
-    assert note.endswith("it differs in weights; computed anew")
-    assert fid.load_moments(path, others["weights"]).num == 21
-
-
-def test_damaged_moments_are_computed_anew(saved):
-    _, identity, values, path = saved
-    whole = path.read_bytes()
-    places = {len(whole) // 3: "bytes", len(whole) // 2: "bytes", whole.index(values.mean.tobytes()) + 5: "bytes"}
-    damaged = [whole[:n] for n in (0, 10, len(whole) // 2, len(whole) - 1)]
-    damaged += [whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :] for place in places]
-    for data in damaged:
-        path.write_bytes(data)
-        with pytest.raises(MomentsError) as error:
-            fid.load_moments(path, identity)
-        assert "\n" not in str(error.value)
-        read, note = fid.cached_moments(path, identity, lambda: values)
-        assert read is values
-        assert note is not None
-        assert note.endswith("computed anew")
-        assert path.read_bytes() == whole or fid.load_moments(path, identity).num == values.num
-    fid.save_moments(path, values._replace(covariance=np.zeros((2, 2))), identity)
-    with pytest.raises(MomentsError, match="holds damaged moments of shapes"):
-        fid.load_moments(path, identity)
-
-
-def test_moments_survive_a_folder_that_cannot_be_written(saved, tmp_path):
-    _, identity, values, _ = saved
-    (tmp_path / "file").write_text("")
-    read, note = fid.cached_moments(tmp_path / "file" / "moments.npz", identity, lambda: values)
-    assert read is values
-    assert note is not None
-    assert "cannot be written" in note
 
 
 def test_real_weights_on_real_images(real_data):

@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "progress": set(),
     "run_folder": {"config", "data"},
     "run": {"config", "data", "evaluation", "progress", "run_folder", "training"},
-    "cli": {"config", "data", "evaluation", "progress", "run", "run_folder", "__init__"},
+    "compare": {"config", "evaluation", "run_folder", "training"},
+    "cli": {"compare", "config", "data", "evaluation", "progress", "run", "run_folder", "__init__"},
     "__init__": {"likelihoods", "objectives", "running_average"},
 }
 

@@ -1,4 +1,4 @@
-"""The command line: `calibrax train | evaluate | sample | data | models`.
+"""The command line: `calibrax train | evaluate | sample | compare | data | models`.
 
 A user's mistake is one line on stderr and exit code 2; Ctrl-C is exit code 130 with everything saved.
 """
@@ -27,7 +27,9 @@ class EvaluateConfig:
     calibration_draws: int = 199
     """Draws from p(x|z) for each value, to test the calibration; 0: none."""
     inception: str | None = None
-    """Inception's weights for FID and KID: the published .pth, or an .npz of folded arrays (FID-768)."""
+    """Inception's weights for FID and KID: the published .pth, an .npz of folded arrays (FID-768), or download."""
+    fid_images: int = 0
+    """Test images, from the first on, for FID and KID, against as many samples; 0: all."""
     data_dir: str | None = None
     """Where the data is now, if it moved."""
 
@@ -51,6 +53,16 @@ class SampleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """Put finished runs side by side: a table of their results, and their curves in one figure."""
+
+    runs: tuple[str, ...]
+    """The runs' folders."""
+    out: str | None = None
+    """The figure, .png or .svg (default: comparison.png here)."""
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Find or download a data set, prepare it, and say what is in it."""
 
@@ -67,7 +79,8 @@ class DataConfig:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    commands = {"train": train, "evaluate": evaluate, "sample": sample, "data": data, "models": models}
+    commands = {"train": train, "evaluate": evaluate, "sample": sample}
+    commands |= {"compare": compare, "data": data, "models": models}
     if not argv or argv[0] in ("-h", "--help"):
         print(usage(commands))
         return 0 if argv else 2
@@ -113,6 +126,7 @@ def train(argv: Sequence[str]) -> None:
 
 def evaluate(argv: Sequence[str]) -> None:
     from calibrax.config import ConfigError
+    from calibrax.evaluation.full import MIN_IMAGES_FID
     from calibrax.evaluation.inception_weights import InceptionWeightsError
     from calibrax.run import Run
 
@@ -121,7 +135,10 @@ def evaluate(argv: Sequence[str]) -> None:
         raise ConfigError(f"--importance-samples is {config.importance_samples}; expected 0 or more")
     if config.calibration_draws < 0 or config.calibration_draws == 1:
         raise ConfigError(f"--calibration-draws is {config.calibration_draws}; expected 0, or 2 and more")
-    options = {name: getattr(config, name) for name in ("importance_samples", "calibration_draws", "inception")}
+    if config.fid_images and config.fid_images < MIN_IMAGES_FID:
+        raise ConfigError(f"--fid-images is {config.fid_images}; expected 0, or {MIN_IMAGES_FID} and more")
+    names = "importance_samples", "calibration_draws", "inception", "fid_images"
+    options = {name: getattr(config, name) for name in names}
     try:
         Run.open(config.run, config.data_dir).evaluate_fully(**options)
     except InceptionWeightsError as error:
@@ -138,6 +155,13 @@ def sample(argv: Sequence[str]) -> None:
     if config.out is not None and Path(config.out).suffix.lower() != ".png":
         raise ConfigError(f"--out is {config.out}; expected a name that ends in .png")
     print(Run.open(config.run, config.data_dir).sample(config.num, config.out, config.seed, noise=config.noise))
+
+
+def compare(argv: Sequence[str]) -> None:
+    from calibrax.compare import compare
+
+    config = parse(CompareConfig, "calibrax compare", argv)
+    print(compare(config.runs, config.out))
 
 
 def data(argv: Sequence[str]) -> None:
@@ -211,6 +235,7 @@ def usage(commands: dict[str, Any]) -> str:
         "train": "train a VAE with a calibrated decoder",
         "evaluate": "measure a run on its test images: likelihood, calibration, information, FID",
         "sample": "draw images from a run",
+        "compare": "put finished runs side by side, in a table and a figure",
         "data": "find, prepare and describe a data set",
         "models": "list model presets and likelihoods",
     }

@@ -1,11 +1,13 @@
 """One run from beginning to end: images in; a folder of checkpoints, metrics, pictures and results out."""
 
+import contextlib
 import dataclasses
 import functools
 import os
 import shlex
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ import numpy as np
 
 from calibrax import run_folder
 from calibrax.config import ConfigError, TrainConfig
-from calibrax.data import ImageData, batches, load, steps_per_epoch, take_fraction
-from calibrax.evaluation import calibrate_on, evaluate_likelihood, full, generate, reconstruct
+from calibrax.data import DataError, ImageData, batches, load, steps_per_epoch, take_fraction
+from calibrax.data.download import Remote, fetch
+from calibrax.evaluation import calibrate_on, evaluate_likelihood, full, generate, inception_weights, reconstruct
 from calibrax.evaluation.curves import save_training_curves
+from calibrax.evaluation.feature_cache import cache_folder
 from calibrax.evaluation.figures import save_grid, save_reconstructions
 from calibrax.evaluation.report import results_table
 from calibrax.progress import Interrupted, ProgressBar, catch_interrupts
@@ -34,6 +38,7 @@ from calibrax.training import (
 
 STEPPERS = {"jit": jit_step, "pmap": pmap_step, "sharded": sharded_step}
 NUM_PICTURES = 64
+INCEPTION = Remote(inception_weights.WEIGHTS_URL, inception_weights.WEIGHTS_SIZE, inception_weights.WEIGHTS_SHA256)
 
 
 def train(config: TrainConfig, data: ImageData | None = None) -> dict[str, Any]:
@@ -68,6 +73,28 @@ def train(config: TrainConfig, data: ImageData | None = None) -> dict[str, Any]:
 def load_data(config: TrainConfig) -> ImageData:
     """The images that `config` names, at its image size and of its fraction."""
     return take_fraction(load(config.data, data_dir=config.data_dir, image_size=config.image_size), config.fraction)
+
+
+def weights_file(inception: str, remote: Remote | None = None, folder: Path | None = None) -> str:
+    """The file of Inception's weights that `--inception` names.
+
+    Args:
+      inception: a file, or `download` for the published one, which is fetched once.
+      remote: where that is published; by default `INCEPTION`.
+      folder: where it is kept; by default `feature_cache.cache_folder()`.
+
+    Raises:
+      ConfigError: if it cannot be fetched.
+    """
+    if inception != "download":
+        return inception
+    path = (folder or cache_folder()) / inception_weights.WEIGHTS_FILE
+    if not path.exists():
+        try:
+            fetch(remote or INCEPTION, path, timeout=30)
+        except DataError as error:
+            raise ConfigError(f"--inception download: {error}; --inception FILE takes a copy from elsewhere") from error
+    return str(path)
 
 
 def _check_model(config: TrainConfig, data: ImageData) -> None:
@@ -118,14 +145,14 @@ class Run:
 
     def train(self) -> dict[str, Any]:
         """Train from the newest checkpoint, or from the start, to the last epoch; then evaluate."""
-        resuming = self.checkpoints.latest_step() is not None
+        begin, resuming = time.monotonic(), self.checkpoints.latest_step() is not None
         state = self.saved_state() if resuming else self.initial_state()
         log = MetricsLog(self.folder, step=int(state.step))
         try:
             self._train_loop(state, log)
         finally:
             log.close()
-        return self.evaluate()
+        return self.evaluate(training={"from_step": int(state.step), "seconds": round(time.monotonic() - begin, 1)})
 
     def _train_loop(self, state: TrainState, log: MetricsLog) -> None:
         batch_size = self.config.batch_size
@@ -170,8 +197,16 @@ class Run:
             title=f"Reconstructions: {caption}",
         )
 
-    def evaluate(self) -> dict[str, Any]:
-        """Score the newest checkpoint on the test images, write `results.json` and the curves, print the table."""
+    def evaluate(self, training: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Score the newest checkpoint on the test images, write `results.json` and the curves, print the table.
+
+        Args:
+          training: how it was trained, for the record; by default what the record before this one says.
+        """
+        results_file = self.folder / run_folder.RESULTS_FILE
+        if training is None and results_file.exists():
+            with contextlib.suppress(run_folder.RunError):  # a damaged record is about to be replaced
+                training = run_folder.read_json(results_file).get("training")
         state = self.saved_state()
         columns = {"running average": state.likelihood_state}
         if jax.tree.leaves(state.likelihood_state):
@@ -191,36 +226,41 @@ class Run:
             "step": int(state.step),
             "seed": self.config.seed,
             "commit": run_folder.commit(),
+            "training": training,
             "test": {name: result._asdict() for name, result in results.items()},
             "train": {"running average": on_train._asdict()},
         }
-        run_folder.write_json(self.folder / "results.json", record)
+        run_folder.write_json(results_file, record)
         title = f"{self.data.name}, {self.config.likelihood}, {self.config.model}, seed {self.config.seed}"
         save_training_curves(self.folder / "curves.png", read_metrics(self.folder / "metrics.jsonl"), title=title)
         heading = f"{title}, step {record['step']}: {len(self.data.test):,} test images, in the last column the "
         print(results_table(f"{heading}{len(self.data.train):,} of training", {**results, "training images": on_train}))
         return record
 
-    def evaluate_fully(self, *, inception: str | None = None, **wanted: Any) -> dict[str, Any]:
+    def evaluate_fully(self, *, inception: str | None = None, fid_images: int = 0, **wanted: Any) -> dict[str, Any]:
         """`evaluate`, and what is measured besides: importance-weighted bound, calibration, information, FID and KID.
 
         Args:
-          inception: the file of weights for FID and KID; None leaves them out.
-          wanted: as for `measure`.
+          inception: the file of weights for FID and KID, or `download`; None leaves them out.
+          fid_images, wanted: as for `measure`.
 
         Raises:
           InceptionWeightsError: if the weights cannot be read; before anything is measured.
-          ConfigError: if there are too few test images for FID and KID.
+          ConfigError: if there are too few test images for FID and KID, or the weights cannot be fetched.
         """
+        num = len(self.data.test)
+        if fid_images > num:
+            raise ConfigError(f"--fid-images is {fid_images}; expected at most {num}, the test images")
         if inception is not None:
-            full.check_weights(inception)
-            if len(self.data.test) < full.MIN_IMAGES_FID:
-                few = f"{len(self.data.test)} test images are too few for FID and KID"
+            if num < full.MIN_IMAGES_FID:
+                few = f"{num} test images are too few for FID and KID"
                 raise ConfigError(f"--inception: {few}; expected at least {full.MIN_IMAGES_FID}")
-        record = self.measure(self.evaluate(), inception=inception, **wanted)
+            inception = weights_file(inception)
+            full.check_weights(inception)
+        record = self.measure(self.evaluate(), inception=inception, fid_images=fid_images, **wanted)
         print("\n".join(full.lines(record)))
         if inception is None:
-            print("FID and KID: not measured, as they need Inception's weights (--inception FILE)")
+            print("FID and KID: not measured, as they need Inception's weights (--inception FILE, or download)")
         return record
 
     def measure(
@@ -231,6 +271,7 @@ class Run:
         calibration_draws: int = 199,
         information: bool = True,
         inception: str | None = None,
+        fid_images: int = 0,
     ) -> dict[str, Any]:
         """Measure the newest checkpoint further, on the test images; `results.json` gains what was measured.
 
@@ -239,7 +280,8 @@ class Run:
           importance_samples: of the importance-weighted bound; 0 leaves it out.
           calibration_draws: from p(x | z) for each value; 0 leaves calibration out.
           information: rate, mutual information and marginal KL, where there are images enough.
-          inception: the file of weights for FID and KID; None leaves them out.
+          inception: the file of weights for FID and KID, or `download`; None leaves them out.
+          fid_images: how many test images, from the first on, FID and KID compare with as many samples; 0: all.
 
         Returns:
           The record with what was asked for.
@@ -261,9 +303,10 @@ class Run:
             with full.announced("information"):
                 record["information"] = full.measure_information_of(trained, test, **options)
         if inception is not None:
+            weights = weights_file(inception)
             with full.announced("FID and KID"):
-                record["fid"] = full.measure_fid(trained, test, weights=inception, **options)
-        run_folder.write_json(self.folder / "results.json", record)
+                record["fid"] = full.measure_fid(trained, test[: fid_images or None], weights=weights, **options)
+        run_folder.write_json(self.folder / run_folder.RESULTS_FILE, record)
         return record
 
     def sample(self, num: int, path: str | Path | None = None, seed: int = 0, *, noise: bool = False) -> Path:

@@ -15,6 +15,7 @@ from calibrax.config import ConfigError, TrainConfig
 from calibrax.data import ImageData
 
 CONFIG_FILE = "config.json"
+RESULTS_FILE = "results.json"
 PACKAGES = ("calibrax", "jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 MAY_CHANGE = ("data_dir", "epochs", "eval_every", "parallel", "resume", "run_dir", "save_every")  # on resuming
 
@@ -50,7 +51,7 @@ def claim(config: TrainConfig, data: ImageData) -> Path:
     shapes = {"name": data.name, "event_shape": list(data.event_shape)}
     shapes |= {"train": len(data.train), "test": len(data.test)}
     if config.resume:
-        saved = _read_json(folder / CONFIG_FILE)["data"]
+        saved = read_json(folder / CONFIG_FILE)["data"]
         for name, value in shapes.items():
             if saved.get(name) != value:
                 raise RunError(f"{folder} was begun on data with {name} {saved.get(name)}; {config.data} has {value}")
@@ -63,7 +64,7 @@ def claim(config: TrainConfig, data: ImageData) -> Path:
         "config": dataclasses.asdict(dataclasses.replace(config, run_dir=str(folder), resume=False)),
         "data": shapes | {"origin": data.origin, "license": data.license},
         "commit": commit(),
-        "versions": {"python": platform.python_version()} | _package_versions(),
+        "versions": {"python": platform.python_version()} | package_versions(),
         "devices": [str(device) for device in jax.devices()],
     }
     write_json(folder / CONFIG_FILE, record)
@@ -76,15 +77,20 @@ def read_config(folder: str | Path) -> TrainConfig:
     if not path.exists():
         raise RunError(f"{folder} holds no run: there is no {CONFIG_FILE} in it")
     known = {field.name for field in dataclasses.fields(TrainConfig)}
-    settings: dict[str, Any] = {name: value for name, value in _read_json(path)["config"].items() if name in known}
+    settings: dict[str, Any] = {name: value for name, value in read_json(path)["config"].items() if name in known}
     settings["run_dir"] = str(folder)
     return TrainConfig(**settings)
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Write a file that is there whole or not at all."""
+    write_text(path, json.dumps(record, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 
@@ -112,14 +118,16 @@ def _new_folder(config: TrainConfig, data: ImageData) -> Path:
     return folder
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote; raises RunError where it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RunError(f"cannot read {path}: {error}") from error
 
 
-def _package_versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Of this library and what it stands on, as installed."""
     versions = {}
     for package in PACKAGES:
         try:

@@ -34,7 +34,10 @@ def fetch(remote: Remote, path: Path, *, timeout: float) -> None:
     Raises:
       DataError: if the server cannot be reached, breaks off, or sends something else.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path.parent} cannot be made: {error.strerror}") from error
     partial = path.with_name(path.name + ".part")
     _check_space(remote, path)
     done = partial.stat().st_size if partial.exists() else 0

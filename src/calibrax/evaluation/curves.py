@@ -41,12 +41,12 @@ def save_training_curves(path: str | Path, rows: Sequence[Row], *, title: str | 
 
 def draw_curves(figure, rows: Sequence[Row], title: str | None) -> None:
     """-ELBO, rate, distortion and σ (or the root mean squared error) by step, on an empty matplotlib figure."""
-    has_sigma = any(_sigma(row) is not None for row in rows)
+    has_sigma = any(sigma(row) is not None for row in rows)
     panels = [
-        ("−ELBO (nats per example)", _neg_elbo),
+        ("−ELBO (nats per example)", neg_elbo),
         ("rate: KL from the prior (nats per example)", lambda row: _number(row.get("rate"))),
         ("distortion: −log p(x|z) (nats per example)", lambda row: _number(row.get("distortion"))),
-        ("σ that the decoder used (units of the data)", _sigma)
+        ("σ that the decoder used (units of the data)", sigma)
         if has_sigma
         else ("root mean squared error (units of the data)", _rmse),
     ]
@@ -66,10 +66,10 @@ def draw_curves(figure, rows: Sequence[Row], title: str | None) -> None:
 
 def _draw_panel(axes, rows: Sequence[Row], value: Callable[[Row], float | None], logarithmic: bool) -> dict[str, Any]:
     """Lines and points of one quantity; returns the legend's handles by name."""
-    train, test = (_series(rows, value, is_train, positive=logarithmic) for is_train in (True, False))
+    train, test = (series(rows, value, is_train, positive=logarithmic) for is_train in (True, False))
     handles = {}
     if len(train[0]):
-        centres, smooth = _running_median(*train)
+        centres, smooth = running_median(*train)
         (thin,) = axes.plot(*train, color=TRAIN_COLOR, alpha=0.25, linewidth=0.8)
         (thick,) = axes.plot(centres, smooth, color=TRAIN_COLOR, linewidth=1.8)
         handles |= {"training batch": thin, "training batches, running median": thick}
@@ -81,7 +81,7 @@ def _draw_panel(axes, rows: Sequence[Row], value: Callable[[Row], float | None],
         axes.set(xticks=[], yticks=[])
         return handles
     _set_limits(axes, train[1], test[1], logarithmic)
-    _mark_outside(axes, *test)
+    mark_outside(axes, *test)
     return handles
 
 
@@ -110,16 +110,16 @@ def _set_limits(axes, train: np.ndarray, test: np.ndarray, logarithmic: bool) ->
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _mark_outside(axes, steps: np.ndarray, values: np.ndarray) -> None:
+def mark_outside(axes, steps: np.ndarray, values: np.ndarray, color: str = TEST_COLOR) -> None:
     """Triangles at the edge for points beyond it, which would go unseen."""
     low, high = axes.get_ylim()
     for beyond, edge, marker in ((values > high, high, "^"), (values < low, low, "v")):
         if beyond.any():
             at_edge = np.full(beyond.sum(), edge)
-            axes.plot(steps[beyond], at_edge, marker, color=TEST_COLOR, markersize=8, clip_on=False)
+            axes.plot(steps[beyond], at_edge, marker, color=color, markersize=8, clip_on=False)
 
 
-def _running_median(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def running_median(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Over a fortieth of the run around each of at most 400 steps; shorter at the ends."""
     half = len(values) // 80
     centres = np.unique(np.linspace(0, len(values) - 1, min(len(values), NUM_SMOOTH)).round().astype(int))
@@ -127,7 +127,7 @@ def _running_median(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, 
     return steps[centres], np.array(smooth)
 
 
-def _series(rows: Sequence[Row], value, is_train: bool, positive: bool) -> tuple[np.ndarray, np.ndarray]:
+def series(rows: Sequence[Row], value, is_train: bool, positive: bool) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of one split, in the order of the steps."""
     chosen = ((row["step"], value(row)) for row in rows if (row["split"] == "train") == is_train)
     points = sorted((step, number) for step, number in chosen if number is not None and (number > 0 or not positive))
@@ -140,11 +140,13 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float | np.number) and math.isfinite(value) else None
 
 
-def _neg_elbo(row: Row) -> float | None:
+def neg_elbo(row: Row) -> float | None:
+    """-ELBO of a training or a test row, nats."""
     return _number(row.get("loss" if row["split"] == "train" else "neg_elbo"))
 
 
-def _sigma(row: Row) -> float | None:
+def sigma(row: Row) -> float | None:
+    """The decoder's σ in a training or a test row, units of the data."""
     log_sigma = _number(row.get("log_sigma"))
     if log_sigma is None:
         return _number(row.get("sigma"))

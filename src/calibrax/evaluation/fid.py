@@ -4,25 +4,13 @@ Only 2048 features give FID and KID; fewer give numbers of another size, named F
 NumPy's in float64: the distance is a small difference of large traces.
 """
 
-import hashlib
-import json
 import math
-import os
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
-from calibrax.evaluation.inception import PREPROCESSING, to_uint8
-
 FULL_FEATURE = 2048  # what the names FID and KID stand for without a number
-HASHED_AT_ONCE = 4096  # images
-MOMENTS_FORMAT = 1
-
-
-class MomentsError(ValueError):
-    """A file of moments is missing, damaged, or belongs to other data."""
 
 
 class Moments(NamedTuple):
@@ -196,104 +184,6 @@ def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
         return (values.sum() - np.trace(values)) / (len(p) * (len(p) - 1))
 
     return float(within(x) + within(y) - 2 * kernel(x, y).mean())
-
-
-def moments_identity(images: np.ndarray, *, data: str, split: str, feature: int, weights: str) -> dict[str, Any]:
-    """What moments belong to, for `save_moments`.
-
-    Args:
-      images: [N, H, W, C], uint8, or floats as in `inception.to_uint8`.
-      data: the data set's name.
-      split: which part of it.
-      feature: 64, 192, 768 or 2048.
-      weights: from `inception_weights.weights_digest`.
-    """
-    digest = hashlib.sha256()
-    for start in range(0, len(images), HASHED_AT_ONCE):
-        digest.update(to_uint8(images[start : start + HASHED_AT_ONCE]).tobytes())
-    return {
-        "data": data,
-        "split": split,
-        "num": len(images),
-        "image_shape": list(images.shape[1:]),
-        "images_sha256": digest.hexdigest(),
-        "feature": feature,
-        "weights": weights,
-        "preprocessing": PREPROCESSING,
-        "format": MOMENTS_FORMAT,
-    }
-
-
-def save_moments(path: str | Path, values: Moments, identity: Mapping[str, Any]) -> None:
-    """Write moments as `.npz` with what they belong to; the file appears only once it is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            np.savez(
-                file,
-                mean=values.mean,
-                covariance=values.covariance,
-                num=np.int64(values.num),
-                identity=np.array(_text(identity)),
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def load_moments(path: str | Path, identity: Mapping[str, Any]) -> Moments:
-    """Read moments of exactly this identity.
-
-    Raises:
-      MomentsError: if the file is missing or damaged, or its identity differs in any entry.
-    """
-    path = Path(path)
-    try:
-        # The archive's checksums show damage.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            mean, covariance, num, text = (archive[name] for name in ("mean", "covariance", "num", "identity"))
-        found = dict(json.loads(str(text)))
-        values = Moments(mean, covariance, int(num), mean.size)
-    except Exception as error:  # a damaged archive may fail in any way
-        raise MomentsError(f"{path} cannot be read as moments: {error}".replace("\n", " ")) from error
-    wanted = json.loads(_text(identity))
-    if found != wanted:
-        differ = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
-        raise MomentsError(f"{path} holds moments of other data: it differs in {', '.join(differ)}")
-    shapes, finite = (mean.shape, covariance.shape), np.isfinite(mean).all() and np.isfinite(covariance).all()
-    if shapes != ((mean.size,), (mean.size, mean.size)) or not finite or values.num < 2:
-        raise MomentsError(f"{path} holds damaged moments of shapes {shapes}")
-    return values
-
-
-def cached_moments(
-    path: str | Path, identity: Mapping[str, Any], compute: Callable[[], Moments]
-) -> tuple[Moments, str | None]:
-    """Moments from the file where they are of this identity; otherwise computed, and written there.
-
-    Returns:
-      The moments, and a note where a file was there and not used, or could not be written.
-    """
-    note = None
-    if Path(path).exists():
-        try:
-            return load_moments(path, identity), None
-        except MomentsError as error:
-            note = f"{error}; computed anew"
-    values = compute()
-    try:
-        save_moments(path, values, identity)
-    except OSError as error:
-        note = f"{path} cannot be written: {error}"
-    return values, note
-
-
-def _text(identity: Mapping[str, Any]) -> str:
-    return json.dumps(dict(identity), sort_keys=True)
 
 
 def _finite_rows(features: np.ndarray) -> np.ndarray:

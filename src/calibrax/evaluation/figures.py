@@ -101,6 +101,37 @@ def save_comparison(
     _save(path, _titled(_join(parts[:-1], 1), title))
 
 
+def save_strips(
+    path: str | Path,
+    rows: Sequence[tuple[str, np.ndarray]],
+    *,
+    title: str | None = None,
+    scale: int | None = None,
+) -> None:
+    """Write named rows of images one below the other, for example samples of several decoders.
+
+    Args:
+      path: a PNG; folders are made.
+      rows: (name, images) each, images as for `save_grid`.
+      title: one line above all.
+      scale: as for `save_grid`; by default for about 1000 pixels in all.
+
+    Raises:
+      ValueError: if there is no row, and as `save_grid`.
+    """
+    if not rows:
+        raise ValueError("rows is empty; expected at least one (name, images)")
+    names = [_text(name, 16) for name, _ in rows]
+    width = max(name.shape[1] for name in names)
+    strips = []
+    for text, (name, images) in zip(names, rows, strict=True):
+        pixels = _enlarge(as_pixels(images, name), len(images), scale)
+        strip = _tile(pixels, len(images))
+        label = np.pad(_centred(text, len(strip)), [(0, 0), (0, width - text.shape[1]), (0, 0)], constant_values=255)
+        strips.append(_join([label, strip], 1))
+    _save(path, _titled(_join(strips, 0), title))
+
+
 def as_pixels(images: np.ndarray, name: str = "images") -> np.ndarray:
     """Images as uint8 [N, H, W, 3]; see `save_grid`. `name` is for the message of the error."""
     images = np.asarray(images)

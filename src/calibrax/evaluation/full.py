@@ -1,5 +1,6 @@
 """Everything that is measured of one trained model, as one record and as lines for people (`calibrax evaluate`)."""
 
+import functools
 import math
 import sys
 import time
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from calibrax.evaluation import fid, inception, inception_weights
+from calibrax.evaluation import feature_cache, fid, inception, inception_weights
 from calibrax.evaluation.calibration import Calibration, evaluate_model_calibration
 from calibrax.evaluation.calibration_figure import save_calibration_figure
 from calibrax.evaluation.importance import importance_bounds
@@ -54,23 +55,35 @@ def measure_calibration(
     return calibration_record(result)
 
 
-def measure_fid(trained: Trained, images: np.ndarray, *, key: jax.Array, weights: str) -> dict[str, Any]:
-    """FID and KID of as many samples, decoder means, as there are images; on 2048 features, or on the 768 there are."""
+def measure_fid(
+    trained: Trained, images: np.ndarray, *, key: jax.Array, weights: str, cache: Path | None = None
+) -> dict[str, Any]:
+    """FID and KID of as many samples, decoder means, as there are images; on 2048 features, or on the 768 there are.
+
+    Args:
+      trained: what to draw from.
+      images: [N, H, W, C] uint8, at least `MIN_IMAGES_FID`.
+      key: for the samples.
+      weights: the file of Inception's weights.
+      cache: where the images' features are kept for the next time; by default `feature_cache.cache_folder()`.
+    """
     feature = feature_of(weights)
     params = inception_weights.load_weights(weights, feature)
-    samples = np.concatenate(
-        [
-            inception.to_uint8(generate(*trained, min(500, len(images) - start), key=jax.random.fold_in(key, start)))
-            for start in range(0, len(images), 500)
-        ]
-    )
-    features = {
-        side: inception.features(params, array, feature=feature)
-        for side, array in (("real", images), ("made", samples))
-    }
-    distance = fid.frechet_distance(*(fid.moments(features[side]) for side in ("real", "made")))
-    kernel = fid.kid(features["real"], features["made"])
-    return {"fid": distance._asdict(), "kid": kernel._asdict(), "weights": inception_weights.weights_digest(params)}
+    digest = inception_weights.weights_digest(params)
+    identity = feature_cache.features_identity(images, feature=feature, weights=digest)
+    network = functools.partial(inception.features, params, feature=feature)
+    real, note = feature_cache.cached_features(cache or feature_cache.cache_folder(), identity, lambda: network(images))
+    made = network(_samples(trained, len(images), key))
+    distance, kernel = fid.frechet_distance(fid.moments(real), fid.moments(made)), fid.kid(real, made)
+    return {"fid": distance._asdict(), "kid": kernel._asdict(), "weights": digest, "note": note}
+
+
+def _samples(trained: Trained, num: int, key: jax.Array) -> np.ndarray:
+    """Decoder means for draws of the prior, uint8 [num, H, W, C]."""
+    parts = [
+        generate(*trained, min(500, num - start), key=jax.random.fold_in(key, start)) for start in range(0, num, 500)
+    ]
+    return inception.to_uint8(np.concatenate(parts))
 
 
 def feature_of(weights: str) -> int:
@@ -143,7 +156,7 @@ def lines(record: dict[str, Any]) -> Iterator[str]:
         counts = f"{distance['num_a']:,} images, {distance['num_b']:,} samples"
         mmd = f"{kernel['name']} {kernel['mean']:.5f} ± {kernel['stderr']:.5f}"
         yield f"{distance['name']} {distance['value']:.2f}, {mmd} ({counts})"
-        yield from (f"  note: {note}" for note in (distance["note"], kernel["note"]) if note)
+        yield from (f"  note: {note}" for note in (distance["note"], kernel["note"], record["fid"]["note"]) if note)
 
 
 @contextmanager

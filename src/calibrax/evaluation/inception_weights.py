@@ -19,7 +19,8 @@ from calibrax.evaluation.inception import Params, check_feature, parameter_shape
 
 WEIGHTS_FILE = "pt_inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS_FILE}"
-WEIGHTS_SHA256 = "6726825d"  # the first digits, as the file's name has them
+WEIGHTS_SIZE = 95_628_359  # bytes
+WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # its first digits name the file
 BATCH_NORM_EPSILON = 1e-3
 
 
@@ -104,8 +105,8 @@ def _read_published(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[s
     """Layers from the PyTorch file, batch norm folded in float64."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if not digest.startswith(WEIGHTS_SHA256):
-        raise InceptionWeightsError(f"SHA-256 is {digest[:8]}...; expected {WEIGHTS_SHA256}..., from {WEIGHTS_URL}")
+    if digest != WEIGHTS_SHA256:
+        raise InceptionWeightsError(f"SHA-256 is {digest[:8]}...; expected {WEIGHTS_SHA256[:8]}..., from {WEIGHTS_URL}")
     state = _read_torch(path)
     layers = {}
     for name, (height, width, inputs, outputs) in shapes.items():

@@ -24,7 +24,7 @@ class Evaluation(NamedTuple):
     rate: float  # nats: mean KL(q(z|x) || p(z))
     distortion: float  # nats: mean -log p(x|z)
     mse: float  # mean squared error of E[x|z], per value
-    discretized_neg_elbo: float | None  # nats: rate - log P of the 256-level image; None where the decoder has no levels
+    discretized_neg_elbo: float | None  # nats: rate - log P of 256 levels; None where the decoder has none
     bits_per_dim: float | None  # the same in bits, per value
     sigma: float | None  # the decoder's σ (geometric mean where it has several); None where it has none
     effective_beta: float | None  # 2σ², the tables' convention

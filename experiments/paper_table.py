@@ -1,0 +1,118 @@
+"""From a table of the paper to its files: runs, `table.md`, `table.csv`, chart, samples, provenance."""
+
+import dataclasses
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from calibrax import cli, run
+from calibrax.config import ConfigError
+from calibrax.data import ImageData
+from calibrax.evaluation import full, generate
+from calibrax.evaluation.figures import save_strips
+from calibrax.evaluation.inception_weights import InceptionWeightsError
+from calibrax.evaluation.score_figure import Score, save_scores
+from experiments import report
+from experiments.report import Table
+from experiments.sweep import Case, Done, SweepConfig, sweep, train_config
+
+IMAGE_SIZE = 28
+NUM_SAMPLES = 16  # of each decoder, in a row
+
+
+def main(table: Table, source: str, argv: Sequence[str] | None) -> int:
+    """The command line of one table; returns the exit code."""
+    module = table.name.replace("-", "_")
+    return guarded(module, argv, SweepConfig, lambda config, command: make(table, source, config, command))
+
+
+def guarded(module: str, argv: Sequence[str] | None, kind: type, command: Callable[[Any, str], Any]) -> int:
+    """Parse a sweep's command line and carry it out; a user's mistake is one line and exit code 2."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+
+    def call():
+        config = cli.parse(kind, f"python -m experiments.{module}", argv)
+        if config.inception is not None:
+            config = dataclasses.replace(config, inception=run.weights_file(config.inception))
+            try:
+                full.check_weights(config.inception or "")
+            except InceptionWeightsError as error:
+                raise ConfigError(f"--inception: {error}") from error
+        command(config, shlex.join(["python", "-m", f"experiments.{module}", *argv]))
+
+    return cli.guarded(call)
+
+
+def make(table: Table, source: str, config: SweepConfig, command: str) -> list[Done]:
+    """Train what the table lacks and write it; after each run with what there is, so that it can be looked at."""
+    data = load(config, source)
+    done: list[Done] = []
+    folder = out_folder(config, table.name)
+    for one in sweep(config, table.cases, data, source=source, image_size=IMAGE_SIZE):
+        done.append(one)
+        report.write(folder, table, done, config, data, command)
+    title = f"{table.title}; {data.name}, {config.epochs} epochs"
+    for suffix in (".png", ".svg"):
+        save_scores(folder / f"chart{suffix}", scores(table, done), title=title)
+    save_samples(folder / "samples.png", table.cases, done, data, title=f"Samples, means of p(x|z): {title}, seed 0")
+    print((folder / "table.md").read_text(encoding="utf-8"))
+    print(f"{folder}{os.sep}: table.md, table.csv, chart.png, chart.svg, samples.png, provenance.json")
+    return done
+
+
+def load(config: SweepConfig, source: str) -> ImageData:
+    """The sweep's images, of the fraction asked for."""
+    anyone = Case("", {"likelihood": "gaussian"})
+    return run.load_data(train_config(config, anyone, 0, data=source, image_size=IMAGE_SIZE))
+
+
+def out_folder(config: SweepConfig, name: str) -> Path:
+    return Path(config.out or Path("runs") / "paper" / name)
+
+
+def scores(table: Table, done: Sequence[Done]) -> list[tuple[str, list[Score]]]:
+    """-log p beside the paper's: densities in one panel, decoders over 256 levels in another."""
+    (column,) = (column for column in table.columns if column.compares)
+    groups = []
+    for discrete, heading in ((False, "-log p of a density"), (True, "-log P of 256 levels")):
+        everyone = column.field == "discretized_neg_elbo"  # there, densities have levels as well
+        cases = [case for case in table.cases if case.is_discrete == discrete or everyone]
+        cases = [case for case in cases if report.mean(done, case, column) or column.paper in case.paper]
+        if cases and not (everyone and not discrete):
+            groups.append((f"{heading} (nats per image)", [_score(case, done, column) for case in cases]))
+    return groups
+
+
+def _score(case: Case, done: Sequence[Done], column: report.Column) -> Score:
+    ours = report.mean(done, case, column)
+    return Score(
+        label=case.label,
+        value=None if ours is None else ours.value,
+        stderr=None if ours is None else ours.stderr,
+        paper=case.paper.get(column.paper),
+        doubtful=column.paper in case.doubts,
+    )
+
+
+def samples(one: Done, data: ImageData, num: int) -> np.ndarray:
+    """Means of p(x|z) for draws of the prior, [num, H, W, C] in [0, 1]; the same z for every decoder."""
+    opened = run.Run(one.config, data)
+    state = opened.saved_state()
+    trained = (opened.model, opened.likelihood, state.params, state.likelihood_state)
+    return np.clip(generate(*trained, num, key=jax.random.key(0)), 0, 1)
+
+
+def save_samples(path: Path, cases: Sequence[Case], done: Sequence[Done], data: ImageData, *, title: str) -> None:
+    """A row of samples for each decoder, of the first seed, under a row of the data."""
+    rows = [("test images", data.test[:NUM_SAMPLES])]
+    for case in cases:
+        first = next((one for one in done if one.case == case and one.config.seed == 0), None)
+        if first is not None:
+            rows.append((case.label, samples(first, data, NUM_SAMPLES)))
+    save_strips(path, rows, title=title)

@@ -1,0 +1,242 @@
+"""A sweep's results as a table beside the paper's: Markdown, CSV, and where every number comes from."""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import itertools
+import math
+import platform
+import statistics
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from calibrax import run_folder
+from calibrax.data import ImageData
+from experiments.sweep import Case, Done, SweepConfig
+
+AGREES_WITHIN = 0.02  # nats a dimension
+
+
+class Column(NamedTuple):
+    """A column of a table: a number of the test images' evaluation, or of FID."""
+
+    heading: str
+    field: str  # of `Evaluation`; "fid" and "kid" are those of `results.json`
+    form: str = ".1f"
+    paper: str = ""  # the name of the paper's number in `Case.paper`; "" where it has none
+    compares: bool = False  # agreement and order are judged on this one
+    density_only: bool = False  # left out for decoders over 256 levels
+
+
+COLUMNS = (
+    Column("-log p", "neg_elbo", paper="neg_log_p", compares=True),
+    Column("-log P, 256 levels", "discretized_neg_elbo"),
+    Column("bits/dim", "bits_per_dim", ".3f"),
+    Column("σ", "sigma", ".4f"),
+    Column("β = 2σ²", "effective_beta", ".4g", paper="beta"),
+    Column("rate", "rate"),
+    Column("distortion", "distortion"),
+    Column("FID", "fid", ".2f", paper="fid"),
+    Column("KID", "kid", ".4f"),
+)
+
+
+class Mean(NamedTuple):
+    """A mean over seeds."""
+
+    value: float
+    stderr: float | None  # None for one seed
+    num: int
+
+
+class Table(NamedTuple):
+    """What a table shows."""
+
+    name: str  # its folder
+    title: str
+    cases: Sequence[Case]
+    columns: Sequence[Column] = COLUMNS
+    ordering: Sequence[str] = ()  # labels of cases, the lowest -log p first
+    remark: str = ""
+
+
+def value(record: dict[str, Any], field: str) -> float | None:
+    """A number of `results.json`; the running average's σ, on the test images."""
+    if field in ("fid", "kid"):
+        measured = record.get("fid", {}).get(field)
+        return None if measured is None else measured["value" if field == "fid" else "mean"]
+    return record["test"]["running average"].get(field)
+
+
+def mean(done: Iterable[Done], case: Case, column: Column) -> Mean | None:
+    """The mean of a number over a case's seeds; None where it has none, or where it is no density."""
+    if column.field in ("neg_elbo", "distortion") and not case.is_density:
+        return None
+    if column.density_only and case.is_discrete:
+        return None
+    values = [value(one.record, column.field) for one in done if one.case == case]
+    values = [number for number in values if number is not None and math.isfinite(number)]
+    if not values:
+        return None
+    stderr = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return Mean(statistics.fmean(values), stderr, len(values))
+
+
+def fid_name(done: Sequence[Done], field: str) -> str:
+    """FID-768, or FID, as the runs have it; the plain heading says FID for the published network alone."""
+    return next((one.record["fid"][field]["name"] for one in done if "fid" in one.record), field.upper())
+
+
+def agreement(ours: Mean, paper: float, dimensions: int) -> str:
+    """The difference from the paper's number in nats, and a plain word on it."""
+    difference = ours.value - paper
+    word = "agrees" if abs(difference) <= AGREES_WITHIN * dimensions else "above" if difference > 0 else "below"
+    return f"{difference:+.0f}, {word}"
+
+
+def ordering_holds(table: Table, done: Sequence[Done]) -> str:
+    """Whether -log p rises in the table's order; "" where it names none or a case is missing."""
+    (column,) = (column for column in table.columns if column.compares)
+    means = [mean(done, case, column) for label in table.ordering for case in table.cases if case.label == label]
+    if not table.ordering or None in means or len(means) != len(table.ordering):
+        return ""
+    values = [one.value for one in means if one is not None]
+    verdict = "holds" if all(low < high for low, high in itertools.pairwise(values)) else "does not hold"
+    return f"-log p: {' < '.join(table.ordering)}: {verdict}."
+
+
+def markdown(table: Table, done: Sequence[Done], config: SweepConfig, data: ImageData, planned: int) -> str:
+    """The whole `table.md`."""
+    notes = list(dict.fromkeys(reason for case in table.cases for reason in case.doubts.values()))
+    columns = _shown(table, done)
+    rows, dimensions = [], math.prod(data.event_shape)
+    for case in table.cases:
+        cells = [case.label]
+        for column in columns:
+            ours, paper = mean(done, case, column), case.paper.get(column.paper)
+            doubt = case.doubts.get(column.paper)
+            mark = f" [{notes.index(doubt) + 1}]" if doubt else ""
+            cells.append(_cell(ours, column.form))
+            if column.paper:
+                cells.append(("–" if paper is None else f"{paper:g}") + mark)
+            if column.compares:
+                compared = ours is not None and paper is not None and not doubt
+                cells.append(agreement(ours, paper, dimensions) if compared else "–")
+        rows.append(cells)
+    heads = ["decoder"]
+    for column in columns:
+        heads.append(fid_name(done, column.field) if column.field in ("fid", "kid") else column.heading)
+        heads += [f"paper's {column.heading}"] if column.paper else []
+        heads += ["beside the paper"] if column.compares else []
+    lines = [f"# {table.title}", "", _setting(config, data, done, planned), "", *_grid(heads, rows)]
+    verdict = ordering_holds(table, done)
+    lines += ["", verdict] if verdict else []
+    lines += ["", table.remark] if table.remark else []
+    lines += ["", *(f"[{number}] {note}  " for number, note in enumerate(notes, start=1))] if notes else []
+    return "\n".join(lines) + "\n"
+
+
+def _shown(table: Table, done: Sequence[Done]) -> list[Column]:
+    """The columns with a number of ours or of the paper's."""
+    return [
+        column
+        for column in table.columns
+        if any(mean(done, case, column) or column.paper in case.paper for case in table.cases)
+    ]
+
+
+def _setting(config: SweepConfig, data: ImageData, done: Sequence[Done], planned: int) -> str:
+    height, width, channels = data.event_shape
+    part = f", the first {config.fraction:.0%} of its training images" if config.fraction < 1 else ""
+    seeds = "one seed" if config.seeds == 1 else f"mean ± standard error over {config.seeds} seeds"
+    epochs = "one epoch" if config.epochs == 1 else f"{config.epochs} epochs"
+    progress = "" if len(done) == planned else f" **Unfinished: {len(done)} of {planned} runs.**"
+    return (
+        f"{data.name}{part}: {len(data.train):,} training and {len(data.test):,} test images of "
+        f"{height}×{width}×{channels}, {epochs}, {seeds}. Test images, one posterior sample, the running "
+        f'average\'s σ; nats an image. "agrees": within {AGREES_WITHIN} nats a dimension, '
+        f"{AGREES_WITHIN * math.prod(data.event_shape):.0f} in all.{progress}"
+    )
+
+
+def _cell(ours: Mean | None, form: str) -> str:
+    if ours is None:
+        return "–"
+    return f"{ours.value:{form}}" + (f" ± {ours.stderr:{form}}" if ours.stderr else "")
+
+
+def _grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def as_csv(table: Table, done: Sequence[Done]) -> str:
+    """The whole `table.csv`: a row a case, each number with its standard error and the paper's."""
+    columns = _shown(table, done)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    heads = ["decoder", "likelihood", "seeds"]
+    for column in columns:
+        heads += [column.field, f"{column.field}_stderr"] + ([f"{column.field}_paper"] if column.paper else [])
+    writer.writerow([*heads, "note"])
+    for case in table.cases:
+        seeds = sorted(one.config.seed for one in done if one.case == case)
+        row: list[Any] = [case.label, case.settings["likelihood"], " ".join(map(str, seeds))]
+        for column in columns:
+            ours = mean(done, case, column)
+            row += [None, None] if ours is None else [ours.value, ours.stderr]
+            row += [case.paper.get(column.paper)] if column.paper else []
+        writer.writerow([*row, " ".join(case.doubts.values())])
+    return text.getvalue()
+
+
+def provenance(
+    table: Table, done: Sequence[Done], config: SweepConfig, data: ImageData, command: str
+) -> dict[str, Any]:
+    """Everything needed to make the table again."""
+    return {
+        "table": table.name,
+        "command": command,
+        "settings": dataclasses.asdict(config),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": run_folder.commit(),
+        "versions": {"python": platform.python_version()} | run_folder.package_versions(),
+        "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "data": {
+            "name": data.name,
+            "origin": data.origin,
+            "license": data.license,
+            "splits": {
+                split: {"images": len(images), "sha256": hashlib.sha256(images.tobytes()).hexdigest()}
+                for split, images in data.splits.items()
+            },
+        },
+        "runs": [
+            {"decoder": one.case.label, "folder": one.config.run_dir, **_without_arrays(one.record)} for one in done
+        ],
+    }
+
+
+def _without_arrays(record: dict[str, Any]) -> dict[str, Any]:
+    """A record's numbers without its long lists, which stay in the run's folder."""
+    kept = {}
+    for name, part in record.items():
+        if isinstance(part, dict):
+            part = _without_arrays(part)
+        if not (isinstance(part, list) and len(part) > 4):
+            kept[name] = part
+    return kept
+
+
+def write(folder: Path, table: Table, done: Sequence[Done], config: SweepConfig, data: ImageData, command: str) -> None:
+    """`table.md`, `table.csv` and `provenance.json`, each whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    planned = config.seeds * len(table.cases)
+    run_folder.write_text(folder / "table.md", markdown(table, done, config, data, planned))
+    run_folder.write_text(folder / "table.csv", as_csv(table, done))
+    run_folder.write_json(folder / "provenance.json", provenance(table, done, config, data, command))
