@@ -92,9 +92,8 @@ def fid_name(done: Sequence[Done], field: str) -> str:
     return next((one.record["fid"][field]["name"] for one in done if "fid" in one.record), field.upper())
 
 
-def agreement(ours: Mean, paper: float, dimensions: int) -> str:
-    """The difference from the paper's number in nats, and a plain word on it."""
-    difference = ours.value - paper
+def agreement(difference: float, dimensions: int) -> str:
+    """A difference from the paper's number in nats, and a plain word on it."""
     word = "agrees" if abs(difference) <= AGREES_WITHIN * dimensions else "above" if difference > 0 else "below"
     return f"{difference:+.0f}, {word}"
 
@@ -114,20 +113,7 @@ def markdown(table: Table, done: Sequence[Done], config: SweepConfig, data: Imag
     """The whole `table.md`."""
     notes = list(dict.fromkeys(reason for case in table.cases for reason in case.doubts.values()))
     columns = _shown(table, done)
-    rows, dimensions = [], math.prod(data.event_shape)
-    for case in table.cases:
-        cells = [case.label]
-        for column in columns:
-            ours, paper = mean(done, case, column), case.paper.get(column.paper)
-            doubt = case.doubts.get(column.paper)
-            mark = f" [{notes.index(doubt) + 1}]" if doubt else ""
-            cells.append(_cell(ours, column.form))
-            if column.paper:
-                cells.append(("–" if paper is None else f"{paper:g}") + mark)
-            if column.compares:
-                compared = ours is not None and paper is not None and not doubt
-                cells.append(agreement(ours, paper, dimensions) if compared else "–")
-        rows.append(cells)
+    rows = [_row(case, columns, done, notes, math.prod(data.event_shape)) for case in table.cases]
     heads = ["decoder"]
     for column in columns:
         heads.append(fid_name(done, column.field) if column.field in ("fid", "kid") else column.heading)
@@ -139,6 +125,23 @@ def markdown(table: Table, done: Sequence[Done], config: SweepConfig, data: Imag
     lines += ["", table.remark] if table.remark else []
     lines += ["", *(f"[{number}] {note}  " for number, note in enumerate(notes, start=1))] if notes else []
     return "\n".join(lines) + "\n"
+
+
+def _row(
+    case: Case, columns: Sequence[Column], done: Sequence[Done], notes: Sequence[str], dimensions: int
+) -> list[str]:
+    """A case's cells: ours, the paper's with the number of its note, and a word on the two."""
+    cells = [case.label]
+    for column in columns:
+        ours, paper, doubt = mean(done, case, column), case.paper.get(column.paper), case.doubts.get(column.paper)
+        cells.append(_cell(ours, column.form))
+        if column.paper:
+            mark = f" [{notes.index(doubt) + 1}]" if doubt else ""
+            cells.append(("–" if paper is None else f"{paper:g}") + mark)
+        if column.compares:
+            compared = "–" if ours is None or paper is None or doubt else agreement(ours.value - paper, dimensions)
+            cells.append(compared)
+    return cells
 
 
 def _shown(table: Table, done: Sequence[Done]) -> list[Column]:

@@ -28,12 +28,16 @@ def _standard_promotion():
 
 @pytest.fixture
 def images(tmp_path):
+    return write_images(tmp_path / "tiny.npz")
+
+
+def write_images(path):
     rng = np.random.default_rng(0)
     base = rng.normal(size=(8, 8, 3))
     pixels = 128 + 40 * rng.normal(size=(60, 1, 1, 1)) * base + 4 * rng.normal(size=(60, 8, 8, 3))
     pixels = np.clip(pixels, 0, 255).astype(np.uint8)
-    np.savez(tmp_path / "tiny.npz", train=pixels[:50], test=pixels[50:])
-    return tmp_path / "tiny.npz"
+    np.savez(path, train=pixels[:50], test=pixels[50:])
+    return path
 
 
 def train_args(images, folder, *extra):
@@ -70,6 +74,24 @@ def test_a_run_leaves_everything_it_should(images, tmp_path, capsys, likelihood)
     assert np.isfinite(results["test"]["running average"]["neg_elbo"])
     assert ("calibrated" in results["test"]) == likelihood.startswith("optimal")
     assert not list(folder.rglob("*.tmp"))
+
+
+def test_a_fraction_of_the_images_evaluated_every_other_epoch(images, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert cli.main(train_args(images, folder, "--fraction", "0.65", "--eval-every", "2")) == 0
+    rows = read_metrics(folder / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["split"] == "test"] == [4, 6]  # the last epoch as well
+    results = json.loads((folder / "results.json").read_text())
+    assert results["train_examples"] == 32
+    assert results["train"]["running average"]["num_examples"] == 32
+    assert results["training"]["from_step"] == 0
+    assert results["training"]["seconds"] > 0
+    assert "the first 32 of 50 training images" in json.loads((folder / "config.json").read_text())["data"]["origin"]
+    capsys.readouterr()
+    out = tmp_path / "compared.svg"
+    assert cli.main(["compare", str(folder), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(out)
+    assert out.exists()
 
 
 def test_evaluate_and_sample_a_run(images, tmp_path, capsys):
@@ -154,14 +176,21 @@ def wait_for_checkpoint(process, folder, step):
         time.sleep(0.01)
 
 
+def command(*args):
+    """In a process of one device, as users run it."""
+    arguments = [sys.executable, "-m", "calibrax.cli", *args]
+    subprocess.run(arguments, check=True, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    command(*train_args(write_images(folder / "tiny.npz"), folder / "run"))
+    return folder / "run"
+
+
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_killed_and_resumed_is_bit_identical(images, tmp_path, signum):
-    """In processes of one device each, as users run it."""
-    environment = os.environ | {"XLA_FLAGS": ""}
-    command = [sys.executable, "-m", "calibrax.cli"]
-    subprocess.run(
-        [*command, *train_args(images, tmp_path / "whole")], check=True, env=environment, capture_output=True
-    )
+def test_killed_and_resumed_is_bit_identical(images, tmp_path, uninterrupted, signum):
     folder = tmp_path / "killed"
     process = start_slow(images, folder)
     wait_for_checkpoint(process, folder, 4)
@@ -173,11 +202,9 @@ def test_killed_and_resumed_is_bit_identical(images, tmp_path, signum):
         assert process.returncode == 130
         assert f"train --resume --run-dir {folder}" in stderr.splitlines()[-1]
     assert int(final_state(folder).step) < 9
-    resume = [*command, "train", "--resume", "--run-dir", str(folder)]
-    subprocess.run(resume, check=True, env=environment, capture_output=True)
-    chex.assert_trees_all_equal(final_state(folder), final_state(tmp_path / "whole"))
-    whole, killed = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed"))
-    assert whole == killed
+    command("train", "--resume", "--run-dir", str(folder))
+    chex.assert_trees_all_equal(final_state(folder), final_state(uninterrupted))
+    assert read_metrics(folder / "metrics.jsonl") == read_metrics(uninterrupted / "metrics.jsonl")
 
 
 def assert_one_line(capsys, code, match):
@@ -207,6 +234,10 @@ def assert_one_line(capsys, code, match):
         (["--likelihood", "beta-gaussian", "--beta", "0"], "beta is 0"),
         (["--decay", "1"], "decay is 1"),
         (["--likelihood", "student-t", "--df", "-2"], "df is -2"),
+        (["--fraction", "0"], "--fraction is 0.0; expected more than 0, at most 1"),
+        (["--fraction", "1.5"], "--fraction is 1.5"),
+        (["--fraction", "0.1"], "--batch-size is 16; expected at most 5, the training images"),
+        (["--eval-every", "0"], "--eval-every is 0; expected at least 1"),
         (["--image-size", "2"], "--image-size is 2; expected at least 4"),
         (["--latent-dim", "0"], "--latent-dim is 0"),
         (["--data", "nowhere.npz"], "there is no file nowhere.npz"),
@@ -277,6 +308,8 @@ def test_other_commands_mistakes(tmp_path, capsys, images):
         (["sample", "x", "--out", "x.jpeg"], r"ends in \.png"),
         (["data", "none.npz"], "there is no file"),
         (["models", "x"], "takes no arguments"),
+        (["compare"], "(?i)required|missing"),
+        (["compare", str(tmp_path / "none")], "holds no run"),
         (["train", "--resume"], "--resume needs --run-dir"),
         (["train", "--resume", "--run-dir", str(tmp_path / "none")], "holds no run"),
         (train_args(images, tmp_path / "file"), "is a file; expected a folder"),
@@ -294,7 +327,7 @@ def test_models_and_data_and_help(capsys, images):
     for args in (["--help"], ["--version"]):
         assert cli.main(args) == 0
     assert cli.main([]) == 2
-    for command in ("train", "evaluate", "sample", "data"):
+    for command in ("train", "evaluate", "sample", "compare", "data"):
         with pytest.raises(SystemExit) as stop:
             cli.main([command, "--help"])
         assert stop.value.code == 0
