@@ -9,7 +9,7 @@ from calibrax import run_folder
 from calibrax.data import ImageData
 from calibrax.evaluation.figures import save_comparison
 from experiments import paper_table, report
-from experiments.sweep import Case, Done, SweepConfig, sweep
+from experiments.sweep import Case, Done, SweepConfig, chosen, sweep
 
 NUM_SIDE_BY_SIDE = 64  # samples of each decoder
 
@@ -43,6 +43,7 @@ def main(figure: Figure, source: str, argv: Sequence[str] | None) -> int:
 
 def make(figure: Figure, source: str, config: SweepConfig, command: str) -> None:
     """Train what the figure lacks and draw it."""
+    figure = figure._replace(cases=chosen(config, figure.cases))
     data = paper_table.load(config, source)
     runs = sweep(
         config, figure.cases, data, source=source, image_size=paper_table.IMAGE_SIZE, information=figure.information

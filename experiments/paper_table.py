@@ -20,7 +20,7 @@ from calibrax.evaluation.inception_weights import InceptionWeightsError
 from calibrax.evaluation.score_figure import Score, save_scores
 from experiments import report
 from experiments.report import Table
-from experiments.sweep import Case, Done, SweepConfig, sweep, train_config
+from experiments.sweep import Case, Done, SweepConfig, chosen, sweep, train_config
 
 IMAGE_SIZE = 28
 NUM_SAMPLES = 16  # of each decoder, in a row
@@ -51,6 +51,7 @@ def guarded(module: str, argv: Sequence[str] | None, kind: type, command: Callab
 
 def make(table: Table, source: str, config: SweepConfig, command: str) -> list[Done]:
     """Train what the table lacks and write it; after each run with what there is, so that it can be looked at."""
+    table = table._replace(cases=chosen(config, table.cases))
     data = load(config, source)
     done: list[Done] = []
     folder = out_folder(config, table.name)

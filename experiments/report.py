@@ -158,12 +158,13 @@ def _setting(config: SweepConfig, data: ImageData, done: Sequence[Done], planned
     part = f", the first {config.fraction:.0%} of its training images" if config.fraction < 1 else ""
     seeds = "one seed" if config.seeds == 1 else f"mean ± standard error over {config.seeds} seeds"
     epochs = "one epoch" if config.epochs == 1 else f"{config.epochs} epochs"
+    rows = "" if not config.only else f" Only rows of: {', '.join(config.only)}."
     progress = "" if len(done) == planned else f" **Unfinished: {len(done)} of {planned} runs.**"
     return (
         f"{data.name}{part}: {len(data.train):,} training and {len(data.test):,} test images of "
         f"{height}×{width}×{channels}, {epochs}, {seeds}. Test images, one posterior sample, the running "
         f'average\'s σ; nats an image. "agrees": within {AGREES_WITHIN} nats a dimension, '
-        f"{AGREES_WITHIN * math.prod(data.event_shape):.0f} in all.{progress}"
+        f"{AGREES_WITHIN * math.prod(data.event_shape):.0f} in all.{rows}{progress}"
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from calibrax import run, run_folder
-from calibrax.config import ConfigError, TrainConfig
+from calibrax.config import LIKELIHOODS, ConfigError, TrainConfig, check_name
 from calibrax.data import ImageData, steps_per_epoch
 from calibrax.evaluation import fid, full
 from calibrax.progress import Interrupted
@@ -33,6 +33,8 @@ class SweepConfig:
     """Runs of each decoder, with seeds 0, 1, ..."""
     fraction: float = 1.0
     """Share of the training images to train on, the first ones; the test images stay whole."""
+    only: tuple[str, ...] = ()
+    """Rows to train and show, by their likelihoods' names (default: all)."""
     inception: str | None = None
     """Inception's weights for FID and KID: the published .pth, an .npz of folded arrays (FID-768), or download."""
     fid_images: int = 0
@@ -48,6 +50,8 @@ class SweepConfig:
         for name in ("epochs", "seeds"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} is {getattr(self, name)}; expected at least 1")
+        for name in self.only:
+            check_name("only", name, LIKELIHOODS)
         if not 0 < self.fraction <= 1:
             raise ConfigError(f"--fraction is {self.fraction}; expected more than 0, at most 1")
 
@@ -61,6 +65,15 @@ class Case(NamedTuple):
     doubts: Mapping[str, str] = {}  # why an entry of the paper cannot be right or compared, by the same names
     is_density: bool = True  # False: its -log p is none over pixels, and is left out
     is_discrete: bool = False  # True: its -log p is of 256 levels, not a density
+
+
+def chosen(config: SweepConfig, cases: Sequence[Case]) -> tuple[Case, ...]:
+    """The cases that the sweep asks for; ConfigError where there is none of them."""
+    found = tuple(case for case in cases if not config.only or case.settings["likelihood"] in config.only)
+    if not found:
+        known = ", ".join(dict.fromkeys(case.settings["likelihood"] for case in cases))
+        raise ConfigError(f"--only is {' '.join(config.only)}; expected some of {known}")
+    return found
 
 
 class Done(NamedTuple):

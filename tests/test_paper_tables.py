@@ -121,7 +121,12 @@ def test_doubtful_numbers_are_marked_in_the_chart():
 
 @pytest.mark.parametrize(
     ("setting", "match"),
-    [({"seeds": 0}, "--seeds is 0"), ({"epochs": -1}, "--epochs is -1"), ({"fraction": 0.0}, "--fraction is 0")],
+    [
+        ({"seeds": 0}, "--seeds is 0"),
+        ({"only": ("gausian",)}, "'gausian' is unknown; did you mean gaussian"),
+        ({"epochs": -1}, "--epochs is -1"),
+        ({"fraction": 0.0}, "--fraction is 0"),
+    ],
 )
 def test_mistakes_are_one_line(setting, match):
     with pytest.raises(ConfigError, match=match):
@@ -132,6 +137,7 @@ def test_the_command_line_s_mistakes(tmp_path, capsys):
     for module, argv, match in [
         (table1, ["--data", "nowhere.npz"], "there is no file nowhere.npz"),
         (table1, ["--seeds", "0"], "--seeds is 0; expected at least 1"),
+        (table1, ["--only", "bernoulli"], "--only is bernoulli; expected some of beta-gaussian, gaussian"),
         (table3, ["--data-dir", str(tmp_path), "--inception", "no.pth"], "--inception: "),
         (table4, ["--data", "nowhere.npz"], "--data needs --column, one of celeba, cifar10, frey-face"),
         (table4, ["--column", "mnist"], "mnist"),
@@ -169,6 +175,10 @@ def test_a_table_from_end_to_end_made_once_and_shared_with_figures(tiny, monkeyp
     original = run.train
     monkeypatch.setattr(run, "train", lambda *args: made.append(args) or original(*args))
     paper_table.make(table, "mnist", tiny, "the command")
+    one_row = dataclasses.replace(tiny, only=("gaussian",), out="one")
+    paper_table.make(table, "mnist", one_row, "the command")
+    assert "Only rows of: gaussian." in Path("one/table.md").read_text()
+    assert "| low |" not in Path("one/table.md").read_text()
     figure = paper_figure.Figure("figure", "Figure", (HIGH,), side_by_side=True, samples=False)
     paper_figure.make(figure, "mnist", tiny, "the command")
     assert not made

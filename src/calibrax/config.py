@@ -65,8 +65,8 @@ class TrainConfig:
     """Epochs between evaluations and pictures; the last epoch always has them."""
 
     def __post_init__(self):
-        _check_name("likelihood", self.likelihood, LIKELIHOODS)
-        _check_name("model", self.model, MODELS)
+        check_name("likelihood", self.likelihood, LIKELIHOODS)
+        check_name("model", self.model, MODELS)
         for name in ("epochs", "batch_size", "latent_dim", "eval_every"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("save_every", "seed"):
@@ -143,7 +143,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(known)}"
 
 
-def _check_name(field: str, name: str, table: dict) -> None:
+def check_name(field: str, name: str, table: dict) -> None:
+    """Raise ConfigError, in one line, for a name that is not in the table."""
     if name not in table:
         raise ConfigError(f"--{field} {name!r} is unknown; {nearest(name, table)}")
 
