@@ -12,12 +12,11 @@ import jax
 import numpy as np
 
 from calibrax import cli, run
-from calibrax.config import ConfigError
 from calibrax.data import ImageData
-from calibrax.evaluation import full, generate
+from calibrax.evaluation import generate
 from calibrax.evaluation.figures import save_strips
-from calibrax.evaluation.inception_weights import InceptionWeightsError
 from calibrax.evaluation.score_figure import Score, save_scores
+from calibrax.measure import checked_weights
 from experiments import report
 from experiments.report import Table
 from experiments.sweep import Case, Done, SweepConfig, chosen, sweep, train_config
@@ -39,11 +38,7 @@ def guarded(module: str, argv: Sequence[str] | None, kind: type, command: Callab
     def call():
         config = cli.parse(kind, f"python -m experiments.{module}", argv)
         if config.inception is not None:
-            config = dataclasses.replace(config, inception=run.weights_file(config.inception))
-            try:
-                full.check_weights(config.inception or "")
-            except InceptionWeightsError as error:
-                raise ConfigError(f"--inception: {error}") from error
+            config = dataclasses.replace(config, inception=checked_weights(config.inception))
         command(config, shlex.join(["python", "-m", f"experiments.{module}", *argv]))
 
     return cli.guarded(call)
@@ -103,10 +98,7 @@ def _score(case: Case, done: Sequence[Done], column: report.Column) -> Score:
 
 def samples(one: Done, data: ImageData, num: int) -> np.ndarray:
     """Means of p(x|z) for draws of the prior, [num, H, W, C] in [0, 1]; the same z for every decoder."""
-    opened = run.Run(one.config, data)
-    state = opened.saved_state()
-    trained = (opened.model, opened.likelihood, state.params, state.likelihood_state)
-    return np.clip(generate(*trained, num, key=jax.random.key(0)), 0, 1)
+    return np.clip(generate(*run.Run(one.config, data).trained(), num, key=jax.random.key(0)), 0, 1)
 
 
 def save_samples(path: Path, cases: Sequence[Case], done: Sequence[Done], data: ImageData, *, title: str) -> None:

@@ -31,10 +31,12 @@ class Column(NamedTuple):
     paper: str = ""  # the name of the paper's number in `Case.paper`; "" where it has none
     compares: bool = False  # agreement and order are judged on this one
     density_only: bool = False  # left out for decoders over 256 levels
+    split: str = "test"
 
 
 COLUMNS = (
     Column("-log p", "neg_elbo", paper="neg_log_p", compares=True),
+    Column("-log p, training images", "neg_elbo", split="train"),
     Column("-log P, 256 levels", "discretized_neg_elbo"),
     Column("bits/dim", "bits_per_dim", ".3f"),
     Column("σ", "sigma", ".4f"),
@@ -65,12 +67,12 @@ class Table(NamedTuple):
     remark: str = ""
 
 
-def value(record: dict[str, Any], field: str) -> float | None:
-    """A number of `results.json`; the running average's σ, on the test images."""
+def value(record: dict[str, Any], field: str, split: str = "test") -> float | None:
+    """A number of `results.json`, by the running average's σ."""
     if field in ("fid", "kid"):
         measured = record.get("fid", {}).get(field)
         return None if measured is None else measured["value" if field == "fid" else "mean"]
-    return record["test"]["running average"].get(field)
+    return record[split]["running average"].get(field)
 
 
 def mean(done: Iterable[Done], case: Case, column: Column) -> Mean | None:
@@ -79,7 +81,7 @@ def mean(done: Iterable[Done], case: Case, column: Column) -> Mean | None:
         return None
     if column.density_only and case.is_discrete:
         return None
-    values = [value(one.record, column.field) for one in done if one.case == case]
+    values = [value(one.record, column.field, column.split) for one in done if one.case == case]
     values = [number for number in values if number is not None and math.isfinite(number)]
     if not values:
         return None
@@ -186,7 +188,8 @@ def as_csv(table: Table, done: Sequence[Done]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     heads = ["decoder", "likelihood", "seeds"]
     for column in columns:
-        heads += [column.field, f"{column.field}_stderr"] + ([f"{column.field}_paper"] if column.paper else [])
+        name = column.field if column.split == "test" else f"{column.split}_{column.field}"
+        heads += [name, f"{name}_stderr"] + ([f"{name}_paper"] if column.paper else [])
     writer.writerow([*heads, "note"])
     for case in table.cases:
         seeds = sorted(one.config.seed for one in done if one.case == case)

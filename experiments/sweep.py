@@ -16,6 +16,7 @@ from calibrax import run, run_folder
 from calibrax.config import LIKELIHOODS, ConfigError, TrainConfig, check_name
 from calibrax.data import ImageData, steps_per_epoch
 from calibrax.evaluation import fid, full
+from calibrax.measure import measure
 from calibrax.progress import Interrupted
 
 
@@ -178,7 +179,8 @@ def _measured(config: SweepConfig, settings: TrainConfig, data: ImageData, recor
     wants_information = information and "information" not in record
     if not (wants_fid or wants_information):
         return record
-    return run.Run(settings, data).measure(
+    return measure(
+        run.Run(settings, data),
         record,
         importance_samples=0,
         calibration_draws=0,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
 
-from calibrax import cli, run
+from calibrax import cli, measure
 from calibrax.config import ConfigError
 from calibrax.data.download import Remote
 from calibrax.evaluation import full, inception, inception_weights
@@ -143,17 +143,17 @@ def remote(server, path):
 
 def test_weights_are_downloaded_once(server, tmp_path):
     for _ in range(2):
-        path = run.weights_file("download", remote(server, "/right"))
+        path = measure.weights_file("download", remote(server, "/right"))
         assert path == str(tmp_path / "calibrax" / "fid" / "pt_inception-2015-12-05-6726825d.pth")
         with open(path, "rb") as file:
             assert file.read() == CONTENT
     assert server.asked == ["/right"]
-    assert run.weights_file("some.npz") == "some.npz"
+    assert measure.weights_file("some.npz") == "some.npz"
 
 
 def test_another_file_is_not_taken_for_the_weights(server, tmp_path):
     with pytest.raises(ConfigError, match=r"^--inception download: http.* is not the file it should be: .*FILE"):
-        run.weights_file("download", remote(server, "/wrong"), tmp_path / "kept")
+        measure.weights_file("download", remote(server, "/wrong"), tmp_path / "kept")
     assert list((tmp_path / "kept").iterdir()) == []
 
 
@@ -162,7 +162,7 @@ def test_no_network_is_one_line_before_anything_is_measured(folder, network, tmp
     (tmp_path / "file").write_text("")
     for cache, match in ((tmp_path, "http://127.0.0.1:9/w.pth cannot be fetched"), (tmp_path / "file", "be made")):
         monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-        monkeypatch.setattr(run, "INCEPTION", Remote("http://127.0.0.1:9/w.pth"))
+        monkeypatch.setattr(measure, "INCEPTION", Remote("http://127.0.0.1:9/w.pth"))
         capsys.readouterr()
         assert_one_line(capsys, cli.main(["evaluate", str(folder), "--inception", "download"]), match)
     assert network == []
@@ -170,6 +170,6 @@ def test_no_network_is_one_line_before_anything_is_measured(folder, network, tmp
 
 
 def test_the_published_file_is_named_after_its_checksum():
-    assert run.INCEPTION.sha256 is not None
-    assert len(run.INCEPTION.sha256) == 64
-    assert f"-{run.INCEPTION.sha256[:8]}.pth" in run.INCEPTION.url
+    assert measure.INCEPTION.sha256 is not None
+    assert len(measure.INCEPTION.sha256) == 64
+    assert f"-{measure.INCEPTION.sha256[:8]}.pth" in measure.INCEPTION.url

@@ -25,8 +25,9 @@ MAY_IMPORT = {
     "progress": set(),
     "run_folder": {"config", "data"},
     "run": {"config", "data", "evaluation", "progress", "run_folder", "training"},
+    "measure": {"config", "data", "evaluation", "run", "run_folder"},
     "compare": {"config", "evaluation", "run_folder", "training"},
-    "cli": {"compare", "config", "data", "evaluation", "progress", "run", "run_folder", "__init__"},
+    "cli": {"compare", "config", "data", "evaluation", "measure", "progress", "run", "run_folder", "__init__"},
     "__init__": {"likelihoods", "objectives", "running_average"},
 }
 

@@ -27,7 +27,11 @@ DATA = ImageData("tiny", np.zeros((6, 4, 5, 3), np.uint8), np.zeros((2, 4, 5, 3)
 
 def done(case, neg_elbo, seed=0, **numbers):
     test = {"neg_elbo": neg_elbo, "discretized_neg_elbo": neg_elbo + 300, "rate": 2.0, "sigma": None} | numbers
-    return Done(case, TrainConfig(seed=seed, **case.settings), {"test": {"running average": test}, "step": 1})
+    return Done(
+        case,
+        TrainConfig(seed=seed, **case.settings),
+        {"test": {"running average": test}, "train": {"running average": {}}, "step": 1},
+    )
 
 
 LOW = Case("low", {"likelihood": "optimal-sigma"}, paper={"neg_log_p": -100.0, "fid": 3.0}, doubts={"fid": "copied"})

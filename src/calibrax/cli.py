@@ -127,7 +127,7 @@ def train(argv: Sequence[str]) -> None:
 def evaluate(argv: Sequence[str]) -> None:
     from calibrax.config import ConfigError
     from calibrax.evaluation.full import MIN_IMAGES_FID
-    from calibrax.evaluation.inception_weights import InceptionWeightsError
+    from calibrax.measure import evaluate_fully
     from calibrax.run import Run
 
     config = parse(EvaluateConfig, "calibrax evaluate", argv)
@@ -139,10 +139,7 @@ def evaluate(argv: Sequence[str]) -> None:
         raise ConfigError(f"--fid-images is {config.fid_images}; expected 0, or {MIN_IMAGES_FID} and more")
     names = "importance_samples", "calibration_draws", "inception", "fid_images"
     options = {name: getattr(config, name) for name in names}
-    try:
-        Run.open(config.run, config.data_dir).evaluate_fully(**options)
-    except InceptionWeightsError as error:
-        raise ConfigError(f"--inception: {error}") from error
+    evaluate_fully(Run.open(config.run, config.data_dir), **options)
 
 
 def sample(argv: Sequence[str]) -> None:

@@ -16,11 +16,9 @@ import numpy as np
 
 from calibrax import run_folder
 from calibrax.config import ConfigError, TrainConfig
-from calibrax.data import DataError, ImageData, batches, load, steps_per_epoch, take_fraction
-from calibrax.data.download import Remote, fetch
-from calibrax.evaluation import calibrate_on, evaluate_likelihood, full, generate, inception_weights, reconstruct
+from calibrax.data import ImageData, batches, load, steps_per_epoch, take_fraction
+from calibrax.evaluation import Trained, calibrate_on, evaluate_likelihood, generate, reconstruct
 from calibrax.evaluation.curves import save_training_curves
-from calibrax.evaluation.feature_cache import cache_folder
 from calibrax.evaluation.figures import save_grid, save_reconstructions
 from calibrax.evaluation.report import results_table
 from calibrax.progress import Interrupted, ProgressBar, catch_interrupts
@@ -38,7 +36,6 @@ from calibrax.training import (
 
 STEPPERS = {"jit": jit_step, "pmap": pmap_step, "sharded": sharded_step}
 NUM_PICTURES = 64
-INCEPTION = Remote(inception_weights.WEIGHTS_URL, inception_weights.WEIGHTS_SIZE, inception_weights.WEIGHTS_SHA256)
 
 
 def train(config: TrainConfig, data: ImageData | None = None) -> dict[str, Any]:
@@ -73,28 +70,6 @@ def train(config: TrainConfig, data: ImageData | None = None) -> dict[str, Any]:
 def load_data(config: TrainConfig) -> ImageData:
     """The images that `config` names, at its image size and of its fraction."""
     return take_fraction(load(config.data, data_dir=config.data_dir, image_size=config.image_size), config.fraction)
-
-
-def weights_file(inception: str, remote: Remote | None = None, folder: Path | None = None) -> str:
-    """The file of Inception's weights that `--inception` names.
-
-    Args:
-      inception: a file, or `download` for the published one, which is fetched once.
-      remote: where that is published; by default `INCEPTION`.
-      folder: where it is kept; by default `feature_cache.cache_folder()`.
-
-    Raises:
-      ConfigError: if it cannot be fetched.
-    """
-    if inception != "download":
-        return inception
-    path = (folder or cache_folder()) / inception_weights.WEIGHTS_FILE
-    if not path.exists():
-        try:
-            fetch(remote or INCEPTION, path, timeout=30)
-        except DataError as error:
-            raise ConfigError(f"--inception download: {error}; --inception FILE takes a copy from elsewhere") from error
-    return str(path)
 
 
 def _check_model(config: TrainConfig, data: ImageData) -> None:
@@ -182,7 +157,7 @@ class Run:
     def _evaluate_epoch(self, state: TrainState, step: int, log: MetricsLog) -> None:
         """Test metrics into the log; a grid of samples and one of reconstructions."""
         test = self.data.test
-        trained = (self.model, self.likelihood, state.params, state.likelihood_state)
+        trained = self._trained(state)
         result = evaluate_likelihood(*trained, test, key=self.eval_key)
         metrics = {name: value for name, value in result._asdict().items() if value is not None}
         log.evaluation(step, "test", metrics)
@@ -237,77 +212,12 @@ class Run:
         print(results_table(f"{heading}{len(self.data.train):,} of training", {**results, "training images": on_train}))
         return record
 
-    def evaluate_fully(self, *, inception: str | None = None, fid_images: int = 0, **wanted: Any) -> dict[str, Any]:
-        """`evaluate`, and what is measured besides: importance-weighted bound, calibration, information, FID and KID.
+    def trained(self) -> Trained:
+        """The model with the newest checkpoint's parameters and running average."""
+        return self._trained(self.saved_state())
 
-        Args:
-          inception: the file of weights for FID and KID, or `download`; None leaves them out.
-          fid_images, wanted: as for `measure`.
-
-        Raises:
-          InceptionWeightsError: if the weights cannot be read; before anything is measured.
-          ConfigError: if there are too few test images for FID and KID, or the weights cannot be fetched.
-        """
-        num = len(self.data.test)
-        if fid_images > num:
-            raise ConfigError(f"--fid-images is {fid_images}; expected at most {num}, the test images")
-        if inception is not None:
-            if num < full.MIN_IMAGES_FID:
-                few = f"{num} test images are too few for FID and KID"
-                raise ConfigError(f"--inception: {few}; expected at least {full.MIN_IMAGES_FID}")
-            inception = weights_file(inception)
-            full.check_weights(inception)
-        record = self.measure(self.evaluate(), inception=inception, fid_images=fid_images, **wanted)
-        print("\n".join(full.lines(record)))
-        if inception is None:
-            print("FID and KID: not measured, as they need Inception's weights (--inception FILE, or download)")
-        return record
-
-    def measure(
-        self,
-        record: dict[str, Any],
-        *,
-        importance_samples: int = 64,
-        calibration_draws: int = 199,
-        information: bool = True,
-        inception: str | None = None,
-        fid_images: int = 0,
-    ) -> dict[str, Any]:
-        """Measure the newest checkpoint further, on the test images; `results.json` gains what was measured.
-
-        Args:
-          record: what `evaluate` returned; not changed.
-          importance_samples: of the importance-weighted bound; 0 leaves it out.
-          calibration_draws: from p(x | z) for each value; 0 leaves calibration out.
-          information: rate, mutual information and marginal KL, where there are images enough.
-          inception: the file of weights for FID and KID, or `download`; None leaves them out.
-          fid_images: how many test images, from the first on, FID and KID compare with as many samples; 0: all.
-
-        Returns:
-          The record with what was asked for.
-        """
-        state, test, record = self.saved_state(), self.data.test, dict(record)
-        trained = full.Trained(self.model, self.likelihood, state.params, state.likelihood_state)
-        title = f"{self.data.name}, {self.config.likelihood}, step {record['step']}: {len(test):,} test images"
-        options: dict[str, Any] = {"key": self.eval_key}
-        if importance_samples:
-            with full.announced(f"importance-weighted bound, {importance_samples} samples"):
-                record["importance"] = full.measure_importance(trained, test, num_samples=importance_samples, **options)
-        if calibration_draws:
-            with full.announced(f"calibration, {calibration_draws} draws a value"):
-                record["calibration"] = full.measure_calibration(
-                    trained, test, self.folder / "calibration.png", num_draws=calibration_draws,
-                    name=self.config.likelihood, title=title, **options,
-                )  # fmt: skip
-        if information and len(test) >= full.MIN_IMAGES_INFORMATION:
-            with full.announced("information"):
-                record["information"] = full.measure_information_of(trained, test, **options)
-        if inception is not None:
-            weights = weights_file(inception)
-            with full.announced("FID and KID"):
-                record["fid"] = full.measure_fid(trained, test[: fid_images or None], weights=weights, **options)
-        run_folder.write_json(self.folder / run_folder.RESULTS_FILE, record)
-        return record
+    def _trained(self, state: TrainState) -> Trained:
+        return Trained(self.model, self.likelihood, state.params, state.likelihood_state)
 
     def sample(self, num: int, path: str | Path | None = None, seed: int = 0, *, noise: bool = False) -> Path:
         """Draw images from the newest checkpoint into a PNG; returns where it is.
@@ -319,8 +229,7 @@ class Run:
           noise: draw from p(x | z) instead of showing its mean.
         """
         state = self.saved_state()
-        trained = (self.model, self.likelihood, state.params, state.likelihood_state)
-        images = generate(*trained, num, key=jax.random.key(seed), noise=noise)
+        images = generate(*self._trained(state), num, key=jax.random.key(seed), noise=noise)
         path = Path(path) if path else self.folder / "samples.png"
         what = "draws from p(x|z)" if noise else "means of p(x|z)"
         title = f"{self.data.name}, {self.config.likelihood}, step {int(state.step)}: {what}, z from the prior"

@@ -4,12 +4,20 @@ from calibrax.evaluation.calibration import Calibration, evaluate_calibration, e
 from calibrax.evaluation.fid import frechet_distance, kid, moments
 from calibrax.evaluation.importance import importance_bounds
 from calibrax.evaluation.information import Information, encode_all, measure_information
-from calibrax.evaluation.likelihood import Evaluation, calibrate_on, evaluate_likelihood, generate, reconstruct
+from calibrax.evaluation.likelihood import (
+    Evaluation,
+    Trained,
+    calibrate_on,
+    evaluate_likelihood,
+    generate,
+    reconstruct,
+)
 
 __all__ = [
     "Calibration",
     "Evaluation",
     "Information",
+    "Trained",
     "calibrate_on",
     "encode_all",
     "evaluate_calibration",

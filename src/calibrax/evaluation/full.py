@@ -7,32 +7,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 
 from calibrax.evaluation import feature_cache, fid, inception, inception_weights
 from calibrax.evaluation.calibration import Calibration, evaluate_model_calibration
 from calibrax.evaluation.calibration_figure import save_calibration_figure
 from calibrax.evaluation.importance import importance_bounds
 from calibrax.evaluation.information import MIN_EXAMPLES, Information, encode_all, measure_information
-from calibrax.evaluation.likelihood import generate
-from calibrax.likelihoods import Likelihood
+from calibrax.evaluation.likelihood import Trained, generate
 
-PyTree = Any
 MIN_IMAGES_FID = 4
 MIN_IMAGES_INFORMATION = MIN_EXAMPLES
-
-
-class Trained(NamedTuple):
-    """A trained model, in the order in which the functions of this package take it."""
-
-    model: nn.Module
-    likelihood: Likelihood
-    params: PyTree  # {"model": ..., "likelihood": ...}
-    likelihood_state: PyTree
 
 
 def measure_importance(trained: Trained, images: np.ndarray, *, key: jax.Array, num_samples: int) -> dict[str, Any]:

@@ -31,6 +31,15 @@ class Evaluation(NamedTuple):
     num_examples: int
 
 
+class Trained(NamedTuple):
+    """A trained model, in the order in which `evaluate_likelihood`, `generate` and their like take it."""
+
+    model: nn.Module
+    likelihood: Likelihood
+    params: PyTree  # {"model": ..., "likelihood": ...}
+    likelihood_state: PyTree
+
+
 def evaluate_likelihood(
     model: nn.Module,
     likelihood: Likelihood,
