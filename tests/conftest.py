@@ -1,6 +1,9 @@
 """Eight simulated devices and strict JAX for every test; what takes long to compile is compiled once."""
 
+import contextlib
+import http.server
 import os
+import threading
 from pathlib import Path
 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "compilations"))
@@ -29,3 +32,18 @@ def real_data() -> Path:
 def x64():
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def serve():
+    """`serve(handler)` starts a server on the loopback address, which ends with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(handler):
+            httpd = stack.enter_context(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            httpd.daemon_threads = True
+            threading.Thread(target=httpd.serve_forever, daemon=True).start()
+            stack.callback(httpd.shutdown)
+            return httpd
+
+        yield start

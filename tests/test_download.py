@@ -2,7 +2,6 @@
 
 import hashlib
 import http.server
-import threading
 import time
 
 import pytest
@@ -38,13 +37,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        httpd.daemon_threads = True
-        httpd.starts = []
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield httpd
-        httpd.shutdown()
+def server(serve):
+    httpd = serve(Handler)
+    httpd.starts = []
+    return httpd
 
 
 def remote(server, path, **options):

@@ -3,7 +3,6 @@
 import hashlib
 import http.server
 import json
-import threading
 
 import jax
 import numpy as np
@@ -127,13 +126,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        httpd.daemon_threads = True
-        httpd.asked = []
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield httpd
-        httpd.shutdown()
+def server(serve):
+    httpd = serve(Handler)
+    httpd.asked = []
+    return httpd
 
 
 def remote(server, path):

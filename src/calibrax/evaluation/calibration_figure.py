@@ -6,11 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from calibrax.evaluation.calibration import LEVELS, NUM_PIT_BINS, Calibration
+from calibrax.evaluation.drawing import COLORS, MARKERS
 from calibrax.evaluation.figures import write_whole
 
-# Okabe and Ito's palette (jfly.uni-koeln.de/color), told apart by colour-blind readers too; markers say it once more.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH, HEIGHT = 1500, 600  # pixels
 MAX_DENSITY = 3.0  # of the first panel: a spike is cut there and named, or else it flattens everything else
 MIN_SHARE = 0.002  # of the values: bins of predicted σ with fewer are noise, and are not drawn

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from calibrax.evaluation.drawing import COLORS
 from calibrax.evaluation.figures import write_whole
 
-# Okabe and Ito's palette (jfly.uni-koeln.de/color), told apart by colour-blind readers too.
-TRAIN_COLOR, TEST_COLOR = "#0072B2", "#D55E00"
+TRAIN_COLOR, TEST_COLOR = COLORS[:2]
 NUM_SMOOTH = 400  # points of the smoothed curves
 
 Row = dict[str, Any]  # a line of metrics.jsonl
