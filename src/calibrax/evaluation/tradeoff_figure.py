@@ -122,7 +122,7 @@ def _draw_point(axes, points: Sequence[Point], style: dict[str, Any]) -> Any:
 def _set_limits(axes, points: Sequence[Point]) -> None:
     rates = [point.rate for point in points]
     if min(rates) > 0 and max(rates) > WIDE_RANGE * min(rates):
-        drawing.logarithmic(axes, "x", min(rates) / 1.5, max(rates) * 1.5)
+        drawing.logarithmic(axes, "x", min(rates) / 1.5, max(rates) * 3)  # room for the last label
     else:
         axes.margins(x=0.08)
     axes.margins(y=0.1)
