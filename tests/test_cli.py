@@ -52,7 +52,7 @@ def train_rows(folder):
     return [row for row in read_metrics(Path(folder) / "metrics.jsonl") if row["split"] == "train"]
 
 
-@pytest.mark.parametrize("likelihood", ["optimal-sigma", "bernoulli", "logistic-mixture"])
+@pytest.mark.parametrize("likelihood", ["optimal-sigma", "bernoulli", "pixel-sigma"])
 def test_a_run_leaves_everything_it_should(images, tmp_path, capsys, likelihood):
     folder = tmp_path / "run"
     assert cli.main(train_args(images, folder, "--likelihood", likelihood)) == 0
