@@ -15,7 +15,8 @@ OPTIMAL_IMAGE = ("Optimal per-image σ-VAE", {"likelihood": "optimal-sigma-per-i
 DISCRETIZED_GAUSSIAN = ("Discretised Gaussian σ-VAE", {"likelihood": "discretized-gaussian"})
 DISCRETIZED_LOGISTIC = ("Discretised logistic σ-VAE", {"likelihood": "discretized-logistic"})
 
-# Doubts that more than one table has.
+# Remarks and doubts that more than one table has.
+SHARED_IS_SLOW = "Adam at 1e-3 moves the shared log σ by about 0.001 a step: it takes some 3,000 steps to arrive."
 NO_DENSITY = "Bernoulli on intensities is no density over pixels: neither the paper nor this table gives its -log p."
 UNKNOWN_SIGMA = "An image's own σ is unknown until it is seen: the paper has no -log p; here by the running average."
 
