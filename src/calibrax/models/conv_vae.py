@@ -17,7 +17,7 @@ class Forward(NamedTuple):
     """What a model gives for a batch."""
 
     outputs: jax.Array  # [B, ..., output_channels], the decoder's unconstrained reals, float32
-    kl: jax.Array  # [B], nats, float32
+    kl: jax.Array  # [B], nats, float32; [B, L] of a model of L layers
 
 
 class Encoder(nn.Module):

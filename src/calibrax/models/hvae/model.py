@@ -1,0 +1,204 @@
+"""The hierarchical VAE of the paper's CelebA and CIFAR-10 experiments."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from calibrax.models.conv_vae import Forward
+from calibrax.models.hvae.latent import LOG_VAR, Gaussian, Latent, draw, sampled_kl
+from calibrax.models.hvae.noise import POSTERIOR, PRIOR, example_keys, is_single, layer_noise
+from calibrax.models.hvae.spec import CIFAR_STAGES, StageSpec, feature_maps
+from calibrax.models.hvae.stage import Stage
+from calibrax.models.hvae.weight_norm import WeightNormConv
+
+
+class HVAE(nn.Module):
+    """A VAE with a chain of latent layers, the baseline of Maaløe et al. that the paper trains: no top-down inference.
+
+    Inference runs upwards, h_l = blocks(z_{l-1}, aux = h_{l-1}) and z_l ~ q(· | h_l), from the image in [-1, 1];
+    generation downwards, d_l = blocks(z_l, aux = the blocks of l + 1) with z_l ~ p(· | d_{l+1}), z_L ~ N(0, I), and the
+    likelihood's channels from d_1 by a 1×1 convolution. Nothing passes from d to q. All layers are weight-normalised
+    and take gain and bias from the batch given to `init`: give it a real one. Its dropout is active there as elsewhere
+    only with `train=True`, with which the original initialised.
+
+    With `log_var="softplus"`, the default of the original and so of the paper, every conditional log variance is
+    softplus(raw) >= 0: no layer's standard deviation, posterior or prior, can fall below 1.
+
+    Attributes:
+      image_shape: (H, W, C) of one image, H and W multiples of the product of the strides.
+      output_channels: what the decoder emits for each position: `likelihood.output_channels(C)`.
+      stages: bottom first. `CIFAR_STAGES`, 54.4 million parameters at 32×32, or `DENSE_STAGES` for MNIST.
+      skip: the deterministic connections h_{l-1} and d_{l+1} beside the latents. Without them z_L -> ... -> z_1 -> x is
+        a Markov chain.
+      log_var: "softplus", "tanh" or "none", the function from a head's output to a log variance.
+      dropout: rate in the inference blocks, in training.
+      num_blocks: of each stage, in each direction.
+      dtype: of the network's computation, None for float32. Parameters, Gaussians, KL and outputs are float32.
+      remat: recompute the blocks' insides in the backward pass instead of keeping them in memory.
+      axis_name: the mapped axis over which the batch of `init` is spread, if any; `apply` does not need it.
+
+    Example:
+      >>> model = HVAE((32, 32, 3), likelihood.output_channels(3))
+      >>> params = model.init(key, images, key, train=True)["params"]
+      >>> outputs, kl = model.apply({"params": params}, images, key, train=True)
+
+    References:
+      Appendix B; Maaløe et al. 2019, "BIVA"; wiring and sizes of the plain VAE in vlievin/biva-pytorch (ba37aca).
+    """
+
+    image_shape: tuple[int, int, int]
+    output_channels: int
+    stages: Sequence[StageSpec] = CIFAR_STAGES
+    skip: bool = True
+    log_var: str = "softplus"
+    dropout: float = 0.2
+    num_blocks: int = 3
+    dtype: Any = None
+    remat: bool = False
+    axis_name: str | None = None
+
+    def setup(self):
+        features = feature_maps(self.image_shape, self.stages)
+        for name in ("output_channels", "num_blocks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        if self.log_var not in LOG_VAR:
+            raise ValueError(f"log_var is {self.log_var!r}; expected one of {', '.join(LOG_VAR)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; expected a rate in [0, 1)")
+        self.stage = [
+            Stage(
+                spec,
+                layer,
+                features=features[layer],
+                features_below=features[layer - 1] if layer else None,
+                num_blocks=self.num_blocks,
+                log_var=self.log_var,
+                dropout=self.dropout,
+                remat=self.remat,
+                dtype=self.dtype,
+                axis_name=self.axis_name,
+            )
+            for layer, spec in enumerate(self.stages)
+        ]
+        self.head = WeightNormConv(self.output_channels, 1, dtype=self.dtype, axis_name=self.axis_name)
+
+    def __call__(self, x: jax.Array, key: jax.Array, train: bool = False) -> Forward:
+        """Infer, generate from the latents inferred, compare.
+
+        Args:
+          x: [B, H, W, C], floats in [0, 1] or uint8.
+          key: one key for the batch, or B keys, one an example, of which its noise and its dropout are made.
+          train: with dropout.
+
+        Returns:
+          The outputs, and [B, L] KLs, one column a layer, bottom first: log q(z_l) - log p(z_l) of the one draw, nats.
+        """
+        latents = self.inference_path(x, key, train)
+        outputs, priors = self.generative_path([latent.z for latent in latents])
+        return Forward(outputs, jnp.stack([sampled_kl(q, p) for q, p in zip(latents, priors, strict=True)], axis=1))
+
+    def inference_path(self, x: jax.Array, key: jax.Array, train: bool = False) -> tuple[Latent, ...]:
+        """A draw of every layer's latents from the posterior, with the Gaussian it comes from, bottom first."""
+        below, skip, latents = self._scaled(x), None, []
+        keys = example_keys(key, x.shape[0])
+        noise = layer_noise(keys, POSTERIOR, self._latent_shapes())
+        for layer, stage in enumerate(self.stage):
+            h, posterior = stage.infer(below, skip, keys if train else None)
+            latents.append(draw(posterior, noise[layer]))
+            below, skip = latents[-1].z, h if self.skip else None
+        return tuple(latents)
+
+    def generative_path(
+        self,
+        z: Sequence[jax.Array | None],
+        key: jax.Array | None = None,
+        temperature: jax.typing.ArrayLike = 1.0,
+    ) -> tuple[jax.Array, tuple[Gaussian, ...]]:
+        """The decoder's outputs [B, H, W, output_channels], and the prior of every layer given those above it.
+
+        Args:
+          z: the latents of each layer, bottom first; None where they are to be drawn from the prior.
+          key: for those draws: B keys, or one key if any layer is given. A latent traversal: `inference_path`, the
+            layer's z moved, the layers under it None, the temperature 0.
+          temperature: what multiplies the prior's standard deviation in those draws; 0 takes its mean.
+        """
+        if isinstance(temperature, int | float) and not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature is {temperature}; expected a number from 0")
+        batch_size, keys = self._batch_of(z, key)
+        noise: Any = None if keys is None else layer_noise(keys, PRIOR, self._latent_shapes())
+        above, skips, priors = None, None, []
+        for layer, stage in reversed(list(enumerate(self.stage))):
+            priors.append(stage.prior(above, batch_size))
+            latent: Any = z[layer]
+            if latent is None:
+                latent = draw(priors[-1], noise[layer] * jnp.asarray(temperature, jnp.float32)).z
+            blocks = stage.generate(latent, skips)
+            above, skips = blocks[-1], blocks if self.skip else None
+        return self.head(nn.elu(blocks[-1])).astype(jnp.float32), tuple(priors[::-1])
+
+    def generate(self, key: jax.Array, num: int, temperature: jax.typing.ArrayLike = 1.0) -> jax.Array:
+        """The decoder's outputs for `num` draws from the prior.
+
+        Args:
+          key: one key, or `num`.
+          num: how many.
+          temperature: what multiplies the standard deviation of every layer's draw; 1 samples the model.
+        """
+        return self.generative_path(len(self.stages) * [None], example_keys(key, num), temperature)[0]
+
+    def partial_sample(
+        self, x: jax.Array, key: jax.Array, top: int = 0, bottom: int = 0, temperature: jax.typing.ArrayLike = 1.0
+    ) -> jax.Array:
+        """The decoder's outputs with the `top` uppermost and the `bottom` lowest layers drawn from the prior.
+
+        The other layers are one draw of q(z | x), made upwards before anything is resampled: as q sees nothing from
+        above, they do not adapt. The prior's draws are conditional on the layers above them, whatever those are.
+
+        - `bottom=k` shows what the layers hold: the k lowest follow the model given the posterior's upper layers, and
+          what still resembles x is what those L - k layers know of it.
+        - `top=k` shows how far the image depends on the top k beyond what the layers below already fix. That passes
+          by the skips alone; without skips the outputs depend on z_1 only and stay the same for every k < L.
+        - Both 0 is a reconstruction; together L, an unconditional sample.
+
+        Args:
+          x, key: as in `__call__`; the prior's draws are independent of the posterior's.
+          top, bottom: numbers of layers, together at most L.
+          temperature: of the prior's draws.
+        """
+        layers = len(self.stages)
+        if min(top, bottom) < 0 or top + bottom > layers:
+            raise ValueError(f"top is {top} and bottom {bottom}; expected numbers from 0, together at most {layers}")
+        keys = example_keys(key, x.shape[0])
+        latents = self.inference_path(x, keys)
+        kept = [latent.z if bottom <= layer < layers - top else None for layer, latent in enumerate(latents)]
+        return self.generative_path(kept, keys, temperature)[0]
+
+    def _scaled(self, x: jax.Array) -> jax.Array:
+        if x.shape[1:] != tuple(self.image_shape):
+            raise ValueError(f"x has shape {x.shape}; expected {('B', *self.image_shape)}, the model's image_shape")
+        unit = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x.astype(jnp.float32)
+        return (2 * unit - 1).astype(self.dtype or jnp.float32)
+
+    def _latent_shapes(self) -> list[tuple[int, ...]]:
+        return [stage.latent_shape for stage in self.stage]
+
+    def _batch_of(self, z: Sequence[jax.Array | None], key: jax.Array | None) -> tuple[int, jax.Array | None]:
+        """The batch size, and a key for each example if there is a key."""
+        given = [latent.shape[0] for latent in z if latent is not None]
+        if len(z) != len(self.stages):
+            raise ValueError(f"z has {len(z)} layers; expected {len(self.stages)}")
+        if len(given) < len(z) and key is None:
+            raise ValueError("key is None; expected one, as some layers of z are None, to be drawn from the prior")
+        if not given and (key is None or is_single(key)):
+            raise ValueError("key is a single key; expected one for each example, as no layer of z is given")
+        batch_size = given[0] if given or key is None else key.shape[0]
+        for layer, (latent, shape) in enumerate(zip(z, self._latent_shapes(), strict=True)):
+            expected = (batch_size, *shape)
+            if latent is not None and latent.shape != expected:
+                raise ValueError(f"z[{layer}] has shape {latent.shape}; expected {expected}")
+        return batch_size, None if key is None else example_keys(key, batch_size)

@@ -1,0 +1,109 @@
+"""One layer of latents with the blocks below it, from data to posterior, and those under it, from prior to data."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from calibrax.models.hvae.block import GatedBlock
+from calibrax.models.hvae.latent import Gaussian, GaussianHead
+from calibrax.models.hvae.noise import dropout_masks
+from calibrax.models.hvae.spec import StageSpec
+from calibrax.models.hvae.weight_norm import WeightNormDense
+
+
+class Stage(nn.Module):
+    """q(z_l | z_{l-1}, h_{l-1}) and p(z_l | d_{l+1}), each a Gaussian, and the blocks that give h_l and d_l.
+
+    Attributes:
+      spec: sizes.
+      layer: l, 0 at the bottom. The first inference block there is not residual, as it reads the image.
+      features: (height, width, filters) of this stage's features h_l, the map on which its latents live.
+      features_below: the same of the stage below; of no account at the bottom.
+      num_blocks: in each direction.
+      log_var: as in `GaussianHead`.
+      dropout: rate in the inference blocks.
+      remat: recompute the insides of the blocks in the backward pass instead of keeping them.
+      dtype: of the computation.
+      axis_name: the mapped axis over which `init`'s batch is spread, if any.
+    """
+
+    spec: StageSpec
+    layer: int
+    features: tuple[int, int, int]
+    features_below: tuple[int, int, int] | None = None
+    num_blocks: int = 3
+    log_var: str = "softplus"
+    dropout: float = 0.0
+    remat: bool = False
+    dtype: Any = None
+    axis_name: str | None = None
+
+    def setup(self):
+        spec, options = self.spec, {"dtype": self.dtype, "axis_name": self.axis_name}
+        block: Any = nn.remat(GatedBlock) if self.remat else GatedBlock
+        sizes = (spec.filters, spec.kernel_size)
+        strides = (self.num_blocks - 1) * [1] + [spec.stride]
+        self.inference = [
+            block(*sizes, stride, residual=(self.layer, j) != (0, 0), dropout=self.dropout, **options)
+            for j, stride in enumerate(strides)
+        ]
+        self.generative = [
+            block(*sizes, stride, transpose=True, residual=j > 0, **options) for j, stride in enumerate(strides[::-1])
+        ]
+        self.posterior_head = GaussianHead(spec.latents, spec.latent_kernel, self.log_var, **options)
+        self.prior_head = GaussianHead(spec.latents, spec.latent_kernel, self.log_var, **options)
+        # Called where latents are vectors.
+        self.features_of_latent = WeightNormDense(math.prod(self.features), **options)
+        self.features_of_latent_below = WeightNormDense(math.prod(self.features_below or ()), **options)
+
+    def infer(
+        self, below: jax.Array, skip: jax.Array | None = None, keys: jax.Array | None = None
+    ) -> tuple[jax.Array, Gaussian]:
+        """h_l [B, *features] and the posterior of z_l.
+
+        Args:
+          below: the image, or z_{l-1}.
+          skip: h_{l-1}, read by every block; None for none.
+          keys: [B], the examples' keys, for dropout; None for no dropout.
+        """
+        h = below
+        if h.ndim == 2:
+            h = self.features_of_latent_below(h).reshape(-1, *(self.features_below or ()))
+        masks = self.num_blocks * [None]
+        if keys is not None and self.dropout > 0:  # those of all blocks at once, which act before the stride
+            shape = (self.num_blocks, *h.shape[1:3], self.spec.filters)
+            masks = list(dropout_masks(keys, self.layer, shape, self.dropout).swapaxes(0, 1))
+        for block, mask in zip(self.inference, masks, strict=True):
+            h = block(h, skip, mask)
+        return h, self.posterior_head(h)
+
+    def prior(self, above: jax.Array | None, batch_size: int) -> Gaussian:
+        """The prior of z_l given d_{l+1}; N(0, I) at the top, where there is none."""
+        if above is not None:
+            return self.prior_head(above)
+        zeros = jnp.zeros((batch_size, *self.latent_shape))
+        return Gaussian(zeros, zeros)
+
+    def generate(self, z: jax.Array, skips: Sequence[jax.Array] | None = None) -> list[jax.Array]:
+        """The outputs of all blocks, the last of which is d_l, each at the size of the features below.
+
+        Args:
+          z: z_l [B, *latent_shape].
+          skips: the outputs of the blocks of the stage above, read each by the block of the same place; None for none.
+        """
+        d = z if z.ndim == 4 else self.features_of_latent(z).reshape(-1, *self.features)
+        outputs = []
+        for j, block in enumerate(self.generative):
+            d = block(d, None if skips is None else skips[j])
+            outputs.append(d)
+        return outputs
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(H, W, N) of a latent map, or (N,) of a latent vector."""
+        dense = self.spec.latent_kernel is None
+        return (self.spec.latents,) if dense else (*self.features[:2], self.spec.latents)

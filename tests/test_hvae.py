@@ -1,0 +1,392 @@
+"""Sizes, initialisation, noise and sampling of the hierarchical VAE; its arithmetic is in `test_hvae_layers`."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import calibrax as cx
+from calibrax.models.hvae import CIFAR_STAGES, DENSE_STAGES, HVAE, StageSpec
+from calibrax.models.hvae.weight_norm import WeightNormConv, WeightNormDense
+from calibrax.models.layers import conv_transpose
+
+# Half the time: what is compiled here runs once.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+TINY = (StageSpec(5, 3, 2, 3, 4), StageSpec(6, 3, 2, 2, None))
+
+
+def tiny(**options):
+    """Two layers, a latent map under a latent vector, skips, strides and every kind of layer."""
+    return HVAE(**{"image_shape": (8, 8, 2), "output_channels": 3, "stages": TINY, "num_blocks": 1, **options})
+
+
+def single(**options):
+    """One layer, for what needs no more: quick to compile and to run op by op."""
+    return tiny(stages=(StageSpec(4, 3, 2, 2, None),), **options)
+
+
+def images(batch=6, shape=(8, 8, 2)):
+    return jnp.asarray(np.random.default_rng(7).uniform(size=(batch, *shape)), jnp.float32)
+
+
+def keys(batch=6):
+    return jax.random.split(jax.random.key(8), batch)
+
+
+@functools.cache
+def initialised(model):
+    """Outputs and variables from `init`, and what every weight-normalised layer gave there, before any cropping."""
+
+    @quick_jit
+    def init(key, x, noise_keys):
+        found = {}
+
+        def record(call, args, kwargs, context):
+            y = call(*args, **kwargs)
+            if isinstance(context.module, WeightNormConv | WeightNormDense) and context.method_name == "__call__":
+                found["/".join(context.module.path)] = before_cropping(context.module, args[0], y)
+            return y
+
+        with nn.intercept_methods(record):
+            forward, variables = model.init_with_output(key, x, noise_keys, train=True)
+        return forward, variables, found
+
+    return init(jax.random.key(0), images(16), keys(16))
+
+
+def before_cropping(layer, x, y):
+    if not getattr(layer, "transpose", False):
+        return y
+    v, g, b = (layer.get_variable("params", name) for name in "vgb")
+    kernel = v / jnp.linalg.norm(v.reshape(-1, v.shape[-1]), axis=0).reshape(1, 1, 1, -1)
+    return conv_transpose(x, kernel * g.reshape(1, 1, 1, -1), layer.stride) + b.reshape(1, 1, 1, -1)
+
+
+@functools.cache
+def variables_of(model):
+    """Initialised, then moved away from the first batch's tiny outputs, so that every connection shows."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: 0.5 * jnp.ones_like(leaf) if path[-1].key == "g" else leaf, initialised(model)[1]
+    )
+
+
+@functools.cache
+def compiled(model):
+    return quick_jit(model.apply, static_argnames=("train", "method", "num"))
+
+
+@functools.cache
+def abstract(model, batch=2):
+    x = jax.ShapeDtypeStruct((batch, *model.image_shape), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), x, jax.random.key(0))["params"], x
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+    ("channels", "skip", "expected"),
+    [(100, True, 54_402_880), (3, True, 54_393_374), (100, False, 53_022_784), (3, False, 53_013_278)],
+)
+def test_parameter_counts_are_the_original_s(channels, skip, expected):
+    assert count(abstract(HVAE((32, 32, 3), channels, skip=skip))[0]) == expected
+
+
+def test_every_stage_has_the_original_s_parameters():
+    params, _ = abstract(HVAE((32, 32, 3), 100))
+    stages = [params[f"stage_{layer}"] for layer in range(15)]
+    middle = [4_790_096 - 200_080 * i for i in range(8)]
+    top = [2_009_808, 1_809_728, 1_757_104, 1_704_480, 1_408_552]
+    assert [count(stage) for stage in stages] == [7_994_704, 4_990_176, *middle, *top]
+    parts = {"posterior": 15_023_520, "prior": 14_992_760, "inference": 11_863_584, "generative": 12_513_216}
+    for part, expected in parts.items():
+        assert sum(count(p) for stage in stages for name, p in stage.items() if name.startswith(part)) == expected
+    assert count(params["head"]) == 9_800
+
+
+def test_the_latents_of_the_cifar_stages():
+    model = HVAE((32, 32, 3), 100)
+    params, x = abstract(model)
+    key = jax.random.key(0)
+    latents = jax.eval_shape(lambda p, x: model.apply({"params": p}, x, key, method="inference_path"), params, x)
+    large = [(16, 16, n) for n in range(38, 18, -2)]
+    assert [latent.z.shape[1:] for latent in latents] == [*large, *((8, 8, n) for n in (18, 16, 14, 12)), (4, 4, 10)]
+    assert sum(latent.z.size for latent in latents) == 2 * 78_240
+    assert model.stages == CIFAR_STAGES
+
+
+def test_the_dense_stages():
+    model = HVAE((28, 28, 1), 4, DENSE_STAGES)
+    params, x = abstract(model)
+    forward = jax.eval_shape(model.apply, {"params": params}, x, jax.random.key(0))
+    assert [leaf.shape for leaf in forward] == [(2, 28, 28, 4), (2, 6)]
+    assert [leaf.dtype for leaf in forward] == [jnp.float32, jnp.float32]
+    assert [params[f"stage_{i}"]["posterior_head"]["parameters"]["b"].shape for i in range(6)] == [
+        (2 * n,) for n in (48, 40, 32, 24, 16, 8)
+    ]
+
+
+def test_the_first_batch_gives_every_layer_mean_0_and_deviation_a_hundredth():
+    forward, variables, found = initialised(tiny())
+    assert len(found) == sum(path[-1].key == "v" for path, _ in jax.tree_util.tree_leaves_with_path(variables))
+    for name, y in found.items():
+        y = np.asarray(y, np.float64).reshape(-1, y.shape[-1])
+        np.testing.assert_allclose(y.mean(0) / 0.01, 0, atol=1e-3, err_msg=name)
+        np.testing.assert_allclose(y.std(0, ddof=1) / 0.01, 1, atol=1e-3, err_msg=name)
+    again = compiled(tiny())(variables, images(16), keys(16), train=True)
+    np.testing.assert_allclose(again.outputs, forward.outputs, atol=1e-6)
+    np.testing.assert_allclose(again.kl, forward.kl, atol=1e-5)
+
+
+def test_directions_are_drawn_with_a_deviation_of_a_twentieth():
+    params = WeightNormConv(60, 3).init(jax.random.key(0), images())["params"]
+    np.testing.assert_allclose(np.std(params["v"]), 0.05, rtol=0.05)
+    np.testing.assert_allclose(np.mean(params["v"]), 0, atol=0.005)
+
+
+@pytest.mark.parametrize("kind", ["pmap", "sharded"])
+def test_eight_devices_initialise_as_one(kind):
+    model, x, key = single(), images(16), jax.random.key(0)
+    assert jax.device_count() == 8
+    if kind == "pmap":
+        init = functools.partial(model.clone(axis_name="batch").init, train=True)
+        spread = jax.pmap(init, "batch", in_axes=(None, 0, 0))
+        variables = spread(key, x.reshape(8, 2, *x.shape[1:]), keys(16).reshape(8, 2))
+        for leaf in jax.tree.leaves(variables):
+            np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
+        variables = jax.tree.map(lambda leaf: leaf[0], variables)
+    else:
+        mesh = Mesh(np.array(jax.devices()), ("batch",))
+        whole, parts = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
+        init = functools.partial(model.init, train=True)
+        spread = quick_jit(init, in_shardings=(whole, parts, parts), out_shardings=whole)
+        variables = spread(key, jax.device_put(x, parts), jax.device_put(keys(16), parts))
+
+    def compare(one, many):
+        np.testing.assert_allclose(many, one, rtol=1e-4, atol=1e-6)
+
+    jax.tree.map(compare, initialised(model)[1], variables)
+
+
+def test_the_kl_is_log_q_minus_log_p_of_the_draw():
+    model, x = tiny(), images()
+
+    @quick_jit
+    def everything(variables):
+        latents = model.apply(variables, x, keys(), method="inference_path")
+        _, priors = model.apply(variables, [latent.z for latent in latents], method="generative_path")
+        return latents, priors, model.apply(variables, x, keys()).kl
+
+    latents, priors, kl = everything(variables_of(model))
+    assert kl.shape == (6, 2)
+    for layer, (q, p) in enumerate(zip(latents, priors, strict=True)):
+        z, *moments = (np.asarray(value, np.float64) for value in (q.z, q.mean, q.log_var, p.mean, p.log_var))
+        log_q, log_p = (
+            scipy.stats.norm.logpdf(z, mean, np.exp(log_var / 2)).reshape(6, -1).sum(1)
+            for mean, log_var in (moments[:2], moments[2:])
+        )
+        np.testing.assert_allclose(kl[:, layer], log_q - log_p, atol=1e-4, rtol=1e-5)
+        assert (q.log_var >= 0).all()  # softplus: no standard deviation below 1
+    assert not np.any(priors[-1].mean)
+    assert not np.any(priors[-1].log_var)
+
+
+LIKELIHOODS = {
+    **{f.__name__: f() for f in (cx.gaussian, cx.shared_sigma, cx.optimal_sigma, cx.pixel_sigma, cx.bernoulli)},
+    **{f.__name__: f() for f in (cx.continuous_bernoulli, cx.student_t, cx.laplace, cx.optimal_laplace)},
+    **{f.__name__: f() for f in (cx.categorical, cx.bitwise_categorical, cx.logistic_mixture)},
+    **{f.__name__: f() for f in (cx.discretized_gaussian, cx.discretized_logistic)},
+    "beta": cx.beta_gaussian(0.1),
+    "per image": cx.optimal_sigma(axis="image"),
+}
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_any_likelihood_scores_the_outputs(name):
+    likelihood = LIKELIHOODS[name]
+    model = tiny(output_channels=likelihood.output_channels(2))
+    likelihood_params, state = likelihood.init((8, 8, 2))
+
+    def nll(x):
+        outputs, _ = model.init_with_output(jax.random.key(0), x, keys())[0]
+        return likelihood.nll(likelihood_params, state, outputs, x, train=True)[0]
+
+    assert jax.eval_shape(nll, images()).shape == (6,)
+
+
+def test_uint8_images_are_read_as_fractions():
+    model = single()
+    x = jnp.asarray(np.random.default_rng(3).integers(0, 256, (6, 8, 8, 2)), jnp.uint8)
+    one, other = (compiled(model)(variables_of(model), v, keys()) for v in (x, x.astype(jnp.float32) / 255))
+    np.testing.assert_allclose(one.outputs, other.outputs, atol=1e-6)
+    np.testing.assert_allclose(one.kl, other.kl, atol=1e-4)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_an_example_s_noise_and_dropout_depend_on_its_own_key_alone(train):
+    x, run = images(), functools.partial(compiled(tiny()), variables_of(tiny()), train=train)
+    whole = run(x, keys())
+    order = np.array([4, 2, 0, 5, 1, 3])
+    mixed = run(x[order].at[:3].set(0.5), keys()[order])
+    np.testing.assert_allclose(mixed.outputs[3:], whole.outputs[order[3:]], atol=1e-5)
+    np.testing.assert_allclose(mixed.kl[3:], whole.kl[order[3:]], atol=1e-4)
+    assert np.abs(mixed.kl[:3] - whole.kl[order[:3]]).max() > 1e-2
+
+
+def test_jit_equals_eager_and_one_key_serves_the_batch():
+    model, x = single(), images()
+    variables = variables_of(model)
+    expected = compiled(model)(variables, x, keys())
+    for key in (keys(), jax.random.key_data(keys()), jax.random.key(8)):  # keys() are what the last one splits into
+        outputs, kl = model.apply(variables, x, key)
+        np.testing.assert_allclose(outputs, expected.outputs, atol=1e-5)
+        np.testing.assert_allclose(kl, expected.kl, atol=1e-4)
+
+
+def test_dropout_acts_in_training_alone():
+    model, x = single(), images()
+    variables = variables_of(model)
+    without = model.apply(variables, x, keys())
+    assert np.abs(model.apply(variables, x, keys(), train=True).kl - without.kl).max() > 1e-3
+    at_rate_0 = single(dropout=0.0).apply(variables, x, keys(), train=True)
+    np.testing.assert_allclose(at_rate_0.kl, without.kl, atol=1e-4)
+
+
+def test_rematerialisation_changes_neither_parameters_nor_values_nor_gradients():
+    def loss(variables, model):
+        outputs, kl = model.apply(variables, images(), keys(), train=True)
+        return jnp.mean(jnp.square(outputs)) + jnp.mean(kl)
+
+    models = single(), single(remat=True)
+    results = [
+        quick_jit(jax.value_and_grad(loss), static_argnums=1)(variables_of(models[0]), model) for model in models
+    ]
+    for one, other in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    recomputed = [
+        str(jax.make_jaxpr(loss, static_argnums=1)(variables_of(models[0]), m)).count("remat") for m in models
+    ]
+    assert recomputed[0] == 0 < recomputed[1]
+    gradients = results[0][1]
+    assert all(np.isfinite(leaf).all() and np.any(leaf) for leaf in jax.tree.leaves(gradients))
+    shapes = [jax.tree.map(jnp.shape, abstract(tiny(remat=on))[0]) for on in (False, True)]
+    assert shapes[0] == shapes[1]
+
+
+def test_bfloat16_compute_gives_float32_results_near_float32_s():
+    variables = variables_of(single())
+    wide, narrow = (compiled(single(dtype=dtype))(variables, images(), keys()) for dtype in (None, jnp.bfloat16))
+    assert narrow.outputs.dtype == narrow.kl.dtype == jnp.float32
+    np.testing.assert_allclose(narrow.outputs, wide.outputs, atol=0.05)
+    np.testing.assert_allclose(narrow.kl, wide.kl, atol=0.5)
+
+
+def test_samples_depend_on_their_own_keys_and_the_temperature():
+    generate = functools.partial(compiled(tiny()), variables_of(tiny()), method="generate", num=6)
+    samples = generate(keys(), temperature=1.0)
+    assert samples.shape == (6, 8, 8, 3)
+    assert samples.dtype == jnp.float32
+    np.testing.assert_allclose(generate(keys()[::-1], temperature=1.0), samples[::-1], atol=1e-5)
+    cold = generate(keys(), temperature=0.0)
+    np.testing.assert_allclose(cold, np.broadcast_to(cold[:1], cold.shape), atol=1e-6)
+    cool = generate(keys(), temperature=0.5)
+    assert 0 < np.std(cool - cold) < np.std(samples - cold)
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_partial_samples(skip):
+    model, x = tiny(skip=skip), images()
+    options = {"none": {}, "top": {"top": 1}, "bottom": {"bottom": 1}, "all": {"top": 1, "bottom": 1}}
+
+    @quick_jit
+    def run(variables):
+        partial = functools.partial(model.apply, variables, x, keys(), method="partial_sample")
+        chosen = options if skip else ("none", "top")
+        return {name: partial(**options[name]) for name in chosen}
+
+    variables = variables_of(tiny())
+    samples = run(variables if skip else {"params": drop(variables["params"], "conv_aux")})
+    # Without skips z_1 decides alone.
+    assert (np.abs(samples["top"] - samples["none"]).max() > 1e-3) == skip
+    if not skip:
+        return
+    np.testing.assert_allclose(samples["none"], compiled(model)(variables, x, keys()).outputs, atol=1e-5)
+    generated = compiled(model)(variables, keys(), num=6, method="generate", temperature=1.0)
+    np.testing.assert_allclose(samples["all"], generated, atol=1e-5)
+    for other in (samples["none"], generated):
+        assert np.abs(samples["bottom"] - other).max() > 1e-3
+
+
+def drop(tree, name):
+    return {key: drop(value, name) if isinstance(value, dict) else value for key, value in tree.items() if key != name}
+
+
+def test_a_latent_traversal():
+    steps = jnp.ones((5, 2)).at[:, 0].set(jnp.linspace(-3, 3, 5))
+    down = functools.partial(compiled(tiny()), variables_of(tiny()), [None, steps], method="generative_path")
+    (outputs, _), (again, _) = (down(jax.random.key(seed), 0.0) for seed in (0, 1))
+    np.testing.assert_array_equal(again, outputs)  # temperature 0: the layers below follow without noise
+    assert outputs.shape == (5, 8, 8, 3)
+    assert all(np.abs(np.diff(outputs, axis=0)).reshape(4, -1).max(1) > 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_shape": (8, 6, 2)}, r"image_shape is \(8, 6, 2\); expected .* multiples of 4"),
+        ({"image_shape": (8, 8)}, r"image_shape is \(8, 8\); expected \(height, width, channels\)"),
+        ({"stages": ()}, r"stages is \(\); expected one StageSpec or more"),
+        ({"stages": ((5, 3, 2, 3, 4),)}, r"stages is \(\(5, 3, 2, 3, 4\),\); expected one StageSpec"),
+        ({"log_var": "exp"}, "log_var is 'exp'; expected one of softplus, tanh, none"),
+        ({"dropout": 1.0}, r"dropout is 1.0; expected a rate in \[0, 1\)"),
+        ({"num_blocks": 0}, "num_blocks is 0; expected 1 or more"),
+        ({"output_channels": 0}, "output_channels is 0; expected 1 or more"),
+    ],
+)
+def test_wrong_settings_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        abstract(tiny(**options))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ((0, 3, 2, 3, 4), "filters is 0; expected a positive whole number"),
+        ((5, 3, 2, 2.5, 4), "latents is 2.5; expected a positive whole number"),
+        ((5, 3, 2, 3, 0), "latent_kernel is 0; expected a positive whole number"),
+        ((5, 2, 3, 3, 4), "kernel_size is 2; expected at least the stride, 3"),
+    ],
+)
+def test_wrong_stages_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        StageSpec(*fields)
+
+
+@pytest.mark.parametrize(
+    ("method", "args", "message"),
+    [
+        (
+            "__call__",
+            (images(6, (8, 9, 2)), keys()),
+            r"x has shape \(6, 8, 9, 2\); expected .* the model's image_shape",
+        ),
+        ("__call__", (images(), keys(4)), "key holds 4 keys; expected one, or 6"),
+        ("generate", (keys(), 4), "key holds 6 keys; expected one, or 4"),
+        ("generate", (keys(), 6, -0.5), "temperature is -0.5; expected a number from 0"),
+        ("partial_sample", (images(), keys(), 2, 1), "top is 2 and bottom 1; expected .* at most 2"),
+        ("partial_sample", (images(), keys(), -1), "top is -1 and bottom 0"),
+        ("generative_path", ([None, None], jax.random.key(0)), "key is a single key; expected one for each example"),
+        ("generative_path", ([None, jnp.zeros((3, 2))],), "key is None; expected one"),
+        ("generative_path", ([None],), "z has 1 layers; expected 2"),
+        ("generative_path", ([None, jnp.zeros((3, 4))], keys(3)), r"z\[1\] has shape \(3, 4\); expected \(3, 2\)"),
+    ],
+)
+def test_wrong_arguments_are_refused(method, args, message):
+    with pytest.raises(ValueError, match=message):
+        tiny().apply({}, *args, method=method)
