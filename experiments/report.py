@@ -44,7 +44,7 @@ COLUMNS = (
     Column("rate", "rate"),
     Column("distortion", "distortion"),
     Column("FID", "fid", ".2f", paper="fid"),
-    Column("KID", "kid", ".4f"),
+    Column("KID", "kid", ".5f"),
 )
 
 
