@@ -35,6 +35,12 @@ PAPER = {
 }  # fmt: skip
 DATA = {"celeba": "celeba", "cifar10": "cifar10", "frey-face": "frey_face"}
 BETA = {"celeba": 0.01, "cifar10": 0.01, "frey-face": 0.1}  # those that fit the paper's β rows
+# What the paper's own numbers have between the optimal σ and the unit Gaussian, where more than some nats part them.
+BETWEEN = {
+    "celeba": (),
+    "cifar10": (decoders.beta_vae(BETA["cifar10"]),),
+    "frey-face": (decoders.beta_vae(BETA["frey-face"]), decoders.SHARED),
+}
 HALF_VARIANCE = "Below the least that a unit variance allows (2161): the paper's CIFAR-10 Gaussian has σ² = 0.5, β = 1."
 UNCONVERGED = "The paper's shared σ on Frey Face is still near its start, σ = 0.4: unconverged."
 
@@ -64,7 +70,7 @@ def table(column: str) -> Table:
             )
             for (label, settings), (nll, fid) in zip(rows, PAPER[column], strict=True)
         ),
-        ordering=(decoders.OPTIMAL[0], decoders.SHARED[0], decoders.beta_vae(BETA[column])[0], decoders.GAUSSIAN[0]),
+        ordering=tuple(label for label, _ in (decoders.OPTIMAL, *BETWEEN[column], decoders.GAUSSIAN)),
         remark=f"The paper does not say its β; {BETA[column]:g} fits its number. {decoders.SHARED_IS_SLOW}",
     )
 
