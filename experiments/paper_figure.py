@@ -50,7 +50,7 @@ def make(figure: Figure, source: str, config: SweepConfig, command: str) -> None
     )
     done = list(runs)
     folder = paper_table.out_folder(config, figure.name)
-    title = f"{figure.title}; {data.name}, {config.epochs} epochs"
+    title = f"{figure.title}; {data.name}, {report.in_words(config.epochs)}"
     made = Made([one for one in done if one.config.seed == 0], data, title)
     files = []
     if figure.draw is not None:

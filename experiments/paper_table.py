@@ -53,7 +53,7 @@ def make(table: Table, source: str, config: SweepConfig, command: str) -> list[D
     for one in sweep(config, table.cases, data, source=source, image_size=IMAGE_SIZE):
         done.append(one)
         report.write(folder, table, done, config, data, command)
-    title = f"{table.title}; {data.name}, {config.epochs} epochs"
+    title = f"{table.title}; {data.name}, {report.in_words(config.epochs)}"
     for suffix in (".png", ".svg"):
         save_scores(folder / f"chart{suffix}", scores(table, done), title=title)
     save_samples(folder / "samples.png", table.cases, done, data, title=f"Samples, means of p(x|z): {title}, seed 0")

@@ -146,6 +146,10 @@ def _row(
     return cells
 
 
+def in_words(epochs: int) -> str:
+    return "one epoch" if epochs == 1 else f"{epochs} epochs"
+
+
 def _shown(table: Table, done: Sequence[Done]) -> list[Column]:
     """The columns with a number of ours or of the paper's."""
     return [
@@ -159,12 +163,11 @@ def _setting(config: SweepConfig, data: ImageData, done: Sequence[Done], planned
     height, width, channels = data.event_shape
     part = f", the first {config.fraction:.0%} of its training images" if config.fraction < 1 else ""
     seeds = "one seed" if config.seeds == 1 else f"mean ± standard error over {config.seeds} seeds"
-    epochs = "one epoch" if config.epochs == 1 else f"{config.epochs} epochs"
     rows = "" if not config.only else f" Only rows of: {', '.join(config.only)}."
     progress = "" if len(done) == planned else f" **Unfinished: {len(done)} of {planned} runs.**"
     return (
         f"{data.name}{part}: {len(data.train):,} training and {len(data.test):,} test images of "
-        f"{height}×{width}×{channels}, {epochs}, {seeds}. Test images, one posterior sample, the running "
+        f"{height}×{width}×{channels}, {in_words(config.epochs)}, {seeds}. Test images, one posterior sample, the running "
         f'average\'s σ; nats an image. "agrees": within {AGREES_WITHIN} nats a dimension, '
         f"{AGREES_WITHIN * math.prod(data.event_shape):.0f} in all.{rows}{progress}"
     )
