@@ -167,8 +167,8 @@ def _setting(config: SweepConfig, data: ImageData, done: Sequence[Done], planned
     progress = "" if len(done) == planned else f" **Unfinished: {len(done)} of {planned} runs.**"
     return (
         f"{data.name}{part}: {len(data.train):,} training and {len(data.test):,} test images of "
-        f"{height}×{width}×{channels}, {in_words(config.epochs)}, {seeds}. Test images, one posterior sample, the running "
-        f'average\'s σ; nats an image. "agrees": within {AGREES_WITHIN} nats a dimension, '
+        f"{height}×{width}×{channels}, {in_words(config.epochs)}, {seeds}. Test images, one posterior sample, the "
+        f'running average\'s σ; nats an image. "agrees": within {AGREES_WITHIN} nats a dimension, '
         f"{AGREES_WITHIN * math.prod(data.event_shape):.0f} in all.{rows}{progress}"
     )
 
