@@ -9,16 +9,9 @@ Expected:  the Gaussian's samples blurred and pale, the σ-VAE's with edges and 
 import sys
 from collections.abc import Sequence
 
-from experiments import decoders, paper_figure
-from experiments.paper_figure import Figure
-from experiments.sweep import Case
+from experiments import figure5, paper_figure
 
-FIGURE = Figure(
-    name="figure8",
-    title="Figure 8: samples",
-    cases=(Case(*decoders.OPTIMAL), Case(*decoders.GAUSSIAN)),
-    side_by_side=True,
-)
+FIGURE = figure5.FIGURE._replace(name="figure8", title="Figure 8: samples")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

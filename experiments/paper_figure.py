@@ -8,6 +8,7 @@ from typing import NamedTuple
 from calibrax import run_folder
 from calibrax.data import ImageData
 from calibrax.evaluation.figures import save_comparison
+from calibrax.measure import check_fid_images
 from experiments import paper_table, report
 from experiments.sweep import Case, Done, SweepConfig, chosen, sweep
 
@@ -45,6 +46,7 @@ def make(figure: Figure, source: str, config: SweepConfig, command: str) -> None
     """Train what the figure lacks and draw it."""
     figure = figure._replace(cases=chosen(config, figure.cases))
     data = paper_table.load(config, source)
+    check_fid_images(config.fid_images, len(data.test))
     runs = sweep(
         config, figure.cases, data, source=source, image_size=paper_table.IMAGE_SIZE, information=figure.information
     )

@@ -16,7 +16,7 @@ from calibrax.data import ImageData
 from calibrax.evaluation import generate
 from calibrax.evaluation.figures import save_strips
 from calibrax.evaluation.score_figure import Score, save_scores
-from calibrax.measure import checked_weights
+from calibrax.measure import check_fid_images, checked_weights
 from experiments import report
 from experiments.report import Table
 from experiments.sweep import Case, Done, SweepConfig, chosen, sweep, train_config
@@ -48,6 +48,7 @@ def make(table: Table, source: str, config: SweepConfig, command: str) -> list[D
     """Train what the table lacks and write it; after each run with what there is, so that it can be looked at."""
     table = table._replace(cases=chosen(config, table.cases))
     data = load(config, source)
+    check_fid_images(config.fid_images, len(data.test))
     done: list[Done] = []
     folder = out_folder(config, table.name)
     for one in sweep(config, table.cases, data, source=source, image_size=IMAGE_SIZE):
@@ -69,7 +70,7 @@ def load(config: SweepConfig, source: str) -> ImageData:
 
 
 def out_folder(config: SweepConfig, name: str) -> Path:
-    return Path(config.out or Path("runs") / "paper" / name)
+    return Path(config.out) / name
 
 
 def scores(table: Table, done: Sequence[Done]) -> list[tuple[str, list[Score]]]:

@@ -53,7 +53,6 @@ class Mean(NamedTuple):
 
     value: float
     stderr: float | None  # None for one seed
-    num: int
 
 
 class Table(NamedTuple):
@@ -86,7 +85,7 @@ def mean(done: Iterable[Done], case: Case, column: Column) -> Mean | None:
     if not values:
         return None
     stderr = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return Mean(statistics.fmean(values), stderr, len(values))
+    return Mean(statistics.fmean(values), stderr)
 
 
 def fid_name(done: Sequence[Done], field: str) -> str:

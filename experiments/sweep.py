@@ -40,8 +40,8 @@ class SweepConfig:
     """Inception's weights for FID and KID: the published .pth, an .npz of folded arrays (FID-768), or download."""
     fid_images: int = 0
     """Images on either side of FID and KID; 0: as many as there are test images."""
-    out: str | None = None
-    """Folder of the table and the figures (default: runs/paper/NAME)."""
+    out: str = "runs/paper"
+    """Folder in which each table and figure has its own."""
     runs: str = "runs/paper/runs"
     """Folder of the runs, which all tables and figures share."""
     parallel: Literal["jit", "pmap", "sharded"] = "jit"

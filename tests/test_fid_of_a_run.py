@@ -98,9 +98,9 @@ def test_fewer_images_are_the_first_ones(folder, network, tmp_path, capsys):
 def test_mistaken_numbers_of_images_are_one_line(folder, network, capsys):
     before = (folder / "results.json").read_bytes()
     for number, match in (
-        ("3", "--fid-images is 3; expected 0, or 4 and more"),
-        ("-1", "--fid-images is -1; expected 0, or 4 and more"),
-        ("11", "--fid-images is 11; expected at most 10, the test images"),
+        ("3", "--fid-images is 3; expected 0, or 4 to 10, the test images"),
+        ("-1", "--fid-images is -1; expected 0, or 4 to 10, the test images"),
+        ("11", "--fid-images is 11; expected 0, or 4 to 10, the test images"),
     ):
         capsys.readouterr()
         arguments = ["evaluate", str(folder), "--inception", "some.npz", "--fid-images", number]

@@ -181,13 +181,16 @@ def test_a_table_from_end_to_end_made_once_and_shared_with_figures(tiny, monkeyp
     paper_table.make(table, "mnist", tiny, "the command")
     one_row = dataclasses.replace(tiny, only=("gaussian",), out="one")
     paper_table.make(table, "mnist", one_row, "the command")
-    assert "Only rows of: gaussian." in Path("one/table.md").read_text()
-    assert "| low |" not in Path("one/table.md").read_text()
+    assert "Only rows of: gaussian." in Path("one/name/table.md").read_text()
+    assert "| low |" not in Path("one/name/table.md").read_text()
     figure = paper_figure.Figure("figure", "Figure", (HIGH,), side_by_side=True, samples=False)
     paper_figure.make(figure, "mnist", tiny, "the command")
     assert not made
     assert (folder / "table.csv").read_text() == before
     assert {path.name for path in Path("runs/paper/figure").iterdir()} == {"samples.png", "provenance.json"}
+    for number, match in ((29, "is 29; expected 0, or 4 to 28, the test images"), (3, "is 3; expected 0, or 4 to")):
+        with pytest.raises(ConfigError, match=match):
+            paper_table.make(table, "mnist", dataclasses.replace(tiny, fid_images=number), "the command")
     extended = dataclasses.replace(tiny, data="./tiny.npz")
     with pytest.raises(ConfigError, match=r"--data is \./tiny.npz, but the run in .* was begun with tiny.npz"):
         paper_table.make(table, "mnist", extended, "the command")

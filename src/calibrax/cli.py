@@ -126,7 +126,6 @@ def train(argv: Sequence[str]) -> None:
 
 def evaluate(argv: Sequence[str]) -> None:
     from calibrax.config import ConfigError
-    from calibrax.evaluation.full import MIN_IMAGES_FID
     from calibrax.measure import evaluate_fully
     from calibrax.run import Run
 
@@ -135,8 +134,6 @@ def evaluate(argv: Sequence[str]) -> None:
         raise ConfigError(f"--importance-samples is {config.importance_samples}; expected 0 or more")
     if config.calibration_draws < 0 or config.calibration_draws == 1:
         raise ConfigError(f"--calibration-draws is {config.calibration_draws}; expected 0, or 2 and more")
-    if config.fid_images and config.fid_images < MIN_IMAGES_FID:
-        raise ConfigError(f"--fid-images is {config.fid_images}; expected 0, or {MIN_IMAGES_FID} and more")
     names = "importance_samples", "calibration_draws", "inception", "fid_images"
     options = {name: getattr(config, name) for name in names}
     evaluate_fully(Run.open(config.run, config.data_dir), **options)

@@ -30,8 +30,7 @@ def evaluate_fully(run: Run, *, inception: str | None = None, fid_images: int = 
         anything is measured.
     """
     num = len(run.data.test)
-    if fid_images > num:
-        raise ConfigError(f"--fid-images is {fid_images}; expected at most {num}, the test images")
+    check_fid_images(fid_images, num)
     if inception is not None:
         if num < full.MIN_IMAGES_FID:
             few = f"{num} test images are too few for FID and KID"
@@ -88,6 +87,13 @@ def measure(
             record["fid"] = full.measure_fid(trained, test[: fid_images or None], weights=inception, **options)
     run_folder.write_json(run.folder / run_folder.RESULTS_FILE, record)
     return record
+
+
+def check_fid_images(fid_images: int, num_test: int) -> None:
+    """Raise ConfigError, in one line, unless FID can be had of so many test images; 0 stands for all."""
+    if fid_images and not full.MIN_IMAGES_FID <= fid_images <= num_test:
+        least = full.MIN_IMAGES_FID
+        raise ConfigError(f"--fid-images is {fid_images}; expected 0, or {least} to {num_test}, the test images")
 
 
 def checked_weights(inception: str) -> str:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from calibrax.likelihoods import soft_clip
+from calibrax.models.keys import example_keys
 from calibrax.models.layers import Conv, ConvTranspose, Dense
 from calibrax.objectives import gaussian_kl
 
@@ -122,6 +123,4 @@ class ConvVAE(nn.Module):
 
     def _noise(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Standard normal noise; an example's depends on its own key alone."""
-        single = key.ndim == (0 if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else 1)
-        keys = jax.random.split(key, shape[0]) if single else key
-        return jax.vmap(lambda one: jax.random.normal(one, shape[1:]))(keys)
+        return jax.vmap(lambda one: jax.random.normal(one, shape[1:]))(example_keys(key, shape[0]))

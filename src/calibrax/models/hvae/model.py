@@ -10,10 +10,11 @@ from flax import linen as nn
 
 from calibrax.models.conv_vae import Forward
 from calibrax.models.hvae.latent import LOG_VAR, Gaussian, Latent, draw, sampled_kl
-from calibrax.models.hvae.noise import POSTERIOR, PRIOR, example_keys, is_single, layer_noise
+from calibrax.models.hvae.noise import POSTERIOR, PRIOR, layer_noise
 from calibrax.models.hvae.spec import CIFAR_STAGES, StageSpec, feature_maps
 from calibrax.models.hvae.stage import Stage
 from calibrax.models.hvae.weight_norm import WeightNormConv
+from calibrax.models.keys import example_keys, is_single
 
 
 class HVAE(nn.Module):
