@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def svhn_optimal(argv: Sequence[str]) -> None:
-    default = cli.resumed_config(argv) or TrainConfig(data="", likelihood="optimal-sigma", image_size=IMAGE_SIZE)
+    default = cli.train_defaults(argv, data="", likelihood="optimal-sigma", image_size=IMAGE_SIZE)
     config = cli.parse(TrainConfig, "python -m experiments.svhn_optimal", argv, default=default)
     if config.data:
         run.train(config)

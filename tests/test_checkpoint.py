@@ -9,7 +9,7 @@ import pytest
 from toy import LinearVAE
 
 import calibrax as cx
-from calibrax.training import Checkpoints, MetricsLog, create_train_state, read_metrics
+from calibrax.training import BadSteps, Checkpoints, MetricsLog, create_train_state, read_metrics
 
 PARTS = {
     "model": LinearVAE((4, 4, 3), 3),
@@ -74,7 +74,26 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(tmp_path, bad):
     log = MetricsLog(tmp_path, flush_every=10)
     log.train(1, {"loss": jnp.asarray(1.0)})
     log.train(2, {"loss": jnp.asarray(bad)})
-    with pytest.raises(FloatingPointError, match=r"the loss is -?(nan|inf) at step 2"):
+    with pytest.raises(FloatingPointError, match=r"no usable update at step 2 \(loss -?(nan|inf)"):
         log.flush()
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+    log.close()
+
+
+def test_discarded_steps_in_a_row_stop_the_run_and_are_counted_across_a_resume(tmp_path):
+    def rows(log, steps, skipped):
+        for step in steps:
+            log.train(step, {"loss": jnp.asarray(1.0), "skipped": jnp.asarray(float(step in skipped))})
+
+    log = MetricsLog(tmp_path, max_skipped=3)
+    rows(log, range(1, 11), {1, 4, 5, 6, 9, 10})
+    log.close()
+    assert log.num_skipped == 6
+    log = MetricsLog(tmp_path, step=10, max_skipped=3)
+    assert log.num_skipped == 6
+    rows(log, (11, 12, 13), {11, 12})
+    with pytest.raises(BadSteps, match=r"no usable update in 4 steps from step 9 on .* at step 12") as caught:
+        log.flush()
+    assert caught.value.first_step == 9
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == list(range(1, 13))
     log.close()

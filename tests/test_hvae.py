@@ -323,6 +323,23 @@ def test_partial_samples(skip):
         assert np.abs(samples["bottom"] - other).max() > 1e-3
 
 
+def test_a_traced_choice_of_layers_equals_leaving_them_out():
+    model, x, variables = tiny(), images(), variables_of(tiny())
+    z = [latent.z for latent in compiled(model)(variables, x, keys(), method="inference_path")]
+    traces = []
+
+    @quick_jit
+    def masked(from_prior):
+        traces.append(from_prior)
+        return model.apply(variables, z, keys(), 0.7, from_prior, method="generative_path")
+
+    for chosen in ([False, False], [True, False], [False, True], [True, True]):
+        kept = [None if drawn else latent for drawn, latent in zip(chosen, z, strict=True)]
+        expected = compiled(model)(variables, kept, keys(), 0.7, method="generative_path")
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), masked(jnp.array(chosen)), expected)
+    assert len(traces) == 1
+
+
 def drop(tree, name):
     return {key: drop(value, name) if isinstance(value, dict) else value for key, value in tree.items() if key != name}
 
@@ -384,6 +401,12 @@ def test_wrong_stages_are_refused(fields, message):
         ("generative_path", ([None, None], jax.random.key(0)), "key is a single key; expected one for each example"),
         ("generative_path", ([None, jnp.zeros((3, 2))],), "key is None; expected one"),
         ("generative_path", ([None],), "z has 1 layers; expected 2"),
+        ("generative_path", ([None, None], None, 1.0, np.ones(2, bool)), "key is None; expected one, as from_prior is"),
+        (
+            "generative_path",
+            ([None, None], keys(3), 1.0, np.ones(1, bool)),
+            r"from_prior has shape \(1,\); expected \(2,\)",
+        ),
         ("generative_path", ([None, jnp.zeros((3, 4))], keys(3)), r"z\[1\] has shape \(3, 4\); expected \(3, 2\)"),
     ],
 )

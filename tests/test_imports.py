@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "data": set(),
     "training": {"likelihoods", "objectives", "models"},
     "evaluation": {"likelihoods", "objectives", "models", "training"},
-    "config": {"likelihoods", "models", "__init__"},
+    "config": {"likelihoods", "models", "training", "__init__"},
     "progress": set(),
     "run_folder": {"config", "data"},
     "run": {"config", "data", "evaluation", "progress", "run_folder", "training"},

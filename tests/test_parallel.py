@@ -69,7 +69,7 @@ class TwoHeads(nn.Module):
     """A linear VAE of a dict of arrays."""
 
     @nn.compact
-    def __call__(self, x, key):
+    def __call__(self, x, key, train=False):
         flat = jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(x)], 1)
         _, kl = LinearVAE(flat.shape[1:], 1, name="vae")(flat, key)
         return {name: nn.Dense(leaf[0].size, name=name)(flat).reshape(leaf.shape) for name, leaf in x.items()}, kl

@@ -15,7 +15,7 @@ class LinearVAE(nn.Module):
     latent_dim: int = 2
 
     @nn.compact
-    def __call__(self, x, key):
+    def __call__(self, x, key, train=False):
         x = x.reshape(x.shape[0], -1)
         mean = nn.Dense(self.latent_dim, name="mean")(x)
         log_var = jnp.broadcast_to(

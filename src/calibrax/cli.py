@@ -67,7 +67,7 @@ class DataConfig:
     """Find or download a data set, prepare it, and say what is in it."""
 
     source: str
-    """svhn, mnist, cifar10, frey_face, another TFDS name, street-digits, an .npz file, or a folder of images."""
+    """svhn, mnist, cifar10, frey_face, celeba, another TFDS name, street-digits, an .npz file, or a folder of images."""
     data_dir: str | None = None
     """Where prepared data and original files are looked for and kept (default: ~/tensorflow_datasets)."""
     image_size: int | None = None
@@ -121,7 +121,7 @@ def train(argv: Sequence[str]) -> None:
     from calibrax import run
     from calibrax.config import TrainConfig
 
-    run.train(parse(TrainConfig, "calibrax train", argv, default=resumed_config(argv)))
+    run.train(parse(TrainConfig, "calibrax train", argv, default=train_defaults(argv)))
 
 
 def evaluate(argv: Sequence[str]) -> None:
@@ -215,13 +215,26 @@ def unboxed(message: str) -> str:
     return re.sub(r"^Error parsing \w+: ", "", text)
 
 
-def resumed_config(argv: Sequence[str]) -> Any:
-    """With --resume, the settings of the run in --run-dir, so that they need not be given again."""
-    from calibrax import run_folder
+def train_defaults(argv: Sequence[str], **settings: Any) -> Any:
+    """The settings that need not be given: with --resume those of the run in --run-dir, else those of the model.
 
-    folders = [value for flag, value in itertools.pairwise(argv) if flag == "--run-dir"]
-    folders += [flag.split("=", 1)[1] for flag in argv if flag.startswith("--run-dir=")]
-    return run_folder.read_config(folders[-1]) if "--resume" in argv and folders else None
+    Args:
+      argv: the command line.
+      settings: of a `TrainConfig`, in place of the model's.
+    """
+    from calibrax import run_folder
+    from calibrax.config import TrainConfig
+
+    folders = _values(argv, "--run-dir")
+    if "--resume" in argv and folders:
+        return run_folder.read_config(folders[-1])
+    return TrainConfig.for_model((_values(argv, "--model") or [TrainConfig.model])[-1], **settings)
+
+
+def _values(argv: Sequence[str], flag: str) -> list[str]:
+    """What the command line gives for a flag, which may be there several times."""
+    given = [value for name, value in itertools.pairwise(argv) if name == flag]
+    return given + [part.split("=", 1)[1] for part in argv if part.startswith(f"{flag}=")]
 
 
 def usage(commands: dict[str, Any]) -> str:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import difflib
+import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,8 @@ import optax
 from flax import linen as nn
 
 import calibrax as cx
-from calibrax.models import ConvVAE
+from calibrax.models import CIFAR_STAGES, DENSE_STAGES, HVAE, ConvVAE, StageSpec
+from calibrax.training import StepOptions
 
 
 class ConfigError(ValueError):
@@ -21,10 +24,10 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Train a VAE with a calibrated decoder. The defaults are the paper's SVHN experiment (appendix B)."""
+    """Train a VAE with a calibrated decoder. The defaults are those of the paper's experiments with the model named."""
 
     data: str = "svhn"
-    """svhn, mnist, cifar10, frey_face, another TFDS name, street-digits, an .npz file, or a folder of images."""
+    """svhn, mnist, cifar10, frey_face, celeba, another TFDS name, street-digits, an .npz file, or a folder of images."""
     data_dir: str | None = None
     """Where prepared data and original files are looked for and kept (default: ~/tensorflow_datasets)."""
     image_size: int | None = None
@@ -44,13 +47,43 @@ class TrainConfig:
     model: str = "conv-vae"
     """A preset; `calibrax models` lists them."""
     latent_dim: int = 20
-    """Latent dimensions."""
+    """Latent dimensions of conv-vae."""
+    skip_connections: bool = True
+    """The hierarchical models' deterministic connections beside the latents."""
+    log_var: Literal["softplus", "tanh", "none"] = "softplus"
+    """The function that gives the hierarchical models' log variances; softplus bounds every σ of theirs below by 1."""
+    dropout: float = 0.2
+    """Rate in the hierarchical models' inference network."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the network's computation; parameters, likelihoods and KLs are float32 always."""
+    remat: bool = False
+    """Recompute the hierarchical models' blocks in the backward pass instead of keeping them in memory."""
     epochs: int = 10
     """Passes over the training images."""
     batch_size: int = 128
     """Images in a batch, over all devices."""
+    accumulate: int = 1
+    """Parts in which a batch passes the network, for less memory."""
+    optimizer: Literal["adam", "adamax"] = "adam"
+    """With its usual settings."""
     learning_rate: float = 1e-3
-    """Adam's learning rate."""
+    """The optimizer's, at the first step."""
+    lr_decay: float = 1.0
+    """Factor on the learning rate at each step."""
+    lr_floor: float = 0.0
+    """What the learning rate does not fall below."""
+    clip_grad_norm: float | None = None
+    """Scale gradients of a larger norm down to it."""
+    skip_grad_norm: float | None = None
+    """Discard updates whose gradient has a larger norm; those that are not finite are discarded anyway."""
+    max_skipped: int = 10
+    """Updates in a row that may be discarded before the run stops."""
+    ema_decay: float | None = None
+    """Evaluate a moving average of the parameters with this decay at each step."""
+    free_bits: float = 0.0
+    """Nats of KL in each latent layer and image that the loss charges anyway; reported ELBOs know nothing of it."""
+    kl_warmup: int = 0
+    """Steps over which the KL's weight in the loss rises from 0 to 1."""
     seed: int = 0
     """Draws the parameters, the order of the data and the noise."""
     run_dir: str | None = None
@@ -67,14 +100,29 @@ class TrainConfig:
     def __post_init__(self):
         check_name("likelihood", self.likelihood, LIKELIHOODS)
         check_name("model", self.model, MODELS)
-        for name in ("epochs", "batch_size", "latent_dim", "eval_every"):
+        for name in ("epochs", "batch_size", "latent_dim", "eval_every", "accumulate"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("save_every", "seed"):
+        for name in ("save_every", "seed", "max_skipped", "kl_warmup"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 2**32, "in [0, 2^32)")
         if self.image_size is not None:
             _check("image_size", self.image_size, self.image_size >= 4, "at least 4")
         _check("fraction", self.fraction, 0 < self.fraction <= 1, "more than 0, at most 1")
-        _check("learning_rate", self.learning_rate, 0 < self.learning_rate < float("inf"), "a positive number")
+        for name in ("learning_rate", "clip_grad_norm", "skip_grad_norm"):
+            value = getattr(self, name)
+            _check(name, value, value is None or 0 < value < math.inf, "a positive number")
+        for name in ("lr_floor", "free_bits"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "a finite number from 0")
+        _check("lr_decay", self.lr_decay, 0 < self.lr_decay <= 1, "more than 0, at most 1")
+        _check("dropout", self.dropout, 0 <= self.dropout < 1, "at least 0, less than 1")
+        _check("ema_decay", self.ema_decay, self.ema_decay is None or 0 < self.ema_decay < 1, "between 0 and 1")
+        if self.batch_size % self.accumulate:
+            raise ConfigError(
+                f"--accumulate is {self.accumulate}; expected a divisor of the batch size, {self.batch_size}"
+            )
+        preset = MODELS[self.model]
+        for field in dataclasses.fields(self):
+            if field.name in MODEL_FIELDS - preset.fields and getattr(self, field.name) != field.default:
+                raise ConfigError(f"--{field.name.replace('_', '-')} has no meaning for --model {self.model}")
         if self.resume and self.run_dir is None:
             raise ConfigError("--resume needs --run-dir, the folder of the run to go on with")
         try:
@@ -86,10 +134,36 @@ class TrainConfig:
         return LIKELIHOODS[self.likelihood](self)
 
     def make_model(self, image_shape: tuple[int, int, int]) -> nn.Module:
-        return MODELS[self.model](self, image_shape)
+        return MODELS[self.model].make(self, image_shape)
 
     def make_optimizer(self) -> optax.GradientTransformation:
-        return optax.adam(self.learning_rate)
+        rate: Any = self.learning_rate
+        if self.lr_decay < 1:
+            rate = functools.partial(_decayed, self.learning_rate, math.log(self.lr_decay), self.lr_floor)
+        optimizer = {"adam": optax.adam, "adamax": optax.adamax}[self.optimizer](rate)
+        if self.clip_grad_norm is None:
+            return optimizer
+        return optax.chain(optax.clip_by_global_norm(self.clip_grad_norm), optimizer)
+
+    def make_step_options(self) -> StepOptions:
+        return StepOptions(
+            free_bits=self.free_bits,
+            kl_warmup=self.kl_warmup,
+            ema_decay=self.ema_decay,
+            skip_grad_norm=math.inf if self.skip_grad_norm is None else self.skip_grad_norm,
+            accumulate=self.accumulate,
+        )
+
+    @classmethod
+    def for_model(cls, model: str, **settings: Any) -> "TrainConfig":
+        """The defaults of a model's experiments, with these settings changed."""
+        check_name("model", model, MODELS)
+        return cls(model=model, **{**MODELS[model].defaults, **settings})
+
+
+def _decayed(start: float, log_decay: float, floor: float, step: jax.Array) -> jax.Array:
+    """max(floor, start·decay^step); the logarithm keeps the digits that 0.999999 has not in float32."""
+    return jnp.maximum(floor, start * jnp.exp(log_decay * step))
 
 
 LIKELIHOODS: dict[str, Callable[[TrainConfig], cx.Likelihood]] = {
@@ -113,27 +187,93 @@ LIKELIHOODS: dict[str, Callable[[TrainConfig], cx.Likelihood]] = {
     "discretized-logistic": lambda config: cx.discretized_logistic(),
 }
 
-MODELS: dict[str, Callable[[TrainConfig, tuple[int, int, int]], nn.Module]] = {
-    "conv-vae": lambda config, image_shape: ConvVAE(
+# Settings that belong to a model; each reads some of them.
+MODEL_FIELDS = frozenset({"latent_dim", "skip_connections", "log_var", "dropout", "remat"})
+
+
+class Preset(NamedTuple):
+    """A model by name."""
+
+    make: Callable[[TrainConfig, tuple[int, int, int]], nn.Module]
+    fields: frozenset[str]  # those of MODEL_FIELDS that it reads
+    defaults: dict[str, Any]  # of a TrainConfig, where its experiments differ from the small network's
+    image_shapes: tuple[tuple[int, int, int], ...]  # for the table of models
+
+
+def _conv_vae(config: TrainConfig, image_shape: tuple[int, int, int]) -> nn.Module:
+    channels = config.make_likelihood().output_channels(image_shape[-1])
+    return ConvVAE(image_shape, channels, config.latent_dim, dtype=_dtype(config))
+
+
+def _hvae(stages: Iterable[StageSpec], config: TrainConfig, image_shape: tuple[int, int, int]) -> nn.Module:
+    return HVAE(
         image_shape=image_shape,
         output_channels=config.make_likelihood().output_channels(image_shape[-1]),
-        latent_dim=config.latent_dim,
-    ),
+        stages=tuple(stages),
+        skip=config.skip_connections,
+        log_var=config.log_var,
+        dropout=config.dropout,
+        dtype=_dtype(config),
+        remat=config.remat,
+    )
+
+
+def _dtype(config: TrainConfig) -> Any:
+    return None if config.dtype == "float32" else jnp.dtype(config.dtype)
+
+
+HVAE_FIELDS = MODEL_FIELDS - {"latent_dim"}
+HVAE_DEFAULTS: dict[str, Any] = {
+    "batch_size": 48,
+    "optimizer": "adamax",
+    "learning_rate": 2e-3,
+    "lr_decay": 0.999999,
+    "lr_floor": 1e-4,
+    "ema_decay": 0.9995,
+    "free_bits": 2.0,
+}
+# Six latent maps and narrow blocks: a hierarchy that a CPU trains in minutes.
+SMALL_STAGES = (
+    StageSpec(16, 5, 2, 8, 5),
+    StageSpec(16, 3, 1, 6, 5),
+    StageSpec(16, 3, 1, 4, 5),
+    StageSpec(16, 3, 2, 4, 3),
+    StageSpec(16, 3, 1, 3, 3),
+    StageSpec(16, 3, 2, 2, 3),
+)
+
+MODELS: dict[str, Preset] = {
+    "conv-vae": Preset(_conv_vae, frozenset({"latent_dim"}), {}, ((28, 28, 3), (28, 28, 1), (32, 32, 3), (28, 20, 1))),
+    "hvae": Preset(functools.partial(_hvae, CIFAR_STAGES), HVAE_FIELDS, HVAE_DEFAULTS, ((32, 32, 3), (64, 64, 3))),
+    "hvae-dense": Preset(functools.partial(_hvae, DENSE_STAGES), HVAE_FIELDS, HVAE_DEFAULTS, ((28, 28, 1),)),
+    "hvae-small": Preset(functools.partial(_hvae, SMALL_STAGES), HVAE_FIELDS, HVAE_DEFAULTS, ((32, 32, 3),)),
 }
 
 
 def model_table() -> str:
-    """Each preset's input and latent shapes and parameter count, read off abstract shapes; the likelihoods' names."""
-    lines = [f"{'model':<12}{'input':<14}{'latents':<10}{'parameters':>12}"]
-    for name in MODELS:
-        for image_shape in ((28, 28, 3), (28, 28, 1), (32, 32, 3), (28, 20, 1)):
-            model = TrainConfig(model=name).make_model(image_shape)
+    """Each preset's input, latent shapes and parameter count, read off abstract shapes; the likelihoods' names."""
+    lines = [f"{'model':<12}{'input':<10}{'parameters':>12}  latents"]
+    for name, preset in MODELS.items():
+        for image_shape in preset.image_shapes:
+            model: Any = TrainConfig.for_model(name).make_model(image_shape)
             image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
             variables = jax.eval_shape(model.init, jax.random.key(0), image, jax.random.key(0))
             count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
-            shape = "x".join(map(str, image_shape))
-            lines.append(f"{name:<12}{shape:<14}{model.latent_dim:<10}{count:>12,}")
+            lines.append(f"{name:<12}{_spelled(image_shape):<10}{count:>12,}  {_listed(model.latent_shapes)}")
     return "\n".join([*lines, "", "with a three- or one-channel mean", "", "likelihoods: " + ", ".join(LIKELIHOODS)])
+
+
+def _spelled(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _listed(shapes: Iterable[tuple[int, ...]]) -> str:
+    """Bottom first; the latents of maps of one size in one list."""
+    parts = []
+    for space, group in itertools.groupby(shapes, key=lambda shape: shape[:-1]):
+        widths = ",".join(str(shape[-1]) for shape in group)
+        parts.append(f"{_spelled(space)}x({widths})" if space else widths)
+    return " ".join(parts)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -54,6 +54,27 @@ def elbo(nll: Float[Array, " B"], kl: Float[Array, " B"]) -> Float[Array, " B"]:
     return -(nll + kl)
 
 
+def free_bits(kl: Float[Array, "B L"], minimum: float) -> Float[Array, "B L"]:
+    """max(kl, minimum) of each example and layer, nats: below the minimum a layer's KL has no gradient.
+
+    For the loss alone; a reported ELBO takes the KL as it is.
+
+    Args:
+      kl: KL of each example and latent layer.
+      minimum: nats a layer and example, 0 or more; 0 turns it off, and leaves a sampled KL below 0 alone.
+
+    Raises:
+      ValueError: for a Python number that is negative or not finite.
+
+    References:
+      Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow", appendix C.8; by layer and
+      example in Maaløe et al. 2019.
+    """
+    if isinstance(minimum, int | float) and not 0 <= minimum < math.inf:
+        raise ValueError(f"minimum is {minimum}; expected a finite number from 0")
+    return jnp.maximum(kl, minimum) if minimum else kl
+
+
 def importance_bound(log_weights: Float[Array, "..."], axis: int = 0) -> Float[Array, "..."]:
     """The importance-weighted bound log((1/K) sum_k w_k) on log p(x), nats (Burda et al. 2016, eq. 8).
 

@@ -42,7 +42,7 @@ class ProgressBar:
     def advance(self, row: dict | None) -> None:
         """One step more; `row` is the newest row of metrics, where one was fetched."""
         if row is not None:
-            text = f"ELBO {-row['loss']:.1f} nats"
+            text = f"ELBO {-row['neg_elbo']:.1f} nats"
             if "log_sigma" in row:
                 text += f", σ {math.exp(row['log_sigma']):.4f}"
             self._bar.set_postfix_str(text, refresh=False)

@@ -23,11 +23,13 @@ from calibrax.evaluation.figures import save_grid, save_reconstructions
 from calibrax.evaluation.report import results_table
 from calibrax.progress import Interrupted, ProgressBar, catch_interrupts
 from calibrax.training import (
+    BadSteps,
     Checkpoints,
     MetricsLog,
     Stepper,
     TrainState,
     create_train_state,
+    first_bad_tensor,
     jit_step,
     pmap_step,
     read_metrics,
@@ -51,7 +53,7 @@ def train(config: TrainConfig, data: ImageData | None = None) -> dict[str, Any]:
     Raises:
       ConfigError, RunError, DataError: the user's mistake, in one line; nothing already written is lost.
       Interrupted: after Ctrl-C or SIGTERM, with the state saved.
-      FloatingPointError: if the loss stops being finite.
+      FloatingPointError: if too many updates in a row are not finite or too large.
     """
     num_devices = 1 if config.parallel == "jit" else jax.device_count()
     if config.batch_size % num_devices:
@@ -96,6 +98,7 @@ class Run:
         self.model = config.make_model(data.event_shape)
         self.likelihood = config.make_likelihood()
         self.parts = {"model": self.model, "likelihood": self.likelihood, "optimizer": config.make_optimizer()}
+        self.batches = functools.partial(batches, data.train, config.batch_size, seed=config.seed)
         self.init_key, self.train_key, self.eval_key = jax.random.split(jax.random.key(config.seed), 3)
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
 
@@ -108,8 +111,9 @@ class Run:
         return cls(config, load_data(config))
 
     def initial_state(self) -> TrainState:
-        create = functools.partial(create_train_state, **self.parts)
-        return jax.jit(create)(self.init_key, self.data.train[:1])
+        """Made on the first batch: the hierarchical models take gains and biases from it."""
+        create = functools.partial(create_train_state, **self.parts, ema=self.config.ema_decay is not None)
+        return jax.jit(create)(self.init_key, next(self.batches()))
 
     def saved_state(self) -> TrainState:
         """The newest checkpoint."""
@@ -122,20 +126,21 @@ class Run:
         """Train from the newest checkpoint, or from the start, to the last epoch; then evaluate."""
         begin, resuming = time.monotonic(), self.checkpoints.latest_step() is not None
         state = self.saved_state() if resuming else self.initial_state()
-        log = MetricsLog(self.folder, step=int(state.step))
+        log = MetricsLog(self.folder, step=int(state.step), max_skipped=self.config.max_skipped)
         try:
             self._train_loop(state, log)
         finally:
             log.close()
-        return self.evaluate(training={"from_step": int(state.step), "seconds": round(time.monotonic() - begin, 1)})
+        seconds = round(time.monotonic() - begin, 1)
+        return self.evaluate({"from_step": int(state.step), "seconds": seconds, "skipped_steps": log.num_skipped})
 
     def _train_loop(self, state: TrainState, log: MetricsLog) -> None:
         batch_size = self.config.batch_size
         per_epoch = steps_per_epoch(len(self.data.train), batch_size)
         save_every, last_step = self.config.save_every or per_epoch, self.config.epochs * per_epoch
-        stepper: Stepper = STEPPERS[self.config.parallel](**self.parts)
+        stepper: Stepper = STEPPERS[self.config.parallel](**self.parts, options=self.config.make_step_options())
         step, device_state = int(state.step), stepper.put_state(state)
-        feed = batches(self.data.train, batch_size, seed=self.config.seed, start_step=step)
+        feed = self.batches(start_step=step)
         save = functools.partial(self.checkpoints.save, seed=self.config.seed, steps_per_epoch=per_epoch)
         with catch_interrupts() as interrupted, ProgressBar(step, last_step, batch_size) as bar:
             while True:
@@ -149,18 +154,32 @@ class Run:
                     return
                 device_state, metrics = stepper.step(device_state, stepper.put_batch(next(feed)), self.train_key)
                 step += 1
-                bar.advance(log.train(step, metrics))
-                if step % save_every == 0 or step % per_epoch == 0:
-                    log.flush()  # a loss that is not finite stops here, before it can be saved
-                    save(stepper.get_state(device_state))
+                try:
+                    bar.advance(log.train(step, metrics))
+                    if step % save_every == 0 or step % per_epoch == 0:
+                        log.flush()
+                        save(stepper.get_state(device_state))
+                except BadSteps as bad:
+                    raise self._located(bad, stepper.get_state(device_state)) from None
+
+    def _located(self, bad: BadSteps, state: TrainState) -> FloatingPointError:
+        """The error with the tensor where the first of the discarded steps went wrong, found by taking it again.
+
+        The state is still that before it, but for its count, unless a good step came after them.
+        """
+        first = bad.first_step - 1  # of a state before it
+        batch = next(self.batches(start_step=first))
+        state = state._replace(step=np.int32(first))
+        where = first_bad_tensor(state, batch, self.train_key, model=self.model, likelihood=self.likelihood)
+        if where is None:
+            return bad
+        return FloatingPointError(f"{bad}; the first that is not finite is {where}")
 
     def _evaluate_epoch(self, state: TrainState, step: int, log: MetricsLog) -> None:
         """Test metrics into the log; a grid of samples and one of reconstructions."""
         test = self.data.test
         trained = self._trained(state)
-        result = evaluate_likelihood(*trained, test, key=self.eval_key)
-        metrics = {name: value for name, value in result._asdict().items() if value is not None}
-        log.evaluation(step, "test", metrics)
+        log.evaluation(step, "test", evaluate_likelihood(*trained, test, key=self.eval_key).metrics())
         caption = f"{self.data.name}, {self.config.likelihood}, step {step}"
         samples = generate(*trained, NUM_PICTURES, key=self.eval_key)
         save_grid(self.folder / "samples" / f"step_{step:07d}.png", samples, title=f"Samples: {caption}")
@@ -186,9 +205,11 @@ class Run:
         columns = {"running average": state.likelihood_state}
         if jax.tree.leaves(state.likelihood_state):
             columns["calibrated"] = calibrate_on(
-                self.model, self.likelihood, state.params, self.data.train, key=self.eval_key
+                self.model, self.likelihood, state.eval_params, self.data.train, key=self.eval_key
             )
-        score = functools.partial(evaluate_likelihood, self.model, self.likelihood, state.params, key=self.eval_key)
+        score = functools.partial(
+            evaluate_likelihood, self.model, self.likelihood, state.eval_params, key=self.eval_key
+        )
         results = {name: score(likelihood_state, self.data.test) for name, likelihood_state in columns.items()}
         on_train = score(state.likelihood_state, self.data.train)
         record = {
@@ -213,11 +234,11 @@ class Run:
         return record
 
     def trained(self) -> Trained:
-        """The model with the newest checkpoint's parameters and running average."""
+        """The model with the newest checkpoint's parameters, or their moving average, and its running average."""
         return self._trained(self.saved_state())
 
     def _trained(self, state: TrainState) -> Trained:
-        return Trained(self.model, self.likelihood, state.params, state.likelihood_state)
+        return Trained(self.model, self.likelihood, state.eval_params, state.likelihood_state)
 
     def sample(self, num: int, path: str | Path | None = None, seed: int = 0, *, noise: bool = False) -> Path:
         """Draw images from the newest checkpoint into a PNG; returns where it is.

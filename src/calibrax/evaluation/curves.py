@@ -142,7 +142,7 @@ def _number(value: Any) -> float | None:
 
 def neg_elbo(row: Row) -> float | None:
     """-ELBO of a training or a test row, nats."""
-    return _number(row.get("loss" if row["split"] == "train" else "neg_elbo"))
+    return _number(row.get("neg_elbo", row.get("loss") if row["split"] == "train" else None))
 
 
 def sigma(row: Row) -> float | None:

@@ -29,6 +29,12 @@ class Evaluation(NamedTuple):
     sigma: float | None  # the decoder's σ (geometric mean where it has several); None where it has none
     effective_beta: float | None  # 2σ², the tables' convention
     num_examples: int
+    layer_kls: list[float] | None = None  # nats: the rate's parts, bottom layer first; None where there is one layer
+
+    def metrics(self) -> dict[str, float]:
+        """As a row of `metrics.jsonl` has them: what there is, the layers' KLs as `kl/1`, `kl/2`, ..."""
+        scalars = {name: value for name, value in self._asdict().items() if value is not None and name != "layer_kls"}
+        return scalars | {f"kl/{layer + 1}": value for layer, value in enumerate(self.layer_kls or [])}
 
 
 class Trained(NamedTuple):
@@ -53,7 +59,7 @@ def evaluate_likelihood(
     """Score held-out images with the test-time likelihood (`train=False`: the running average).
 
     Args:
-      model: called as `model(x, keys) -> (outputs, kl)`.
+      model: called as `model(x, keys) -> (outputs, kl)`, kl [B], or [B, L] of L layers.
       likelihood: the decoder's distribution.
       params: `{"model": ..., "likelihood": ...}`.
       likelihood_state: its running average.
@@ -88,6 +94,7 @@ def evaluate_likelihood(
         sigma=None if log_sigma is None else math.exp(log_sigma),
         effective_beta=None if log_sigma is None else float(effective_beta(log_sigma)),
         num_examples=len(images),
+        layer_kls=columns["layer_kls"].mean(0).tolist() if "layer_kls" in columns else None,
     )
 
 
@@ -147,9 +154,12 @@ def _score_function(model: nn.Module, likelihood: Likelihood) -> Callable[..., d
         nll, stats = likelihood.nll(*args, x, train=False)
         unit = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
         sq_error = jnp.square(likelihood.mean(*args) - unit)
-        columns = {"rate": kl, "distortion": nll, "sq_error": jnp.mean(sq_error, tuple(range(1, x.ndim)))}
+        rate = jnp.sum(kl.reshape(kl.shape[0], -1), axis=1)
+        columns = {"rate": rate, "distortion": nll, "sq_error": jnp.mean(sq_error, tuple(range(1, x.ndim)))}
+        if kl.ndim > 1:
+            columns["layer_kls"] = kl
         if "log_sigma" in stats:
-            columns["log_sigma"] = jnp.broadcast_to(jnp.mean(stats["log_sigma"]), kl.shape)
+            columns["log_sigma"] = jnp.broadcast_to(jnp.mean(stats["log_sigma"]), rate.shape)
         if likelihood.discretized_nll is not None:
             columns["discretized"] = likelihood.discretized_nll(*args, x)
         return columns

@@ -1,4 +1,8 @@
-"""Flax Linen models with one interface: `model(x, key) -> (outputs, kl)` and `generate(key, num) -> outputs`."""
+"""Flax Linen models with one interface: `model(x, key, train) -> (outputs, kl)` and `generate(key, num) -> outputs`.
+
+`kl` is [B], or [B, L] of a model of L latent layers. A model whose posterior is one Gaussian has `encode(x)` and
+`decode(z)` besides; without these, `kl` is that of the one draw, log q(z | x) - log p(z).
+"""
 
 from calibrax.models.conv_vae import ConvVAE, Forward
 from calibrax.models.hvae import CIFAR_STAGES, DENSE_STAGES, HVAE, StageSpec

@@ -89,19 +89,26 @@ class ConvVAE(nn.Module):
     features: int = 32
     dtype: Any = None
 
+    @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the latents of one image, here of one layer."""
+        return ((self.latent_dim,),)
+
     def setup(self):
         if len(self.image_shape) != 3 or min(self.image_shape[:2]) < 4:
             raise ValueError(f"image_shape is {self.image_shape}; expected (height, width, channels), 4 pixels or more")
         self.encoder = Encoder(self.features, self.latent_dim, self.dtype)
         self.decoder = Decoder(self.image_shape[:2], self.output_channels, self.features, self.dtype)
 
-    def __call__(self, x: jax.Array, key: jax.Array) -> Forward:
+    def __call__(self, x: jax.Array, key: jax.Array, train: bool = False) -> Forward:
         """Encode, draw one posterior sample, decode.
 
         Args:
           x: [B, H, W, C], floats in [0, 1] or uint8.
           key: one key for the batch, or B keys, one an example.
+          train: without effect, as the network has no dropout.
         """
+        del train
         mean, log_var = self.encode(x)
         z = mean + jnp.exp(0.5 * log_var) * self._noise(key, mean.shape)
         return Forward(self.decode(z), gaussian_kl(mean, log_var))

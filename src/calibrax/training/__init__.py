@@ -1,18 +1,22 @@
 """Training: a pure step, wrappers that say where it runs, checkpoints and logs."""
 
 from calibrax.training.checkpoint import Checkpoints
-from calibrax.training.logging import MetricsLog, read_metrics
+from calibrax.training.diagnosis import first_bad_tensor
+from calibrax.training.logging import BadSteps, MetricsLog, read_metrics
 from calibrax.training.parallel import Stepper, jit_step, pmap_step, sharded_step
 from calibrax.training.state import TrainState, create_train_state
-from calibrax.training.step import example_keys, train_step
+from calibrax.training.step import StepOptions, example_keys, train_step
 
 __all__ = [
+    "BadSteps",
     "Checkpoints",
     "MetricsLog",
+    "StepOptions",
     "Stepper",
     "TrainState",
     "create_train_state",
     "example_keys",
+    "first_bad_tensor",
     "jit_step",
     "pmap_step",
     "read_metrics",

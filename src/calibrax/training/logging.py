@@ -12,6 +12,18 @@ import jax
 Row = dict[str, Any]
 
 
+class BadSteps(FloatingPointError):
+    """So many steps in a row were discarded that a run should stop; the message is one line.
+
+    Attributes:
+      first_step: the first of them, counted from 1.
+    """
+
+    def __init__(self, message: str, first_step: int):
+        super().__init__(message)
+        self.first_step = first_step
+
+
 class MetricsLog:
     """Appends rows to `metrics.jsonl` and scalars to TensorBoard, fetching from the device only once in a while.
 
@@ -22,11 +34,23 @@ class MetricsLog:
       folder: the run's folder.
       step: the step the run starts or resumes at.
       flush_every: train rows kept on the device between two fetches.
+      max_skipped: steps in a row that may be discarded: whose rows have `skipped` 1, or a loss that is not finite.
+
+    Attributes:
+      evaluated_steps: those that have a row of an evaluation.
+      num_skipped: steps discarded so far.
     """
 
-    def __init__(self, folder: str | Path, *, step: int = 0, flush_every: int = 20):
+    def __init__(self, folder: str | Path, *, step: int = 0, flush_every: int = 20, max_skipped: int = 0):
         self._path = Path(folder) / "metrics.jsonl"
-        self.evaluated_steps = {row["step"] for row in self._drop_after(step) if row["split"] != "train"}
+        self._max_skipped = max_skipped
+        self.evaluated_steps: set[int] = set()
+        self.num_skipped = self._in_a_row = 0
+        for row in self._drop_after(step):
+            if row["split"] != "train":
+                self.evaluated_steps.add(row["step"])
+            else:
+                self._count(row)
         self._file = self._path.open("a", encoding="utf-8")
         self._board = _open_board(Path(folder) / "tensorboard", step)
         self._pending: list[tuple[int, dict[str, jax.Array]]] = []
@@ -41,7 +65,7 @@ class MetricsLog:
         """Fetch and write what is pending.
 
         Raises:
-          FloatingPointError: at the first step whose loss is not finite; the rows up to it are written.
+          BadSteps: when more than `max_skipped` steps in a row were discarded; the rows up to there are written.
         """
         steps, values = [step for step, _ in self._pending], jax.device_get([m for _, m in self._pending])
         self._pending = []
@@ -49,9 +73,10 @@ class MetricsLog:
         for step, metrics in zip(steps, values, strict=True):
             row = {"step": step, "split": "train"} | {name: float(value) for name, value in metrics.items()}
             self._write(row)
-            if not math.isfinite(row["loss"]):
+            self._count(row)
+            if self._in_a_row > self._max_skipped:
                 self._file.flush()
-                raise FloatingPointError(f"the loss is {row['loss']} at step {step}")
+                raise _bad_steps(row, self._in_a_row)
         self._file.flush()
         return row
 
@@ -69,6 +94,11 @@ class MetricsLog:
         if self._board is not None:
             self._board.close()
 
+    def _count(self, row: Row) -> None:
+        skipped = row.get("skipped", 0) > 0 or not math.isfinite(row["loss"])
+        self.num_skipped += skipped
+        self._in_a_row = self._in_a_row + 1 if skipped else 0
+
     def _write(self, row: Row) -> None:
         self._file.write(json.dumps(row) + "\n")
         if self._board is None:
@@ -85,6 +115,14 @@ class MetricsLog:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         os.replace(temporary, self._path)
         return kept
+
+
+def _bad_steps(row: Row, in_a_row: int) -> BadSteps:
+    """The last of them is `row`."""
+    first = row["step"] - in_a_row + 1
+    which = f"at step {first}" if in_a_row == 1 else f"in {in_a_row} steps from step {first} on"
+    values = f"loss {row['loss']:g}, gradient norm {row.get('grad_norm', math.nan):g}"
+    return BadSteps(f"no usable update {which} ({values} at step {row['step']})", first)
 
 
 def _open_board(folder: Path, step: int) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from calibrax.training.state import TrainState
-from calibrax.training.step import Metrics, train_step
+from calibrax.training.step import PLAIN, Metrics, StepOptions, train_step
 
 AXIS = "batch"
 
@@ -33,9 +33,9 @@ class Stepper(NamedTuple):
     num_devices: int
 
 
-def jit_step(*, model, likelihood, optimizer) -> Stepper:
+def jit_step(*, model, likelihood, optimizer, options: StepOptions = PLAIN) -> Stepper:
     """The step on one device."""
-    step = functools.partial(train_step, model=model, likelihood=likelihood, optimizer=optimizer)
+    step = functools.partial(train_step, model=model, likelihood=likelihood, optimizer=optimizer, options=options)
     return Stepper(
         step=jax.jit(step, donate_argnums=0, compiler_options=compiler_options()),
         put_state=_fresh_copy,
@@ -45,15 +45,23 @@ def jit_step(*, model, likelihood, optimizer) -> Stepper:
     )
 
 
-def pmap_step(*, model, likelihood, optimizer, devices: Sequence[Any] | None = None) -> Stepper:
+def pmap_step(
+    *,
+    model,
+    likelihood,
+    optimizer,
+    options: StepOptions = PLAIN,
+    devices: Sequence[Any] | None = None,
+) -> Stepper:
     """The step on all devices by `jax.pmap`, state replicated; only `axis_name` is added.
 
     Args:
-      model, likelihood, optimizer: as in `train_step`.
+      model, likelihood, optimizer, options: as in `train_step`.
       devices: the `jax.Device`s to use; by default all.
     """
     devices = list(devices or jax.devices())
-    step = functools.partial(train_step, model=model, likelihood=likelihood, optimizer=optimizer, axis_name=AXIS)
+    parts = {"model": model, "likelihood": likelihood, "optimizer": optimizer, "options": options}
+    step = functools.partial(train_step, **parts, axis_name=AXIS)
 
     def put_state(state):
         return jax.device_put(
@@ -76,17 +84,24 @@ def pmap_step(*, model, likelihood, optimizer, devices: Sequence[Any] | None = N
     )
 
 
-def sharded_step(*, model, likelihood, optimizer, devices: Sequence[Any] | None = None) -> Stepper:
+def sharded_step(
+    *,
+    model,
+    likelihood,
+    optimizer,
+    options: StepOptions = PLAIN,
+    devices: Sequence[Any] | None = None,
+) -> Stepper:
     """The step on all devices by `jax.jit`, the batch sharded and the state replicated; XLA adds the communication.
 
     Args:
-      model, likelihood, optimizer: as in `train_step`.
+      model, likelihood, optimizer, options: as in `train_step`.
       devices: the `jax.Device`s to use; by default all.
     """
     devices = list(devices or jax.devices())
     mesh = Mesh(np.array(devices), (AXIS,))
     replicated, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
-    step = functools.partial(train_step, model=model, likelihood=likelihood, optimizer=optimizer)
+    step = functools.partial(train_step, model=model, likelihood=likelihood, optimizer=optimizer, options=options)
 
     def put_batch(batch):
         _check_divisible(batch, len(devices))

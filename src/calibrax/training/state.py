@@ -11,7 +11,7 @@ from calibrax.likelihoods import Likelihood
 
 
 class TrainState(NamedTuple):
-    """Parameters, optimizer state and the likelihood's running average after `step` steps.
+    """Parameters, optimizer state and averages after `step` steps.
 
     No random key is kept: a step folds its number into the run's one key, so a resumed run draws the same noise.
     """
@@ -20,6 +20,12 @@ class TrainState(NamedTuple):
     params: dict[str, Any]  # {"model": ..., "likelihood": ...}, what the optimizer trains
     opt_state: optax.OptState
     likelihood_state: Any  # the running average, updated once a step
+    ema: dict[str, Any] | None = None  # moving average of the parameters; None where none is kept
+
+    @property
+    def eval_params(self) -> dict[str, Any]:
+        """What to evaluate: the parameters' moving average, where one is kept."""
+        return self.params if self.ema is None else self.ema
 
 
 def create_train_state(
@@ -29,17 +35,21 @@ def create_train_state(
     model: nn.Module,
     likelihood: Likelihood,
     optimizer: optax.GradientTransformation,
+    ema: bool = False,
 ) -> TrainState:
     """The state before the first step.
 
     Args:
       key: what the parameters are drawn from.
-      example: a batch [B, ...] of data, or a pytree of such; its shapes count, not its values.
-      model: a Linen module called as `model(x, key) -> (outputs, kl)`.
+      example: a batch [B, ...] of data, or a pytree of such. Its values count for a model that takes gains and biases
+        from its first batch (`HVAE`): give the whole of a real one, over all devices; else its shapes alone.
+      model: a Linen module called as `model(x, key, train=True) -> (outputs, kl)`.
       likelihood: scores `outputs` against data.
       optimizer: any optax transformation.
+      ema: keep a moving average of the parameters, which begins at their initial values.
     """
-    model_params = model.init(key, example, key)["params"]
+    model_params = model.init(key, example, key, train=True)["params"]
     likelihood_params, likelihood_state = likelihood.init(jax.tree.map(lambda leaf: leaf.shape[1:], example))
     params = {"model": model_params, "likelihood": likelihood_params}
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), likelihood_state)
+    average = jax.tree.map(jnp.copy, params) if ema else None
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), likelihood_state, average)

@@ -1,6 +1,8 @@
 """One training step, a pure function; `parallel` decides where it runs."""
 
-from typing import Any
+import functools
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +11,33 @@ from flax import linen as nn
 from jax import lax
 
 from calibrax.likelihoods import Likelihood
+from calibrax.objectives import free_bits
 from calibrax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
 PyTree = Any
+
+
+class StepOptions(NamedTuple):
+    """What a step does beside descending -ELBO; the defaults do nothing.
+
+    Attributes:
+      free_bits: nats of KL in each layer and example that the loss charges anyway, `objectives.free_bits`.
+      kl_warmup: steps over which the KL's weight in the loss rises linearly to 1.
+      ema_decay: of the moving average of the parameters, kept in `TrainState.ema`; None for none.
+      skip_grad_norm: a step whose gradient has a larger norm is discarded, as those are that are not finite.
+      accumulate: parts into which a batch is cut and which are differentiated in turn, for less memory. An optimal σ
+        is that of a part, and its running average gets one update for each.
+    """
+
+    free_bits: float = 0.0
+    kl_warmup: int = 0
+    ema_decay: float | None = None
+    skip_grad_norm: float = math.inf
+    accumulate: int = 1
+
+
+PLAIN = StepOptions()
 
 
 def train_step(
@@ -23,46 +48,88 @@ def train_step(
     model: nn.Module,
     likelihood: Likelihood,
     optimizer: optax.GradientTransformation,
+    options: StepOptions = PLAIN,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One gradient step on the batch mean of -ELBO (eq. 3), and one update of the likelihood's running average.
+
+    Where the loss or the gradient is not finite, or the gradient too large, parameters, optimizer, averages and
+    likelihood stay as they are; the step counts, so the next one has other data and noise.
 
     Args:
       state: the state so far; not mutated.
       batch: [B, ...] data, this device's part of the batch; a pytree of such where the likelihood takes one (`joint`).
       key: the run's key, the same at every step.
-      model: a Linen module called as `model(x, keys) -> (outputs, kl [B])`, with a key for each example.
+      model: a Linen module called as `model(x, keys, train=True) -> (outputs, kl)`, with a key for each example;
+        kl [B], or [B, L] of L layers.
       likelihood: scores `outputs` against `batch`.
       optimizer: the transformation that made `state.opt_state`.
+      options: see there.
       axis_name: the mapped axis over which the batch is spread (`pmap`), if any.
 
     Returns:
-      The new state and the batch's scalars: `loss`, `rate` (mean KL), `distortion` (mean nll), nats; `grad_norm`; and
-      the mean of each of the likelihood's stats.
+      The new state and the batch's scalars: `loss`, which is minimised; `neg_elbo`, `rate` (mean KL) and `distortion`
+      (mean nll), nats; `kl/1`, ... of the layers, bottom first, where kl has several; the mean of each of the
+      likelihood's stats; `grad_norm`; and `skipped`, 1 if the step was discarded.
     """
     keys = example_keys(key, state.step, jax.tree.leaves(batch)[0].shape[0], axis_name)
+    weight = jnp.minimum(1.0, jnp.float32(state.step + 1) / options.kl_warmup) if options.kl_warmup else 1.0
 
-    def loss_fn(params):
-        forward: Any = model.apply({"params": params["model"]}, batch, keys)
+    def loss_fn(params, likelihood_state, x, keys):
+        forward: Any = model.apply({"params": params["model"]}, x, keys, train=True)
         outputs, kl = forward
-        nll, stats = likelihood.nll(
-            params["likelihood"], state.likelihood_state, outputs, batch, train=True, axis_name=axis_name
-        )
-        return jnp.mean(nll + kl), (stats, {"rate": jnp.mean(kl), "distortion": jnp.mean(nll)})
+        nll, stats = likelihood.nll(params["likelihood"], likelihood_state, outputs, x, train=True, axis_name=axis_name)
+        layers = kl.reshape(kl.shape[0], -1)
+        loss = jnp.mean(nll + weight * jnp.sum(free_bits(layers, options.free_bits), axis=1))
+        rate, distortion = jnp.mean(jnp.sum(layers, axis=1)), jnp.mean(nll)
+        metrics = {"loss": loss, "neg_elbo": rate + distortion, "rate": rate, "distortion": distortion}
+        metrics |= layer_metrics(jnp.mean(layers, axis=0)) | jax.tree.map(jnp.mean, stats)
+        return loss, (metrics, likelihood.update(likelihood_state, stats))
 
-    (loss, (stats, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    metrics = {"loss": loss, **metrics, **jax.tree.map(jnp.mean, stats)}
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    if options.accumulate == 1:
+        (_, (metrics, likelihood_state)), grads = value_and_grad(state.params, state.likelihood_state, batch, keys)
+    else:
+        grads, metrics, likelihood_state = _accumulated(value_and_grad, state, (batch, keys), options.accumulate)
     if axis_name is not None:
         grads, metrics = lax.pmean((grads, metrics), axis_name)
+    grad_norm = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
-    new_state = TrainState(
-        step=state.step + 1,
-        params=params,
-        opt_state=opt_state,
-        likelihood_state=likelihood.update(state.likelihood_state, stats),
-    )
-    return new_state, metrics | {"grad_norm": optax.tree.norm(grads)}
+    ema: Any = state.ema
+    if options.ema_decay is not None:
+        ema = optax.incremental_update(params, ema, 1 - options.ema_decay)
+    new = TrainState(state.step, params, opt_state, likelihood_state, ema)
+    good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm) & (grad_norm <= options.skip_grad_norm)
+    new = jax.tree.map(functools.partial(jnp.where, good), new, state)
+    metrics |= {"grad_norm": grad_norm, "skipped": jnp.where(good, 0.0, 1.0)}
+    return new._replace(step=state.step + 1), metrics
+
+
+def layer_metrics(kl: jax.Array) -> Metrics:
+    """`kl/1`, `kl/2`, ... of [L] values, bottom layer first; nothing where there is but one, which is the rate."""
+    return {f"kl/{layer + 1}": kl[layer] for layer in range(len(kl))} if len(kl) > 1 else {}
+
+
+def _accumulated(value_and_grad, state: TrainState, data: PyTree, parts: int) -> tuple[PyTree, Metrics, PyTree]:
+    """Means of the gradients and metrics over the parts of a batch, and the likelihood's state after the last."""
+    size = len(data[1])
+    if size % parts:
+        raise ValueError(f"accumulate is {parts}; expected a divisor of {size}, the examples on a device")
+
+    def add_part(carry, part):
+        likelihood_state, total = carry
+        (_, (metrics, likelihood_state)), grads = value_and_grad(state.params, likelihood_state, *part)
+        return (likelihood_state, jax.tree.map(jnp.add, total, (grads, metrics))), None
+
+    # Every parts-th example, so that a batch spread over devices stays where it is.
+    stacked = jax.tree.map(lambda leaf: leaf.reshape(size // parts, parts, *leaf.shape[1:]).swapaxes(0, 1), data)
+    first = jax.tree.map(lambda leaf: leaf[0], stacked)
+    shapes = jax.eval_shape(value_and_grad, state.params, state.likelihood_state, *first)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[1], shapes[0][1][0]))
+    (likelihood_state, total), _ = lax.scan(add_part, (state.likelihood_state, zeros), stacked)
+    grads, metrics = jax.tree.map(lambda leaf: leaf / parts, total)
+    return grads, metrics, likelihood_state
 
 
 def example_keys(key: jax.Array, step: jax.Array, num_examples: int, axis_name: str | None = None) -> jax.Array:

@@ -11,7 +11,7 @@ from flax import linen as nn
 from calibrax.models.conv_vae import Forward
 from calibrax.models.hvae.latent import LOG_VAR, Gaussian, Latent, draw, sampled_kl
 from calibrax.models.hvae.noise import POSTERIOR, PRIOR, layer_noise
-from calibrax.models.hvae.spec import CIFAR_STAGES, StageSpec, feature_maps
+from calibrax.models.hvae.spec import CIFAR_STAGES, StageSpec, feature_maps, latent_shape
 from calibrax.models.hvae.stage import Stage
 from calibrax.models.hvae.weight_norm import WeightNormConv
 from calibrax.models.keys import example_keys, is_single
@@ -62,6 +62,12 @@ class HVAE(nn.Module):
     remat: bool = False
     axis_name: str | None = None
 
+    @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the latents of one image, bottom first: (H, W, N) of a map, (N,) of a vector."""
+        maps = feature_maps(self.image_shape, self.stages)
+        return tuple(latent_shape(spec, features) for spec, features in zip(self.stages, maps, strict=True))
+
     def setup(self):
         features = feature_maps(self.image_shape, self.stages)
         for name in ("output_channels", "num_blocks"):
@@ -107,7 +113,7 @@ class HVAE(nn.Module):
         """A draw of every layer's latents from the posterior, with the Gaussian it comes from, bottom first."""
         below, skip, latents = self._scaled(x), None, []
         keys = example_keys(key, x.shape[0])
-        noise = layer_noise(keys, POSTERIOR, self._latent_shapes())
+        noise = layer_noise(keys, POSTERIOR, self.latent_shapes)
         for layer, stage in enumerate(self.stage):
             h, posterior = stage.infer(below, skip, keys if train else None)
             latents.append(draw(posterior, noise[layer]))
@@ -119,6 +125,7 @@ class HVAE(nn.Module):
         z: Sequence[jax.Array | None],
         key: jax.Array | None = None,
         temperature: jax.typing.ArrayLike = 1.0,
+        from_prior: jax.typing.ArrayLike | None = None,
     ) -> tuple[jax.Array, tuple[Gaussian, ...]]:
         """The decoder's outputs [B, H, W, output_channels], and the prior of every layer given those above it.
 
@@ -127,17 +134,24 @@ class HVAE(nn.Module):
           key: for those draws: B keys, or one key if any layer is given. A latent traversal: `inference_path`, the
             layer's z moved, the layers under it None, the temperature 0.
           temperature: what multiplies the prior's standard deviation in those draws; 0 takes its mean.
+          from_prior: [L] bool, True where a layer is drawn from the prior although `z` gives it. Unlike None in `z` it
+            may be traced, so that one compiled program serves every choice.
         """
         if isinstance(temperature, int | float) and not 0 <= temperature < math.inf:
             raise ValueError(f"temperature is {temperature}; expected a number from 0")
+        if from_prior is not None and jnp.shape(from_prior) != (len(self.stages),):
+            raise ValueError(f"from_prior has shape {jnp.shape(from_prior)}; expected {(len(self.stages),)}")
+        if from_prior is not None and key is None:
+            raise ValueError("key is None; expected one, as from_prior is given")
         batch_size, keys = self._batch_of(z, key)
-        noise: Any = None if keys is None else layer_noise(keys, PRIOR, self._latent_shapes())
+        noise: Any = None if keys is None else layer_noise(keys, PRIOR, self.latent_shapes)
         above, skips, priors = None, None, []
         for layer, stage in reversed(list(enumerate(self.stage))):
             priors.append(stage.prior(above, batch_size))
             latent: Any = z[layer]
-            if latent is None:
-                latent = draw(priors[-1], noise[layer] * jnp.asarray(temperature, jnp.float32)).z
+            if latent is None or from_prior is not None:
+                drawn = draw(priors[-1], noise[layer] * jnp.asarray(temperature, jnp.float32)).z
+                latent = drawn if latent is None else jnp.where(jnp.asarray(from_prior)[layer], drawn, latent)
             blocks = stage.generate(latent, skips)
             above, skips = blocks[-1], blocks if self.skip else None
         return self.head(nn.elu(blocks[-1])).astype(jnp.float32), tuple(priors[::-1])
@@ -185,9 +199,6 @@ class HVAE(nn.Module):
         unit = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x.astype(jnp.float32)
         return (2 * unit - 1).astype(self.dtype or jnp.float32)
 
-    def _latent_shapes(self) -> list[tuple[int, ...]]:
-        return [stage.latent_shape for stage in self.stage]
-
     def _batch_of(self, z: Sequence[jax.Array | None], key: jax.Array | None) -> tuple[int, jax.Array | None]:
         """The batch size, and a key for each example if there is a key."""
         given = [latent.shape[0] for latent in z if latent is not None]
@@ -198,7 +209,7 @@ class HVAE(nn.Module):
         if not given and (key is None or is_single(key)):
             raise ValueError("key is a single key; expected one for each example, as no layer of z is given")
         batch_size = given[0] if given or key is None else key.shape[0]
-        for layer, (latent, shape) in enumerate(zip(z, self._latent_shapes(), strict=True)):
+        for layer, (latent, shape) in enumerate(zip(z, self.latent_shapes, strict=True)):
             expected = (batch_size, *shape)
             if latent is not None and latent.shape != expected:
                 raise ValueError(f"z[{layer}] has shape {latent.shape}; expected {expected}")

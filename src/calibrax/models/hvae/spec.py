@@ -74,3 +74,8 @@ def feature_maps(image_shape: Sequence[int], stages: Sequence[StageSpec]) -> lis
         height, width = height // stage.stride, width // stage.stride
         maps.append((height, width, stage.filters))
     return maps
+
+
+def latent_shape(spec: StageSpec, features: tuple[int, int, int]) -> tuple[int, ...]:
+    """(H, W, N) of a latent map, or (N,) of a latent vector, of the stage whose features have this shape."""
+    return (spec.latents,) if spec.latent_kernel is None else (*features[:2], spec.latents)

@@ -11,7 +11,7 @@ from flax import linen as nn
 from calibrax.models.hvae.block import GatedBlock
 from calibrax.models.hvae.latent import Gaussian, GaussianHead
 from calibrax.models.hvae.noise import dropout_masks
-from calibrax.models.hvae.spec import StageSpec
+from calibrax.models.hvae.spec import StageSpec, latent_shape
 from calibrax.models.hvae.weight_norm import WeightNormDense
 
 
@@ -85,14 +85,14 @@ class Stage(nn.Module):
         """The prior of z_l given d_{l+1}; N(0, I) at the top, where there is none."""
         if above is not None:
             return self.prior_head(above)
-        zeros = jnp.zeros((batch_size, *self.latent_shape))
+        zeros = jnp.zeros((batch_size, *latent_shape(self.spec, self.features)))
         return Gaussian(zeros, zeros)
 
     def generate(self, z: jax.Array, skips: Sequence[jax.Array] | None = None) -> list[jax.Array]:
         """The outputs of all blocks, the last of which is d_l, each at the size of the features below.
 
         Args:
-          z: z_l [B, *latent_shape].
+          z: z_l [B, H, W, N] or [B, N].
           skips: the outputs of the blocks of the stage above, read each by the block of the same place; None for none.
         """
         d = z if z.ndim == 4 else self.features_of_latent(z).reshape(-1, *self.features)
@@ -101,9 +101,3 @@ class Stage(nn.Module):
             d = block(d, None if skips is None else skips[j])
             outputs.append(d)
         return outputs
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """(H, W, N) of a latent map, or (N,) of a latent vector."""
-        dense = self.spec.latent_kernel is None
-        return (self.spec.latents,) if dense else (*self.features[:2], self.spec.latents)

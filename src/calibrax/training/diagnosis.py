@@ -1,0 +1,87 @@
+"""Where a step that was discarded went wrong: the same step once more, watched from inside."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from calibrax.likelihoods import Likelihood
+from calibrax.training.state import TrainState
+from calibrax.training.step import example_keys
+
+PyTree = Any
+
+
+def first_bad_tensor(
+    state: TrainState, batch: PyTree, key: jax.Array, *, model: nn.Module, likelihood: Likelihood
+) -> str | None:
+    """The first tensor of a training step that holds a NaN or an infinity, in the order of computation.
+
+    Data, parameters and running average first, then the output of each layer in the order in which they are called,
+    the KL of each latent layer, the nll, the stats, and the gradient of each parameter.
+
+    Args:
+      state: the state before the step; `state.step` decides on the noise.
+      batch: [B, ...] the step's whole batch, on one device; a pytree of such.
+      key: the run's key.
+      model, likelihood: as in `train_step`.
+
+    Returns:
+      Words such as `the output of stage_3/posterior_head` or `the gradient of model/head/b`; None where all is finite.
+    """
+    if getattr(model, "remat", False):
+        model = model.clone(remat=False)  # the insides of rematerialised blocks cannot be watched
+    names: list[str] = []
+
+    def elbo(params, note):
+        def watch(call, args, kwargs, context):
+            out = call(*args, **kwargs)
+            if context.method_name == "__call__":
+                note(f"the output of {'/'.join(context.module.path) or 'the model'}", out)
+            return out
+
+        keys = example_keys(key, state.step, jax.tree.leaves(batch)[0].shape[0])
+        with nn.intercept_methods(watch):
+            forward: Any = model.apply({"params": params["model"]}, batch, keys, train=True)
+        outputs, kl = forward
+        layers = kl.reshape(kl.shape[0], -1)
+        for layer in range(layers.shape[1]):
+            note(f"the KL of layer {layer + 1}", layers[:, layer])
+        nll, stats = likelihood.nll(params["likelihood"], state.likelihood_state, outputs, batch, train=True)
+        note("the nll", nll)
+        for name, value in stats.items():
+            note(f"the likelihood's {name}", value)
+        return jnp.mean(nll + jnp.sum(layers, axis=1))
+
+    @jax.jit
+    def checks():
+        flags: list[jax.Array] = []
+
+        def note(name, tree):
+            names.append(name)
+            flags.append(_all_finite(tree))
+
+        def noted_elbo(params):
+            return elbo(params, note), flags
+
+        note("the data", batch)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+            note(f"the parameter {_spelled(path)}", leaf)
+        note("the running average", state.likelihood_state)
+        grads, _ = jax.grad(noted_elbo, has_aux=True)(state.params)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+            note(f"the gradient of {_spelled(path)}", leaf)
+        return jnp.stack(flags)
+
+    finite = jax.device_get(checks())
+    return next((name for name, good in zip(names, finite, strict=True) if not good), None)
+
+
+def _all_finite(tree: PyTree) -> jax.Array:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves], bool))
+
+
+def _spelled(path) -> str:
+    return "/".join(str(getattr(part, "key", getattr(part, "idx", part))) for part in path)

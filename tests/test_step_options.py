@@ -1,0 +1,197 @@
+"""What a training step does beside descending -ELBO: free bits, warm-up, averages, discarded and accumulated steps."""
+
+import functools
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from toy import LinearVAE
+
+import calibrax as cx
+from calibrax.models import HVAE, StageSpec
+from calibrax.objectives import free_bits
+from calibrax.training import StepOptions, create_train_state, first_bad_tensor, jit_step, pmap_step, sharded_step
+from calibrax.training.step import train_step
+
+EVENT = (4, 6, 3)
+KEY = jax.random.key(2)
+
+
+class TwoLayers(nn.Module):
+    """A linear VAE whose KL comes in two layers, one of a fifth of it."""
+
+    @nn.compact
+    def __call__(self, x, key, train=False):
+        outputs, kl = LinearVAE(EVENT, 3, name="vae")(x, key)
+        return outputs, jnp.stack([0.2 * kl, 0.8 * kl], axis=1)
+
+
+@functools.cache
+def data():
+    return np.random.default_rng(0).uniform(size=(16, *EVENT)).astype(np.float32)
+
+
+def parts(model=None, likelihood=None, optimizer=None):
+    return {
+        "model": model or TwoLayers(),
+        "likelihood": likelihood or cx.gaussian(),
+        "optimizer": optimizer or optax.sgd(1e-3),
+    }
+
+
+def step(options, steps=1, batches=None, make_step=jit_step, **given):
+    setting = parts(**given)
+    stepper = make_step(**setting, options=options)
+    state = create_train_state(jax.random.key(1), data(), **setting, ema=options.ema_decay is not None)
+    device_state, history = stepper.put_state(state), []
+    for batch in batches or steps * [data()]:
+        device_state, metrics = stepper.step(device_state, stepper.put_batch(batch), KEY)
+        history.append(jax.device_get(metrics))
+    return state, jax.device_get(stepper.get_state(device_state)), history
+
+
+def test_free_bits_charges_each_layer_and_example_at_least_the_minimum():
+    kl = jnp.array([[0.5, 3.0], [-0.1, 1.0]])
+    np.testing.assert_array_equal(free_bits(kl, 2.0), [[2.0, 3.0], [2.0, 2.0]])
+    np.testing.assert_array_equal(free_bits(kl, 0.0), kl)
+    np.testing.assert_array_equal(jax.grad(lambda k: free_bits(k, 2.0).sum())(kl), [[0, 1], [0, 0]])
+    for bad in (-1.0, np.inf, np.nan):
+        with pytest.raises(ValueError, match="minimum is"):
+            free_bits(kl, bad)
+
+
+def test_free_bits_are_in_the_loss_alone():
+    _, _, [plain] = step(StepOptions())
+    _, _, [charged] = step(StepOptions(free_bits=50.0))
+    assert plain["rate"] < 50
+    for name in ("neg_elbo", "rate", "distortion", "kl/1", "kl/2"):
+        np.testing.assert_allclose(charged[name], plain[name], rtol=1e-6)
+    np.testing.assert_allclose(charged["loss"], plain["distortion"] + 100, rtol=1e-6)
+    np.testing.assert_allclose(plain["loss"], plain["neg_elbo"], rtol=1e-6)
+    np.testing.assert_allclose(plain["kl/1"] + plain["kl/2"], plain["rate"], rtol=1e-6)
+
+
+def test_the_kl_s_weight_rises_linearly():
+    _, _, history = step(StepOptions(kl_warmup=4), steps=6)
+    weights = [(row["loss"] - row["distortion"]) / row["rate"] for row in history]
+    np.testing.assert_allclose(weights, [0.25, 0.5, 0.75, 1, 1, 1], rtol=1e-3)
+
+
+def test_the_average_begins_at_the_start_and_follows_the_parameters():
+    start, one, _ = step(StepOptions(ema_decay=0.9))
+    chex.assert_trees_all_equal(start.ema, start.params)
+    expected = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, start.params, one.params)
+    chex.assert_trees_all_close(one.ema, expected, rtol=1e-6)
+    chex.assert_trees_all_equal(one.eval_params, one.ema)
+    _, plain, _ = step(StepOptions())
+    chex.assert_trees_all_equal(one.params, plain.params)
+    assert plain.ema is None
+    assert plain.eval_params is plain.params
+
+
+@pytest.mark.parametrize("make_step", [jit_step, pmap_step, sharded_step])
+def test_a_bad_batch_changes_nothing_but_the_count(make_step):
+    bad = data().copy()
+    bad[3, 0, 0, 0] = np.nan
+    options = StepOptions(ema_decay=0.9)
+    setting = {"likelihood": cx.optimal_sigma(), "optimizer": optax.sgd(1e-3, 0.9), "make_step": make_step}
+    start, after, history = step(options, batches=[bad, bad], **setting)
+    chex.assert_trees_all_equal(after._replace(step=start.step), start)
+    assert after.step == 2
+    assert [row["skipped"] for row in history] == [1, 1]
+    _, after, history = step(options, batches=[bad, data()], **setting)
+    assert [row["skipped"] for row in history] == [1, 0]
+    chex.assert_tree_all_finite(after)
+
+
+def test_a_gradient_above_the_limit_is_discarded():
+    start, after, [row] = step(StepOptions(skip_grad_norm=1e-3))
+    assert row["grad_norm"] > 1e-3
+    assert row["skipped"] == 1
+    chex.assert_trees_all_equal(after.params, start.params)
+    _, after, [row] = step(StepOptions(skip_grad_norm=1e9))
+    assert row["skipped"] == 0
+
+
+@pytest.mark.parametrize("make_step", [jit_step, pmap_step, sharded_step])
+def test_a_batch_in_parts_gives_the_step_of_the_whole(make_step):
+    _, whole, [row] = step(StepOptions())
+    _, accumulated, [parted] = step(StepOptions(accumulate=2), make_step=make_step)
+    chex.assert_trees_all_close(accumulated, whole, rtol=1e-5, atol=1e-7)
+    chex.assert_trees_all_close(parted, row, rtol=1e-5, atol=1e-6)
+
+
+def test_the_optimal_sigma_of_a_batch_in_parts_is_each_part_s():
+    optimal = cx.optimal_sigma()
+    _, after, [row] = step(StepOptions(accumulate=2), likelihood=optimal)
+    setting = parts(likelihood=optimal)
+    state = create_train_state(jax.random.key(1), data(), **setting)
+    # The parts are every second example, with the noise they have in the whole batch.
+    keys = cx_keys(len(data()))
+    outputs, _ = setting["model"].apply({"params": state.params["model"]}, data(), keys)
+    expected = state.likelihood_state
+    for part in range(2):
+        _, stats = optimal.nll({}, expected, outputs[part::2], data()[part::2], train=True)
+        expected = optimal.update(expected, stats)
+    chex.assert_trees_all_close(after.likelihood_state, expected, rtol=1e-5)
+    assert np.isfinite(row["log_sigma"])
+
+
+def cx_keys(num):
+    from calibrax.training import example_keys
+
+    return example_keys(KEY, jnp.zeros((), jnp.int32), num)
+
+
+def test_parts_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="accumulate is 3; expected a divisor of 16"):
+        step(StepOptions(accumulate=3))
+
+
+STAGES = (StageSpec(4, 3, 2, 2, 3), StageSpec(4, 3, 2, 2, 3))
+
+
+@functools.cache
+def tiny_hvae():
+    setting = parts(HVAE((8, 8, 3), 3, STAGES, num_blocks=1), cx.optimal_sigma())
+    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+    create = jax.jit(functools.partial(create_train_state, **setting))
+    return setting, images, create(jax.random.key(0), images)
+
+
+def test_a_step_that_is_finite_has_no_bad_tensor():
+    setting, images, state = tiny_hvae()
+    setting = {name: setting[name] for name in ("model", "likelihood")}
+    assert first_bad_tensor(state, images, KEY, **setting) is None
+
+
+def test_the_layer_that_goes_wrong_is_found_though_blocks_are_rematerialised():
+    setting, images, state = tiny_hvae()
+    # A direction of length 0 is finite, what the layer makes of it is not.
+    params = replaced(state.params, ("model", "stage_1", "posterior_head", "parameters", "v"), 0.0)
+    found = first_bad_tensor(
+        state._replace(params=params), images, KEY, model=setting["model"].clone(remat=True),
+        likelihood=setting["likelihood"],
+    )  # fmt: skip
+    assert found == "the output of stage_1/posterior_head/parameters"
+    _, metrics = jax.jit(functools.partial(train_step, **setting))(state._replace(params=params), images, KEY)
+    assert metrics["skipped"] == 1
+
+
+def test_data_that_is_not_finite_is_found():
+    setting, images, state = tiny_hvae()
+    setting = {name: setting[name] for name in ("model", "likelihood")}
+    unit = images.astype(np.float32) / 255
+    unit[0, 0, 0, 0] = np.inf
+    assert first_bad_tensor(state, unit, KEY, **setting) == "the data"
+
+
+def replaced(tree, path, value):
+    """The tree with one leaf filled with a value."""
+    if not path:
+        return jnp.full_like(tree, value)
+    return {**tree, path[0]: replaced(tree[path[0]], path[1:], value)}
