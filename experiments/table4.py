@@ -5,7 +5,7 @@ Command:   make table4                  (or: python -m experiments.table4 --help
 Device:    one CPU or GPU; several with PARALLEL=pmap or PARALLEL=sharded.
 Time:      27 runs a column; two CPU cores, Frey Face at 100 epochs: 6 minutes a run.
 Expected:  Frey Face: unit Gaussian within 2 nats of 726, β = 0.1 near -420, optimal σ far below shared σ early in
-           training. CelebA is taken as images already cropped to the face, square (docs/reproduction.md).
+           training. CelebA is loaded by name and cut to the centre 140×140 (docs/reproduction.md).
 """
 
 import dataclasses

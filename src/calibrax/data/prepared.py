@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,19 @@ def read_prepared(folder_name: str, data_dir: Path) -> tuple[dict[str, np.ndarra
     """The images of a prepared data set and the folder they are in; None where none is, or not as array_record.
 
     Any TFDS image data set will do: the feature `image`, raw or encoded, splits train, test and validation.
+
+    Raises:
+      DataError: in one line, where a file is damaged.
     """
+    builder = find_builder(folder_name, data_dir)
+    if builder is None:
+        return None
+    with _quiet():
+        return {split: _read_split(builder, split) for split in split_names(builder)}, str(builder.data_path)
+
+
+def find_builder(folder_name: str, data_dir: Path) -> Any | None:
+    """TFDS's builder of the newest version that is prepared as array_record and has the feature `image`; or None."""
     versions = sorted((data_dir / folder_name).glob("**/dataset_info.json"))
     for info in reversed(versions):
         if not list(info.parent.glob("*.array_record*")):
@@ -69,26 +82,47 @@ def read_prepared(folder_name: str, data_dir: Path) -> tuple[dict[str, np.ndarra
             import tensorflow_datasets as tfds
         except ImportError as error:
             raise DataError(f"{info.parent} needs tensorflow-datasets to be read: {error}") from error
-        with _quiet():
+        with _quiet(), readable(str(info.parent)):
             builder = tfds.builder_from_directory(str(info.parent))
             features: Any = builder.info.features or {}
-            if "image" not in features:
-                continue
-            names = [split for split in ("train", "validation", "test") if split in builder.info.splits]
-            return {split: _read_split(builder, split) for split in names}, str(info.parent)
+        if "image" in features:
+            return builder
     return None
 
 
+def split_names(builder) -> list[str]:
+    """Those of train, validation and test that a builder has."""
+    return [split for split in ("train", "validation", "test") if split in builder.info.splits]
+
+
+def image_of(example: dict[str, Any]) -> Any:
+    """The image of one example, which is None where array_record had nothing to read."""
+    if example["image"] is None:
+        raise ValueError("empty record, as in a file cut short")
+    return example["image"]
+
+
+@contextlib.contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Turn the many kinds of error that array_record and TFDS raise on damaged files into one line on `what`."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{what} cannot be read: {error}".replace("\n", " ")) from error
+
+
 def _read_split(builder, split: str) -> np.ndarray:
-    source = builder.as_data_source(split=split)
-    parts = []
-    for start in range(0, len(source), READ_AT_ONCE):
-        examples = source.__getitems__(range(start, min(start + READ_AT_ONCE, len(source))))
-        try:
-            parts.append(np.stack([np.asarray(example["image"]) for example in examples]))
-        except ValueError as error:
-            raise DataError(f"{builder.data_path}: images of '{split}' differ in size") from error
-    return np.concatenate(parts)
+    images: list[np.ndarray] = []
+    with readable(f"{builder.data_path}: split '{split}'"):
+        source = builder.as_data_source(split=split)
+        for start in range(0, len(source), READ_AT_ONCE):
+            examples = source.__getitems__(range(start, min(start + READ_AT_ONCE, len(source))))
+            images += [np.asarray(image_of(example)) for example in examples]
+        if len({image.shape for image in images}) > 1:
+            raise DataError(f"{builder.data_path}: images of '{split}' differ in size")
+        return np.stack(images)
 
 
 @contextlib.contextmanager
