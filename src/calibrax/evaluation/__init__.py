@@ -2,6 +2,7 @@
 
 from calibrax.evaluation.calibration import Calibration, evaluate_calibration, evaluate_model_calibration
 from calibrax.evaluation.fid import frechet_distance, kid, moments
+from calibrax.evaluation.hierarchy import Traversal, active_layers, layer_kls, partial_samples, traversal
 from calibrax.evaluation.importance import importance_bounds
 from calibrax.evaluation.information import Information, encode_all, measure_information
 from calibrax.evaluation.likelihood import (
@@ -18,6 +19,8 @@ __all__ = [
     "Evaluation",
     "Information",
     "Trained",
+    "Traversal",
+    "active_layers",
     "calibrate_on",
     "encode_all",
     "evaluate_calibration",
@@ -27,7 +30,10 @@ __all__ = [
     "generate",
     "importance_bounds",
     "kid",
+    "layer_kls",
     "measure_information",
     "moments",
+    "partial_samples",
     "reconstruct",
+    "traversal",
 ]

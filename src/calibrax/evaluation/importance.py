@@ -15,6 +15,8 @@ from calibrax.evaluation.likelihood import example_batches
 from calibrax.likelihoods import Likelihood
 
 PyTree = Any
+# The examples' keys -> the decoder's outputs for one draw z of the posterior, and log p(z) - log q(z | x) [B].
+Draw = Callable[[jax.Array], tuple[Any, jax.Array]]
 
 
 def importance_bounds(
@@ -34,7 +36,8 @@ def importance_bounds(
     too. One sample of a batch is decoded at a time, so memory does not depend on K.
 
     Args:
-      model: a Linen module with methods `encode(x) -> (mean, log_var)` and `decode(z) -> outputs`.
+      model: a Linen module with methods `encode(x) -> (mean, log_var)` and `decode(z) -> outputs`; or one whose
+        `model(x, keys) -> (outputs, kl)` gives the KL of the draw, log q(z | x) - log p(z), as `HVAE` does.
       likelihood: the decoder's distribution.
       params: `{"model": ..., "likelihood": ...}`.
       likelihood_state: its running average.
@@ -64,20 +67,15 @@ def importance_bounds(
 
 @functools.lru_cache(maxsize=8)
 def _bound_function(model: nn.Module, likelihood: Likelihood, num_samples: int) -> Callable[..., jax.Array]:
+    weights_of = _one_gaussian if hasattr(model, "encode") else _of_the_draw
+
     @jax.jit
     def bound(params, state, x, keys):
-        variables = {"params": params["model"]}
-        encoded: Any = model.apply(variables, x, method="encode")
-        mean, log_var = encoded
+        draw = weights_of(model, {"params": params["model"]}, x)
 
         def add_sample(log_sum, k):
-            sample_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, k)
-            noise = jax.vmap(lambda one: jax.random.normal(one, mean.shape[1:]))(sample_keys)
-            z = mean + jnp.exp(0.5 * log_var) * noise
-            outputs = model.apply(variables, z, method="decode")
+            outputs, log_ratio = draw(jax.vmap(jax.random.fold_in, (0, None))(keys, k))
             nll, _ = likelihood.nll(params["likelihood"], state, outputs, x, train=False)
-            # log p(z) - log q(z | x): the constants cancel.
-            log_ratio = 0.5 * jnp.sum(jnp.square(noise) + log_var - jnp.square(z), tuple(range(1, z.ndim)))
             return jnp.logaddexp(log_sum, log_ratio - nll), None
 
         start = jnp.full(x.shape[0], -jnp.inf, jnp.float32)
@@ -85,3 +83,29 @@ def _bound_function(model: nn.Module, likelihood: Likelihood, num_samples: int) 
         return log_sum - math.log(num_samples)
 
     return bound
+
+
+def _one_gaussian(model: nn.Module, variables: PyTree, x: jax.Array) -> Draw:
+    """Encodes once for all samples."""
+    encoded: Any = model.apply(variables, x, method="encode")
+    mean, log_var = encoded
+
+    def draw(keys):
+        noise = jax.vmap(lambda one: jax.random.normal(one, mean.shape[1:]))(keys)
+        z = mean + jnp.exp(0.5 * log_var) * noise
+        # log p(z) - log q(z | x): the constants cancel.
+        log_ratio = 0.5 * jnp.sum(jnp.square(noise) + log_var - jnp.square(z), tuple(range(1, z.ndim)))
+        return model.apply(variables, z, method="decode"), log_ratio
+
+    return draw
+
+
+def _of_the_draw(model: nn.Module, variables: PyTree, x: jax.Array) -> Draw:
+    """Of a model with several layers, where the latents above depend on the draws below."""
+
+    def draw(keys):
+        forward: Any = model.apply(variables, x, keys)
+        outputs, kl = forward
+        return outputs, -jnp.sum(kl.reshape(kl.shape[0], -1), axis=1)
+
+    return draw
