@@ -31,7 +31,7 @@ TABLES := table1 table2-svhn table3 table5
 FIGURES := figure3 figure4 figure5 figure8 figure9
 
 .DEFAULT_GOAL := help
-.PHONY: help install svhn-optimal $(TABLES) table4 $(FIGURES) figures figure two-modalities test lint typecheck format bench bench-decoders clean
+.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table4 $(FIGURES) figures figure two-modalities test lint typecheck format bench bench-decoders clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [DATA=svhn|mnist|images.npz|folder] [DATA_DIR=] [EPOCHS=] [SEED=] [PARALLEL=jit|pmap|sharded] [RUN=] [ARGS=]"
@@ -64,6 +64,12 @@ $(TABLES) $(FIGURES): install
 
 table4: install ## Table 4: CIFAR-10, CelebA and Frey Face (COLUMN=frey-face for one)
 	@$(BIN)/python -m experiments.table4 $(if $(COLUMN),--column $(COLUMN)) $(SWEEP)
+
+table2-cifar: install ## Table 2, CIFAR-10 column: ten decoders in the hierarchical VAE (a GPU's work)
+	@$(BIN)/python -m experiments.table2_hvae --column cifar10 $(SWEEP)
+
+table2-celeba: install ## Table 2, CelebA column: the same
+	@$(BIN)/python -m experiments.table2_hvae --column celeba $(SWEEP)
 
 figures: $(FIGURES) ## All figures of the small network
 

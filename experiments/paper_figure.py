@@ -45,12 +45,11 @@ def main(figure: Figure, source: str, argv: Sequence[str] | None) -> int:
 def make(figure: Figure, source: str, config: SweepConfig, command: str) -> None:
     """Train what the figure lacks and draw it."""
     figure = figure._replace(cases=chosen(config, figure.cases))
-    data = paper_table.load(config, source)
+    image_size = paper_table.IMAGE_SIZE
+    data = paper_table.load(config, source, image_size)
     check_fid_images(config.fid_images, len(data.test))
-    runs = sweep(
-        config, figure.cases, data, source=source, image_size=paper_table.IMAGE_SIZE, information=figure.information
-    )
-    done = list(runs)
+    options = {"source": source, "image_size": image_size, "information": figure.information}
+    done = list(sweep(config, figure.cases, data, **options))
     folder = paper_table.out_folder(config, figure.name)
     title = f"{figure.title}; {data.name}, {report.in_words(config.epochs)}"
     made = Made([one for one in done if one.config.seed == 0], data, title)

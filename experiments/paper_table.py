@@ -21,7 +21,7 @@ from experiments import report
 from experiments.report import Table
 from experiments.sweep import Case, Done, SweepConfig, chosen, sweep, train_config
 
-IMAGE_SIZE = 28
+IMAGE_SIZE = 28  # of the small network's experiments
 NUM_SAMPLES = 16  # of each decoder, in a row
 
 
@@ -47,11 +47,12 @@ def guarded(module: str, argv: Sequence[str] | None, kind: type, command: Callab
 def make(table: Table, source: str, config: SweepConfig, command: str) -> list[Done]:
     """Train what the table lacks and write it; after each run with what there is, so that it can be looked at."""
     table = table._replace(cases=chosen(config, table.cases))
-    data = load(config, source)
+    image_size = table.image_size or IMAGE_SIZE
+    data = load(config, source, image_size)
     check_fid_images(config.fid_images, len(data.test))
     done: list[Done] = []
     folder = out_folder(config, table.name)
-    for one in sweep(config, table.cases, data, source=source, image_size=IMAGE_SIZE):
+    for one in sweep(config, table.cases, data, source=source, image_size=image_size):
         done.append(one)
         report.write(folder, table, done, config, data, command)
     title = f"{table.title}; {data.name}, {report.in_words(config.epochs)}"
@@ -63,10 +64,10 @@ def make(table: Table, source: str, config: SweepConfig, command: str) -> list[D
     return done
 
 
-def load(config: SweepConfig, source: str) -> ImageData:
+def load(config: SweepConfig, source: str, image_size: int) -> ImageData:
     """The sweep's images, of the fraction asked for."""
     anyone = Case("", {"likelihood": "gaussian"})
-    return run.load_data(train_config(config, anyone, 0, data=source, image_size=IMAGE_SIZE))
+    return run.load_data(train_config(config, anyone, 0, data=source, image_size=image_size))
 
 
 def out_folder(config: SweepConfig, name: str) -> Path:

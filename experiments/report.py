@@ -32,6 +32,7 @@ class Column(NamedTuple):
     compares: bool = False  # agreement and order are judged on this one
     density_only: bool = False  # left out for decoders over 256 levels
     split: str = "test"
+    shift: float = 0.0  # nats a dimension, added to densities: those of pixels in another range than [0, 1]
 
 
 COLUMNS = (
@@ -64,6 +65,7 @@ class Table(NamedTuple):
     columns: Sequence[Column] = COLUMNS
     ordering: Sequence[str] = ()  # labels of cases, the lowest -log p first
     remark: str = ""
+    image_size: int | None = None  # of the runs; None: the small network's 28
 
 
 def value(record: dict[str, Any], field: str, split: str = "test") -> float | None:
@@ -80,8 +82,12 @@ def mean(done: Iterable[Done], case: Case, column: Column) -> Mean | None:
         return None
     if column.density_only and case.is_discrete:
         return None
-    values = [value(one.record, column.field, column.split) for one in done if one.case == case]
-    values = [number for number in values if number is not None and math.isfinite(number)]
+    values = []
+    for one in done:
+        number = value(one.record, column.field, column.split) if one.case == case else None
+        if number is not None and math.isfinite(number):
+            moved = column.shift and not case.is_discrete
+            values.append(number + column.shift * math.prod(one.record["event_shape"]) if moved else number)
     if not values:
         return None
     stderr = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None

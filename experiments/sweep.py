@@ -61,7 +61,7 @@ class Case(NamedTuple):
     """One row of a table."""
 
     label: str
-    settings: Mapping[str, Any]  # of TrainConfig: the decoder
+    settings: Mapping[str, Any]  # of TrainConfig: the decoder, and the model where it is not the small one
     paper: Mapping[str, float] = {}  # the paper's numbers, by the column's name
     doubts: Mapping[str, str] = {}  # why an entry of the paper cannot be right or compared, by the same names
     is_density: bool = True  # False: its -log p is none over pixels, and is left out
@@ -87,7 +87,9 @@ class Done(NamedTuple):
 
 def train_config(config: SweepConfig, case: Case, seed: int, *, data: str, image_size: int | None) -> TrainConfig:
     """The run of one case and seed, without its folder."""
-    return TrainConfig(
+    settings = dict(case.settings)
+    return TrainConfig.for_model(
+        settings.pop("model", TrainConfig.model),
         data=config.data or data,
         data_dir=config.data_dir,
         image_size=image_size,
@@ -96,7 +98,7 @@ def train_config(config: SweepConfig, case: Case, seed: int, *, data: str, image
         eval_every=max(1, config.epochs // 4),
         seed=seed,
         parallel=config.parallel,
-        **case.settings,
+        **settings,
     )
 
 

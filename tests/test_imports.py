@@ -26,8 +26,20 @@ MAY_IMPORT = {
     "run_folder": {"config", "data"},
     "run": {"config", "data", "evaluation", "progress", "run_folder", "training"},
     "measure": {"config", "data", "evaluation", "run", "run_folder"},
+    "layers": {"config", "evaluation", "run"},
     "compare": {"config", "evaluation", "run_folder", "training"},
-    "cli": {"compare", "config", "data", "evaluation", "measure", "progress", "run", "run_folder", "__init__"},
+    "cli": {
+        "compare",
+        "config",
+        "data",
+        "evaluation",
+        "layers",
+        "measure",
+        "progress",
+        "run",
+        "run_folder",
+        "__init__",
+    },
     "__init__": {"likelihoods", "objectives", "running_average"},
 }
 

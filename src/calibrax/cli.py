@@ -7,11 +7,12 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import math
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -48,6 +49,12 @@ class SampleConfig:
     """Draws the latents, and the noise."""
     noise: bool = False
     """Draw from p(x|z) instead of showing its mean."""
+    temperature: float = 1.0
+    """What multiplies the standard deviation of the prior's draws; below 1: likelier, less varied images."""
+    layers: Literal["none", "top", "bottom"] = "none"
+    """Of a hierarchical model: test images with more and more layers drawn from the prior, from this side."""
+    traverse: int = 0
+    """Of a hierarchical model: move the latents of this layer of a test image, 1 the bottom; 0: none."""
     data_dir: str | None = None
     """Where the data is now, if it moved."""
 
@@ -67,7 +74,7 @@ class DataConfig:
     """Find or download a data set, prepare it, and say what is in it."""
 
     source: str
-    """svhn, mnist, cifar10, frey_face, celeba, another TFDS name, street-digits, an .npz file, or a folder of images."""
+    """svhn, mnist, cifar10, frey_face, celeba, a TFDS name, street-digits, an .npz file, or a folder of images."""
     data_dir: str | None = None
     """Where prepared data and original files are looked for and kept (default: ~/tensorflow_datasets)."""
     image_size: int | None = None
@@ -141,6 +148,7 @@ def evaluate(argv: Sequence[str]) -> None:
 
 def sample(argv: Sequence[str]) -> None:
     from calibrax.config import ConfigError
+    from calibrax.layers import sample_layers, traverse
     from calibrax.run import Run
 
     config = parse(SampleConfig, "calibrax sample", argv)
@@ -148,7 +156,18 @@ def sample(argv: Sequence[str]) -> None:
         raise ConfigError(f"--num is {config.num}; expected 1 to 10000")
     if config.out is not None and Path(config.out).suffix.lower() != ".png":
         raise ConfigError(f"--out is {config.out}; expected a name that ends in .png")
-    print(Run.open(config.run, config.data_dir).sample(config.num, config.out, config.seed, noise=config.noise))
+    if not 0 <= config.temperature < math.inf:
+        raise ConfigError(f"--temperature is {config.temperature}; expected a finite number from 0")
+    if config.layers != "none" and config.traverse:
+        raise ConfigError("--layers and --traverse are two pictures; give one of them")
+    run = Run.open(config.run, config.data_dir)
+    if config.layers != "none":
+        print(sample_layers(run, config.layers, config.out, config.seed, config.temperature))
+    elif config.traverse:
+        print(traverse(run, config.traverse, config.out, config.seed))
+    else:
+        options = {"noise": config.noise, "temperature": config.temperature}
+        print(run.sample(config.num, config.out, config.seed, **options))
 
 
 def compare(argv: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ class TrainConfig:
     """Train a VAE with a calibrated decoder. The defaults are those of the paper's experiments with the model named."""
 
     data: str = "svhn"
-    """svhn, mnist, cifar10, frey_face, celeba, another TFDS name, street-digits, an .npz file, or a folder of images."""
+    """svhn, mnist, cifar10, frey_face, celeba, a TFDS name, street-digits, an .npz file, or a folder of images."""
     data_dir: str | None = None
     """Where prepared data and original files are looked for and kept (default: ~/tensorflow_datasets)."""
     image_size: int | None = None

@@ -60,7 +60,7 @@ def measure(
       record: what `Run.evaluate` returned; not changed.
       importance_samples: of the importance-weighted bound; 0 leaves it out.
       calibration_draws: from p(x | z) for each value; 0 leaves calibration out.
-      information: rate, mutual information and marginal KL, where there are images enough.
+      information: rate, mutual information and marginal KL, where there are images enough and one layer of latents.
       inception: the file of weights for FID and KID; None leaves them out.
       fid_images: how many test images, from the first on, FID and KID compare with as many samples; 0: all.
 
@@ -79,7 +79,7 @@ def measure(
                 trained, test, run.folder / "calibration.png", num_draws=calibration_draws,
                 name=run.config.likelihood, title=title, **options,
             )  # fmt: skip
-    if information and len(test) >= full.MIN_IMAGES_INFORMATION:
+    if information and hasattr(run.model, "encode") and len(test) >= full.MIN_IMAGES_INFORMATION:
         with full.announced("information"):
             record["information"] = full.measure_information_of(trained, test, **options)
     if inception is not None:

@@ -20,6 +20,7 @@ from calibrax.data import ImageData, batches, load, steps_per_epoch, take_fracti
 from calibrax.evaluation import Trained, calibrate_on, evaluate_likelihood, generate, reconstruct
 from calibrax.evaluation.curves import save_training_curves
 from calibrax.evaluation.figures import save_grid, save_reconstructions
+from calibrax.evaluation.hierarchy_figure import save_layer_kls
 from calibrax.evaluation.report import results_table
 from calibrax.progress import Interrupted, ProgressBar, catch_interrupts
 from calibrax.training import (
@@ -180,7 +181,7 @@ class Run:
         test = self.data.test
         trained = self._trained(state)
         log.evaluation(step, "test", evaluate_likelihood(*trained, test, key=self.eval_key).metrics())
-        caption = f"{self.data.name}, {self.config.likelihood}, step {step}"
+        caption = self.caption(state)
         samples = generate(*trained, NUM_PICTURES, key=self.eval_key)
         save_grid(self.folder / "samples" / f"step_{step:07d}.png", samples, title=f"Samples: {caption}")
         originals = test[: NUM_PICTURES // 2]
@@ -228,7 +229,10 @@ class Run:
         }
         run_folder.write_json(results_file, record)
         title = f"{self.data.name}, {self.config.likelihood}, {self.config.model}, seed {self.config.seed}"
-        save_training_curves(self.folder / "curves.png", read_metrics(self.folder / "metrics.jsonl"), title=title)
+        rows = read_metrics(self.folder / "metrics.jsonl")
+        save_training_curves(self.folder / "curves.png", rows, title=title)
+        if results["running average"].layer_kls is not None:
+            save_layer_kls(self.folder / "layers.png", rows, free_bits=self.config.free_bits or None, title=title)
         heading = f"{title}, step {record['step']}: {len(self.data.test):,} test images, in the last column the "
         print(results_table(f"{heading}{len(self.data.train):,} of training", {**results, "training images": on_train}))
         return record
@@ -240,7 +244,15 @@ class Run:
     def _trained(self, state: TrainState) -> Trained:
         return Trained(self.model, self.likelihood, state.eval_params, state.likelihood_state)
 
-    def sample(self, num: int, path: str | Path | None = None, seed: int = 0, *, noise: bool = False) -> Path:
+    def sample(
+        self,
+        num: int,
+        path: str | Path | None = None,
+        seed: int = 0,
+        *,
+        noise: bool = False,
+        temperature: float = 1.0,
+    ) -> Path:
         """Draw images from the newest checkpoint into a PNG; returns where it is.
 
         Args:
@@ -248,14 +260,20 @@ class Run:
           path: the file; by default `samples.png` in the run's folder.
           seed: draws the latents, and the noise.
           noise: draw from p(x | z) instead of showing its mean.
+          temperature: what multiplies the standard deviation of the prior's draws.
         """
         state = self.saved_state()
-        images = generate(*self._trained(state), num, key=jax.random.key(seed), noise=noise)
+        options: Any = {"key": jax.random.key(seed), "noise": noise, "temperature": temperature}
+        images = generate(*self._trained(state), num, **options)
         path = Path(path) if path else self.folder / "samples.png"
         what = "draws from p(x|z)" if noise else "means of p(x|z)"
-        title = f"{self.data.name}, {self.config.likelihood}, step {int(state.step)}: {what}, z from the prior"
-        save_grid(path, np.clip(images, 0, 1), title=title)
+        where = "the prior" if temperature == 1 else f"the prior at temperature {temperature:g}"
+        save_grid(path, np.clip(images, 0, 1), title=f"{self.caption(state)}: {what}, z from {where}")
         return path
+
+    def caption(self, state: TrainState) -> str:
+        """What pictures of a state begin their title with."""
+        return f"{self.data.name}, {self.config.likelihood}, step {int(state.step)}"
 
     def resume_command(self) -> str:
         """What to type here to go on: the installed command, or this interpreter where it is not on the PATH."""

@@ -17,7 +17,16 @@ from calibrax.data import ImageData
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
 PACKAGES = ("calibrax", "jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "numpy", "tensorflow-datasets")
-MAY_CHANGE = ("data_dir", "epochs", "eval_every", "parallel", "resume", "run_dir", "save_every")  # on resuming
+MAY_CHANGE = (  # on resuming
+    "data_dir",
+    "epochs",
+    "eval_every",
+    "max_skipped",
+    "parallel",
+    "resume",
+    "run_dir",
+    "save_every",
+)
 
 
 class RunError(Exception):

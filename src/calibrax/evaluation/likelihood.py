@@ -124,14 +124,23 @@ def reconstruct(model: nn.Module, likelihood: Likelihood, params, likelihood_sta
 
 
 def generate(
-    model: nn.Module, likelihood: Likelihood, params, likelihood_state, num: int, *, key, noise: bool = False
+    model: nn.Module,
+    likelihood: Likelihood,
+    params,
+    likelihood_state,
+    num: int,
+    *,
+    key,
+    noise: bool = False,
+    temperature: float = 1.0,
 ) -> np.ndarray:
     """Images for draws z of the prior, float32 in the data's range.
 
-    E[x | z], as in the paper's figures; with `noise`, a draw from p(x | z).
+    E[x | z], as in the paper's figures; with `noise`, a draw from p(x | z). The temperature multiplies the standard
+    deviation of the draws of z.
     """
     latent_key, noise_key = jax.random.split(key)
-    outputs = _generate_function(model, num)(params["model"], latent_key)
+    outputs = _generate_function(model, num)(params["model"], latent_key, temperature)
     args = (params["likelihood"], likelihood_state, outputs)
     return np.asarray(likelihood.sample(noise_key, *args) if noise else likelihood.mean(*args))
 
@@ -174,4 +183,7 @@ def _forward_function(model: nn.Module) -> Callable[..., jax.Array]:
 
 @functools.lru_cache(maxsize=8)
 def _generate_function(model: nn.Module, num: int) -> Callable[..., jax.Array]:
-    return jax.jit(lambda params, key: model.apply({"params": params}, key, num, method="generate"))
+    def call(params, key, temperature):
+        return model.apply({"params": params}, key, num, temperature, method="generate")
+
+    return jax.jit(call)

@@ -1,4 +1,4 @@
-"""Flax Linen models with one interface: `model(x, key, train) -> (outputs, kl)` and `generate(key, num) -> outputs`.
+"""Flax Linen models: `model(x, key, train) -> (outputs, kl)` and `generate(key, num, temperature) -> outputs`.
 
 `kl` is [B], or [B, L] of a model of L latent layers. A model whose posterior is one Gaussian has `encode(x)` and
 `decode(z)` besides; without these, `kl` is that of the one draw, log q(z | x) - log p(z).

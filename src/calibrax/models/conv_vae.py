@@ -124,9 +124,10 @@ class ConvVAE(nn.Module):
         """The decoder's outputs [B, H, W, output_channels] for latents [B, latent_dim]."""
         return self.decoder(z)
 
-    def generate(self, key: jax.Array, num: int) -> jax.Array:
-        """The decoder's outputs for `num` draws from the prior."""
-        return self.decode(jax.random.normal(key, (num, self.latent_dim)))
+    def generate(self, key: jax.Array, num: int, temperature: jax.typing.ArrayLike = 1.0) -> jax.Array:
+        """The decoder's outputs for `num` draws from the prior, whose standard deviation the temperature multiplies."""
+        noise = jax.random.normal(key, (num, self.latent_dim))
+        return self.decode(noise * jnp.asarray(temperature, jnp.float32))
 
     def _noise(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Standard normal noise; an example's depends on its own key alone."""

@@ -1,0 +1,64 @@
+"""Pictures of what the layers of a run's hierarchical VAE hold (`calibrax sample --layers`, `--traverse`)."""
+
+from pathlib import Path
+
+import jax
+
+from calibrax.config import ConfigError
+from calibrax.evaluation.hierarchy import Side, partial_samples, traversal
+from calibrax.evaluation.hierarchy_figure import save_partial_samples, save_traversal
+from calibrax.run import Run
+
+NUM_COLUMNS = 12  # test images at most
+
+
+def sample_layers(
+    run: Run, side: Side, path: str | Path | None = None, seed: int = 0, temperature: float = 1.0
+) -> Path:
+    """Test images with more and more of their layers drawn from the prior, into a PNG; returns where it is.
+
+    Args:
+      run: with a checkpoint, of a hierarchical model.
+      side: whether those layers are the top or the bottom ones.
+      path: the file; by default `layers_top.png` or `layers_bottom.png` in the run's folder.
+      seed: draws the latents.
+      temperature: what multiplies the standard deviation of the prior's draws.
+
+    Raises:
+      ConfigError: for a model without layers.
+    """
+    check_layers(run)
+    state, images = run.saved_state(), run.data.test[:NUM_COLUMNS]
+    samples = partial_samples(run.trained(), images, side=side, key=jax.random.key(seed), temperature=temperature)
+    path = Path(path) if path else run.folder / f"layers_{side}.png"
+    save_partial_samples(path, samples.clip(0, 1), images, side=side, title=f"{run.caption(state)}: {side} layers")
+    return path
+
+
+def traverse(run: Run, layer: int, path: str | Path | None = None, seed: int = 0) -> Path:
+    """The most active dimensions of one layer of the first test image, each moved, into a PNG; returns where it is.
+
+    Args:
+      run: with a checkpoint, of a hierarchical model.
+      layer: 1, the bottom, to L.
+      path: the file; by default `traversal_LAYER.png` in the run's folder.
+      seed: draws the latents.
+
+    Raises:
+      ConfigError: for a model without layers, or without this one.
+    """
+    check_layers(run)
+    num = len(run.model.latent_shapes)
+    if not 1 <= layer <= num:
+        raise ConfigError(f"--traverse is {layer}; expected 1, the bottom layer, to {num}")
+    state, images = run.saved_state(), run.data.test[:256]
+    moved = traversal(run.trained(), images, layer=layer, key=jax.random.key(seed))
+    path = Path(path) if path else run.folder / f"traversal_{layer}.png"
+    save_traversal(path, moved._replace(images=moved.images.clip(0, 1)), title=f"{run.caption(state)}: layer {layer}")
+    return path
+
+
+def check_layers(run: Run) -> None:
+    """Raise ConfigError, in one line, where the run's model has one layer of latents."""
+    if len(run.model.latent_shapes) == 1:
+        raise ConfigError(f"{run.config.model} has one layer of latents; --layers and --traverse are for several")
