@@ -82,11 +82,14 @@ def test_the_kl_s_weight_rises_linearly():
 
 
 def test_the_average_begins_at_the_start_and_follows_the_parameters():
-    start, one, _ = step(StepOptions(ema_decay=0.9))
+    start, one, _ = step(StepOptions(ema_decay=0.15))
     chex.assert_trees_all_equal(start.ema, start.params)
-    expected = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, start.params, one.params)
+    expected = jax.tree.map(lambda a, b: 0.1 * a + 0.9 * b, start.params, one.params)
     chex.assert_trees_all_close(one.ema, expected, rtol=1e-6)
     chex.assert_trees_all_equal(one.eval_params, one.ema)
+    _, two, _ = step(StepOptions(ema_decay=0.15), steps=2)  # where (1 + 1)/(10 + 1) would be more
+    expected = jax.tree.map(lambda a, b: 0.15 * a + 0.85 * b, one.ema, two.params)
+    chex.assert_trees_all_close(two.ema, expected, rtol=1e-6)
     _, plain, _ = step(StepOptions())
     chex.assert_trees_all_equal(one.params, plain.params)
     assert plain.ema is None

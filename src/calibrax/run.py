@@ -122,6 +122,9 @@ class Run:
             return self.checkpoints.restore(jax.eval_shape(self.initial_state))
         except FileNotFoundError as error:
             raise run_folder.RunError(f"{self.folder} holds no checkpoint yet") from error
+        except ValueError as error:
+            what = f"the checkpoint in {self.folder}"
+            raise run_folder.RunError(f"{what} does not fit its {run_folder.CONFIG_FILE}, or is damaged") from error
 
     def train(self) -> dict[str, Any]:
         """Train from the newest checkpoint, or from the start, to the last epoch; then evaluate."""

@@ -37,7 +37,7 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(jax.tree.map(np.asarray, state)),
+                state=ocp.args.StandardSave(_present(jax.tree.map(np.asarray, state))),
                 position=ocp.args.JsonSave(position),
             ),
         )
@@ -51,13 +51,19 @@ class Checkpoints:
 
         Raises:
           FileNotFoundError: if there is none.
+          ValueError: if it holds a state of another structure.
         """
         step = self.latest_step() if step is None else step
         if step is None:
             raise FileNotFoundError(f"no checkpoint in {self._manager.directory}")
-        target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+        target = _present(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like))
         restored: Any = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))
-        return restored.state
+        return like._replace(**restored.state)
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _present(state: TrainState) -> dict[str, Any]:
+    """The fields that are not None: a run without a moving average has no trace of one on disk."""
+    return {name: value for name, value in state._asdict().items() if value is not None}

@@ -24,7 +24,8 @@ class StepOptions(NamedTuple):
     Attributes:
       free_bits: nats of KL in each layer and example that the loss charges anyway, `objectives.free_bits`.
       kl_warmup: steps over which the KL's weight in the loss rises linearly to 1.
-      ema_decay: of the moving average of the parameters, kept in `TrainState.ema`; None for none.
+      ema_decay: of the moving average of the parameters, kept in `TrainState.ema`; None for none. At step t, from 0, the
+        decay is no more than (1 + t)/(10 + t), so that a short run is not evaluated at its initial parameters.
       skip_grad_norm: a step whose gradient has a larger norm is discarded, as those are that are not finite.
       accumulate: parts into which a batch is cut and which are differentiated in turn, for less memory. An optimal σ
         is that of a part, and its running average gets one update for each.
@@ -98,7 +99,9 @@ def train_step(
     params: Any = optax.apply_updates(state.params, updates)
     ema: Any = state.ema
     if options.ema_decay is not None:
-        ema = optax.incremental_update(params, ema, 1 - options.ema_decay)
+        steps = jnp.float32(state.step)
+        decay = jnp.minimum(options.ema_decay, (1 + steps) / (10 + steps))
+        ema = optax.incremental_update(params, ema, 1 - decay)
     new = TrainState(state.step, params, opt_state, likelihood_state, ema)
     good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm) & (grad_norm <= options.skip_grad_norm)
     new = jax.tree.map(functools.partial(jnp.where, good), new, state)
