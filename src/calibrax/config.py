@@ -79,7 +79,7 @@ class TrainConfig:
     max_skipped: int = 10
     """Updates in a row that may be discarded before the run stops."""
     ema_decay: float | None = None
-    """Evaluate a moving average of the parameters with this decay at each step; a smaller one in a run's first steps."""
+    """Evaluate a moving average of the parameters with this decay at each step, a smaller one in the first steps."""
     free_bits: float = 0.0
     """Nats of KL in each latent layer and image that the loss charges anyway; reported ELBOs know nothing of it."""
     kl_warmup: int = 0

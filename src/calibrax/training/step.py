@@ -24,8 +24,8 @@ class StepOptions(NamedTuple):
     Attributes:
       free_bits: nats of KL in each layer and example that the loss charges anyway, `objectives.free_bits`.
       kl_warmup: steps over which the KL's weight in the loss rises linearly to 1.
-      ema_decay: of the moving average of the parameters, kept in `TrainState.ema`; None for none. At step t, from 0, the
-        decay is no more than (1 + t)/(10 + t), so that a short run is not evaluated at its initial parameters.
+      ema_decay: of the moving average of the parameters, kept in `TrainState.ema`; None for none. At step t, from 0,
+        it is at most (1 + t)/(10 + t), so that a short run is not evaluated at its initial parameters.
       skip_grad_norm: a step whose gradient has a larger norm is discarded, as those are that are not finite.
       accumulate: parts into which a batch is cut and which are differentiated in turn, for less memory. An optimal σ
         is that of a part, and its running average gets one update for each.
