@@ -78,7 +78,8 @@ def scores(table: Table, done: Sequence[Done]) -> list[tuple[str, list[Score]]]:
     """-log p beside the paper's: densities in one panel, decoders over 256 levels in another."""
     (column,) = (column for column in table.columns if column.compares)
     groups = []
-    for discrete, heading in ((False, "-log p of a density"), (True, "-log P of 256 levels")):
+    scaled = column.heading.partition(",")[2] if column.shift else ""  # which pixels the density is of
+    for discrete, heading in ((False, f"-log p of a density{scaled}"), (True, "-log P of 256 levels")):
         everyone = column.field == "discretized_neg_elbo"  # there, densities have levels as well
         cases = [case for case in table.cases if case.is_discrete == discrete or everyone]
         cases = [case for case in cases if report.mean(done, case, column) or column.paper in case.paper]

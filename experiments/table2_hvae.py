@@ -50,8 +50,8 @@ DOUBTS = {
     decoders.OPTIMAL_IMAGE[0]: decoders.UNKNOWN_SIGMA,
 }
 COLUMNS = (
-    Column("-log p, pixels in [-1, 1]", "neg_elbo", paper="neg_log_p", compares=True, shift=math.log(2)),
-    Column("-log p, pixels in [0, 1]", "neg_elbo", density_only=True),
+    Column("-log p, of pixels in [-1, 1]", "neg_elbo", paper="neg_log_p", compares=True, shift=math.log(2)),
+    Column("-log p, of pixels in [0, 1]", "neg_elbo", density_only=True),
     *(column for column in report.COLUMNS if column.field != "neg_elbo"),
 )
 

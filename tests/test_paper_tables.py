@@ -16,11 +16,14 @@ from calibrax import run
 from calibrax.config import ConfigError, TrainConfig
 from calibrax.data import ImageData
 from calibrax.progress import Interrupted
-from experiments import paper_figure, paper_table, report, table1, table2_svhn, table3, table4, table5
+from experiments import paper_figure, paper_table, report, table1, table2_hvae, table2_svhn, table3, table4, table5
 from experiments.report import Table
 from experiments.sweep import Case, Done, SweepConfig, sweep
 
-ALL_TABLES = [table1.TABLE, table2_svhn.TABLE, table3.TABLE, *map(table4.table, table4.PAPER), table5.TABLE]
+HVAE_TABLES = [table2_hvae.table(column, "hvae", 32) for column in table2_hvae.PAPER]
+ALL_TABLES = [
+    table1.TABLE, table2_svhn.TABLE, *HVAE_TABLES, table3.TABLE, *map(table4.table, table4.PAPER), table5.TABLE
+]  # fmt: skip
 FIGURES = [importlib.import_module(f"experiments.figure{number}").FIGURE for number in (3, 4, 5, 8, 9)]
 DATA = ImageData("tiny", np.zeros((6, 4, 5, 3), np.uint8), np.zeros((2, 4, 5, 3), np.uint8))
 
@@ -30,7 +33,12 @@ def done(case, neg_elbo, seed=0, **numbers):
     return Done(
         case,
         TrainConfig(seed=seed, **case.settings),
-        {"test": {"running average": test}, "train": {"running average": {}}, "step": 1},
+        {
+            "test": {"running average": test},
+            "train": {"running average": {}},
+            "step": 1,
+            "event_shape": list(DATA.event_shape),
+        },
     )
 
 
@@ -104,7 +112,31 @@ def test_tables_are_sound(table):
         beta = case.settings.get("beta")
         if "neg_log_p" in case.paper and beta is not None and "neg_log_p" not in case.doubts:
             values = 784 if "frey" in table.name or table.name == "table3" else 2352
+            assert "hvae" not in case.settings.get("model", "")  # of another scaling and size
             assert case.paper["neg_log_p"] > values / 2 * math.log(math.pi * beta)  # the constant at σ² = β/2
+
+
+def test_densities_of_pixels_in_two_scalings_and_levels_in_one():
+    table = HVAE_TABLES[0]
+    cases = {case.label: case for case in table.cases}
+    runs = [
+        done(cases["Optimal σ-VAE"], -100.0),
+        done(cases["Categorical VAE"], 500.0),
+        done(cases["Bernoulli VAE"], 3.0),
+    ]
+    wide, unit = table.columns[:2]
+    means = [[report.mean(runs, one.case, column) for column in (wide, unit)] for one in runs]
+    assert means[0][0].value == pytest.approx(-100 + 60 * math.log(2))
+    assert means[0][1].value == -100
+    assert means[1][0].value == 500
+    assert means[1][1] is None
+    assert means[2] == [None, None]
+    headings = [heading for heading, _ in paper_table.scores(table, runs)]
+    assert headings == [
+        "-log p of a density of pixels in [-1, 1] (nats per image)", "-log P of 256 levels (nats per image)"
+    ]  # fmt: skip
+    # The Gaussian whose σ is 1 where pixels have [-1, 1]: β = 2σ², σ being half on [0, 1].
+    assert cases[table2_hvae.UNIT_WIDE[0]].settings["beta"] == 2 * 0.5**2
 
 
 def test_figures_share_the_tables_runs():
@@ -145,6 +177,8 @@ def test_the_command_line_s_mistakes(tmp_path, capsys):
         (table3, ["--data-dir", str(tmp_path), "--inception", "no.pth"], "--inception: "),
         (table4, ["--data", "nowhere.npz"], "--data needs --column, one of celeba, cifar10, frey-face"),
         (table4, ["--column", "mnist"], "mnist"),
+        (table2_hvae, ["--image-size", "28"], "--image-size is 28; expected a multiple of 8"),
+        (table2_hvae, ["--column", "celeba", "--data-dir", str(tmp_path)], "celeba is not in"),
     ]:
         assert module.main(argv) == 2
         lines = capsys.readouterr().err.strip().splitlines()
