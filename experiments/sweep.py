@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from calibrax import run, run_folder
-from calibrax.config import LIKELIHOODS, ConfigError, TrainConfig, check_name
+from calibrax.config import ConfigError, TrainConfig, check_name
 from calibrax.data import ImageData, steps_per_epoch
 from calibrax.evaluation import fid, full
 from calibrax.measure import measure
+from calibrax.presets import LIKELIHOODS
 from calibrax.progress import Interrupted
 
 

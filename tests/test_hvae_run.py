@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from calibrax import cli
-from calibrax.config import HVAE_DEFAULTS, HVAE_FIELDS, MODELS, ConfigError, Preset, TrainConfig
+from calibrax.config import ConfigError, TrainConfig
 from calibrax.models import HVAE, StageSpec
+from calibrax.presets import HVAE_DEFAULTS, HVAE_FIELDS, MODELS, Preset
 from calibrax.run import Run
 from calibrax.training import read_metrics
 
@@ -113,6 +114,10 @@ def test_the_learning_rate_falls_a_millionth_a_step_to_its_floor():
         (["--lr-decay", "0"], "--lr-decay is 0"),
         (["--clip-grad-norm", "0"], "--clip-grad-norm is 0"),
         (["--accumulate", "3"], "--accumulate is 3; expected a divisor of the batch size, 20"),
+        (
+            ["--accumulate", "2", "--batch-size", "8", "--parallel", "pmap"],
+            "devices times --accumulate 2",
+        ),
         (["--image-size", "6"], "--model hvae-tiny cannot take smooth: image_shape is"),
         (["--max-skipped", "-1"], "--max-skipped is -1"),
     ],

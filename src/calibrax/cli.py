@@ -147,8 +147,8 @@ def evaluate(argv: Sequence[str]) -> None:
 
 
 def sample(argv: Sequence[str]) -> None:
+    from calibrax import pictures
     from calibrax.config import ConfigError
-    from calibrax.layers import sample_layers, traverse
     from calibrax.run import Run
 
     config = parse(SampleConfig, "calibrax sample", argv)
@@ -162,12 +162,12 @@ def sample(argv: Sequence[str]) -> None:
         raise ConfigError("--layers and --traverse are two pictures; give one of them")
     run = Run.open(config.run, config.data_dir)
     if config.layers != "none":
-        print(sample_layers(run, config.layers, config.out, config.seed, config.temperature))
+        print(pictures.sample_layers(run, config.layers, config.out, config.seed, config.temperature))
     elif config.traverse:
-        print(traverse(run, config.traverse, config.out, config.seed))
+        print(pictures.traverse(run, config.traverse, config.out, config.seed))
     else:
         options = {"noise": config.noise, "temperature": config.temperature}
-        print(run.sample(config.num, config.out, config.seed, **options))
+        print(pictures.sample(run, config.num, config.out, config.seed, **options))
 
 
 def compare(argv: Sequence[str]) -> None:

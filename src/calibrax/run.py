@@ -59,6 +59,9 @@ def train(config: TrainConfig, data: ImageData | None = None) -> dict[str, Any]:
     num_devices = 1 if config.parallel == "jit" else jax.device_count()
     if config.batch_size % num_devices:
         raise ConfigError(f"--batch-size is {config.batch_size}; expected a multiple of the {num_devices} devices")
+    if config.batch_size % (num_devices * config.accumulate):
+        parts = f"the {num_devices} devices times --accumulate {config.accumulate}"
+        raise ConfigError(f"--batch-size is {config.batch_size}; expected a multiple of {parts}")
     run_folder.check_usable(config)
     data = data or load_data(config)
     if config.batch_size > len(data.train):
@@ -86,7 +89,7 @@ def _check_model(config: TrainConfig, data: ImageData) -> None:
 
 
 class Run:
-    """The parts of one run: to train it, go on with it, evaluate it and draw from it.
+    """The parts of one run: to train it, go on with it and evaluate it.
 
     Args:
       config: with `run_dir` set.
@@ -182,7 +185,7 @@ class Run:
     def _evaluate_epoch(self, state: TrainState, step: int, log: MetricsLog) -> None:
         """Test metrics into the log; a grid of samples and one of reconstructions."""
         test = self.data.test
-        trained = self._trained(state)
+        trained = self.trained(state)
         log.evaluation(step, "test", evaluate_likelihood(*trained, test, key=self.eval_key).metrics())
         caption = self.caption(state)
         samples = generate(*trained, NUM_PICTURES, key=self.eval_key)
@@ -240,39 +243,14 @@ class Run:
         print(results_table(f"{heading}{len(self.data.train):,} of training", {**results, "training images": on_train}))
         return record
 
-    def trained(self) -> Trained:
-        """The model with the newest checkpoint's parameters, or their moving average, and its running average."""
-        return self._trained(self.saved_state())
-
-    def _trained(self, state: TrainState) -> Trained:
-        return Trained(self.model, self.likelihood, state.eval_params, state.likelihood_state)
-
-    def sample(
-        self,
-        num: int,
-        path: str | Path | None = None,
-        seed: int = 0,
-        *,
-        noise: bool = False,
-        temperature: float = 1.0,
-    ) -> Path:
-        """Draw images from the newest checkpoint into a PNG; returns where it is.
+    def trained(self, state: TrainState | None = None) -> Trained:
+        """The model with a state's parameters, or their moving average, and its running average.
 
         Args:
-          num: how many.
-          path: the file; by default `samples.png` in the run's folder.
-          seed: draws the latents, and the noise.
-          noise: draw from p(x | z) instead of showing its mean.
-          temperature: what multiplies the standard deviation of the prior's draws.
+          state: by default the newest checkpoint.
         """
-        state = self.saved_state()
-        options: Any = {"key": jax.random.key(seed), "noise": noise, "temperature": temperature}
-        images = generate(*self._trained(state), num, **options)
-        path = Path(path) if path else self.folder / "samples.png"
-        what = "draws from p(x|z)" if noise else "means of p(x|z)"
-        where = "the prior" if temperature == 1 else f"the prior at temperature {temperature:g}"
-        save_grid(path, np.clip(images, 0, 1), title=f"{self.caption(state)}: {what}, z from {where}")
-        return path
+        state = self.saved_state() if state is None else state
+        return Trained(self.model, self.likelihood, state.eval_params, state.likelihood_state)
 
     def caption(self, state: TrainState) -> str:
         """What pictures of a state begin their title with."""

@@ -1,15 +1,45 @@
-"""Pictures of what the layers of a run's hierarchical VAE hold (`calibrax sample --layers`, `--traverse`)."""
+"""Pictures drawn from a run's newest checkpoint (`calibrax sample`): samples, and what a hierarchy's layers hold."""
 
 from pathlib import Path
 
 import jax
 
 from calibrax.config import ConfigError
+from calibrax.evaluation import generate
+from calibrax.evaluation.figures import save_grid
 from calibrax.evaluation.hierarchy import Side, partial_samples, traversal
 from calibrax.evaluation.hierarchy_figure import save_partial_samples, save_traversal
 from calibrax.run import Run
 
 NUM_COLUMNS = 12  # test images at most
+
+
+def sample(
+    run: Run,
+    num: int,
+    path: str | Path | None = None,
+    seed: int = 0,
+    *,
+    noise: bool = False,
+    temperature: float = 1.0,
+) -> Path:
+    """Draws from the model into a PNG; returns where it is.
+
+    Args:
+      run: with a checkpoint.
+      num: how many.
+      path: the file; by default `samples.png` in the run's folder.
+      seed: draws the latents, and the noise.
+      noise: draw from p(x | z) instead of showing its mean.
+      temperature: what multiplies the standard deviation of the prior's draws.
+    """
+    state = run.saved_state()
+    images = generate(*run.trained(state), num, key=jax.random.key(seed), noise=noise, temperature=temperature)
+    path = Path(path) if path else run.folder / "samples.png"
+    what = "draws from p(x|z)" if noise else "means of p(x|z)"
+    where = "the prior" if temperature == 1 else f"the prior at temperature {temperature:g}"
+    save_grid(path, images.clip(0, 1), title=f"{run.caption(state)}: {what}, z from {where}")
+    return path
 
 
 def sample_layers(
@@ -27,9 +57,10 @@ def sample_layers(
     Raises:
       ConfigError: for a model without layers.
     """
-    check_layers(run)
+    _check_layers(run)
     state, images = run.saved_state(), run.data.test[:NUM_COLUMNS]
-    samples = partial_samples(run.trained(), images, side=side, key=jax.random.key(seed), temperature=temperature)
+    key = jax.random.key(seed)
+    samples = partial_samples(run.trained(state), images, side=side, key=key, temperature=temperature)
     path = Path(path) if path else run.folder / f"layers_{side}.png"
     save_partial_samples(path, samples.clip(0, 1), images, side=side, title=f"{run.caption(state)}: {side} layers")
     return path
@@ -47,18 +78,18 @@ def traverse(run: Run, layer: int, path: str | Path | None = None, seed: int = 0
     Raises:
       ConfigError: for a model without layers, or without this one.
     """
-    check_layers(run)
+    _check_layers(run)
     num = len(run.model.latent_shapes)
     if not 1 <= layer <= num:
         raise ConfigError(f"--traverse is {layer}; expected 1, the bottom layer, to {num}")
     state, images = run.saved_state(), run.data.test[:256]
-    moved = traversal(run.trained(), images, layer=layer, key=jax.random.key(seed))
+    moved = traversal(run.trained(state), images, layer=layer, key=jax.random.key(seed))
     path = Path(path) if path else run.folder / f"traversal_{layer}.png"
     save_traversal(path, moved._replace(images=moved.images.clip(0, 1)), title=f"{run.caption(state)}: layer {layer}")
     return path
 
 
-def check_layers(run: Run) -> None:
+def _check_layers(run: Run) -> None:
     """Raise ConfigError, in one line, where the run's model has one layer of latents."""
     if len(run.model.latent_shapes) == 1:
         raise ConfigError(f"{run.config.model} has one layer of latents; --layers and --traverse are for several")
