@@ -17,32 +17,46 @@ TEST_SHARE = 10  # one image in ten of a folder without train/ and test/
 def load_npz(path: Path) -> ImageData:
     """Images from an `.npz` with uint8 arrays `train`, `test` and optionally `validation`, each [N, H, W, C].
 
+    Raises:
+      DataError: in one line.
+    """
+    splits = read_npz(path, "[N, H, W, C]")
+    check_splits(str(path), splits)
+    return ImageData(name=path.stem, **splits, license="see its source", origin=str(path))
+
+
+def read_npz(path: Path, layout: str) -> dict[str, np.ndarray]:
+    """The uint8 arrays `train`, `test` and, if it is there, `validation` of an `.npz` file.
+
     Headers are checked before any array is allocated; other keys are ignored; pickles are not opened.
+
+    Args:
+      path: the file.
+      layout: names of the axes, such as `[N, H, W, C]`, for their number and for messages.
+
+    Raises:
+      DataError: in one line.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             members = {Path(info.filename).stem: info for info in archive.infolist() if info.filename.endswith(".npy")}
             for name in ("train", "test"):
                 if name not in members:
-                    raise DataError(
-                        f"{path} has no array '{name}'; expected uint8 arrays 'train' and 'test' [N, H, W, C]"
-                    )
-            splits = {name: _read_member(path, archive, members[name]) for name in SPLITS if name in members}
+                    raise DataError(f"{path} has no array '{name}'; expected uint8 arrays 'train' and 'test' {layout}")
+            return {name: _read_member(path, archive, members[name], layout) for name in SPLITS if name in members}
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError) as error:
         raise DataError(f"{path} cannot be read as an .npz file: {error}") from error
-    check_splits(str(path), splits)
-    return ImageData(name=path.stem, **splits, license="see its source", origin=str(path))
 
 
-def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, layout: str) -> np.ndarray:
     name = Path(info.filename).stem
     try:
         with archive.open(info) as stream:
             version = np.lib.format.read_magic(stream)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(stream)
-            if dtype != np.uint8 or len(shape) != 4:
-                raise DataError(f"{path}: '{name}' is {dtype} {shape}; expected uint8 [N, H, W, C]")
+            if dtype != np.uint8 or len(shape) != layout.count(",") + 1:
+                raise DataError(f"{path}: '{name}' is {dtype} {shape}; expected uint8 {layout}")
             size = int(np.prod([int(n) for n in shape], dtype=object))
             if size > min(info.file_size, MAX_BYTES):
                 raise DataError(f"{path}: the header of '{name}' promises {size} bytes, more than the file holds")
@@ -50,7 +64,7 @@ def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
             return np.lib.format.read_array(stream, allow_pickle=False)
     except DataError:
         raise
-    except (ValueError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+    except Exception as error:  # zipfile and NumPy raise many kinds on damaged files
         raise DataError(f"{path}: array '{name}' cannot be read: {error}".replace("\n", " ")) from error
 
 

@@ -46,7 +46,7 @@ def prepare(name: str, splits: dict[str, np.ndarray], data_dir: Path, *, license
 
     Images.name = prepared_name(name)
     try:
-        with _quiet():
+        with quiet():
             Images(data_dir=str(data_dir), file_format="array_record").download_and_prepare()
     except OSError as error:
         raise DataError(f"cannot prepare {name} in {data_dir}: {error.strerror or error}") from error
@@ -68,12 +68,12 @@ def read_prepared(folder_name: str, data_dir: Path) -> tuple[dict[str, np.ndarra
     builder = find_builder(folder_name, data_dir)
     if builder is None:
         return None
-    with _quiet():
+    with quiet():
         return {split: _read_split(builder, split) for split in split_names(builder)}, str(builder.data_path)
 
 
-def find_builder(folder_name: str, data_dir: Path) -> Any | None:
-    """TFDS's builder of the newest version that is prepared as array_record and has the feature `image`; or None."""
+def find_builder(folder_name: str, data_dir: Path, feature: str = "image") -> Any | None:
+    """TFDS's builder of the newest version that is prepared as array_record and has this feature; or None."""
     versions = sorted((data_dir / folder_name).glob("**/dataset_info.json"))
     for info in reversed(versions):
         if not list(info.parent.glob("*.array_record*")):
@@ -82,10 +82,10 @@ def find_builder(folder_name: str, data_dir: Path) -> Any | None:
             import tensorflow_datasets as tfds
         except ImportError as error:
             raise DataError(f"{info.parent} needs tensorflow-datasets to be read: {error}") from error
-        with _quiet(), readable(str(info.parent)):
+        with quiet(), readable(str(info.parent)):
             builder = tfds.builder_from_directory(str(info.parent))
             features: Any = builder.info.features or {}
-        if "image" in features:
+        if feature in features:
             return builder
     return None
 
@@ -126,7 +126,7 @@ def _read_split(builder, split: str) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
     """Without TFDS's own notices and bars, which speak of downloads that do not happen."""
     import tensorflow_datasets as tfds
 

@@ -161,7 +161,7 @@ def _digits(u: _Uniforms, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.
 
 def _sample(index: np.ndarray, along: np.ndarray, down: np.ndarray) -> np.ndarray:
     """Glyphs of the atlas at real positions in units of the digit's height, bilinear."""
-    atlas = _atlas()
+    atlas = glyph_atlas()
     column = np.clip(along * 48 + CELL / 2 - 0.5, 0, CELL - 1.001)
     row = np.clip(down * 48 + CELL / 2 - 0.5, 0, CELL - 1.001)
     left, top = column.astype(int), row.astype(int)
@@ -173,7 +173,7 @@ def _sample(index: np.ndarray, along: np.ndarray, down: np.ndarray) -> np.ndarra
 
 
 @functools.cache
-def _atlas() -> np.ndarray:
+def glyph_atlas() -> np.ndarray:
     """Every digit of every font, 48 pixels high and centred, [fonts · 10, CELL, CELL] in [0, 1]."""
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont

@@ -1,0 +1,26 @@
+"""The user's own videos in an `.npz` file."""
+
+from pathlib import Path
+
+import numpy as np
+
+from calibrax.data.files import read_npz
+from calibrax.data.types import DataError
+
+
+def read_video_npz(path: Path) -> dict[str, np.ndarray]:
+    """Videos from an `.npz` with uint8 arrays `train`, `test` and optionally `validation`, each [N, T, H, W, C].
+
+    Splits may differ in T, not in the shape of a frame.
+
+    Raises:
+      DataError: in one line.
+    """
+    splits = read_npz(path, "[N, T, H, W, C]")
+    for name, videos in splits.items():
+        if 0 in videos.shape:
+            raise DataError(f"{path}: '{name}' is empty, {videos.shape}; expected at least one video")
+    if len({videos.shape[2:] for videos in splits.values()}) > 1:
+        listed = ", ".join(f"'{name}' {videos.shape[2:]}" for name, videos in splits.items())
+        raise DataError(f"{path}: frames differ in shape between splits: {listed}")
+    return splits
