@@ -7,11 +7,13 @@
 from calibrax.models.conv_vae import ConvVAE, Forward
 from calibrax.models.hvae import CIFAR_STAGES, DENSE_STAGES, HVAE, StageSpec
 from calibrax.models.layers import Conv, ConvTranspose, Dense, conv, conv_transpose
+from calibrax.models.svg import SVG
 
 __all__ = [
     "CIFAR_STAGES",
     "DENSE_STAGES",
     "HVAE",
+    "SVG",
     "Conv",
     "ConvTranspose",
     "ConvVAE",

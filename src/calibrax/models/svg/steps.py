@@ -1,0 +1,59 @@
+"""Over the steps of a video: the loop, whose program does not grow with the number of steps, and its noise."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from calibrax.models.keys import example_keys
+
+
+def over_steps(model: Any, body: Callable, carry: Any, inputs: Any) -> tuple[Any, Any]:
+    """`body(model, carry, inputs of a step) -> (carry, outputs)` at every step, as `lax.scan`.
+
+    Parameters are the same at every step; where `batch_stats` is mutable, a step goes on with the averages of the one
+    before.
+
+    Args:
+      model: a bound Linen module, whose `remat` and `unroll` decide on the form of the loop.
+      body: reads variables of its first argument alone.
+      carry: before the first step.
+      inputs: a pytree of arrays, steps first.
+
+    Returns:
+      The last carry, and the outputs, steps first.
+    """
+    if model.is_initializing():  # a scan takes over running averages, it cannot make them
+        body(model, carry, jax.tree.map(lambda leaf: leaf[0], inputs))
+    if model.remat:
+        body = nn.remat(body, prevent_cse=model.unroll)
+    if model.unroll:
+        leaves, treedef = jax.tree.flatten(inputs)
+        outputs = []
+        for step in zip(*leaves, strict=True):
+            carry, output = body(model, carry, treedef.unflatten(step))
+            outputs.append(output)
+        return carry, jax.tree.map(lambda *steps: jnp.stack(steps), *outputs)
+    variables: Any = {"variable_broadcast": ["params", "batch_stats"]}
+    if model.is_mutable_collection("batch_stats"):
+        variables = {"variable_broadcast": "params", "variable_carry": "batch_stats"}
+    return nn.scan(body, split_rngs={"params": False}, **variables)(model, carry, inputs)
+
+
+def step_noise(key: jax.Array, batch_size: int, steps: int, size: int) -> jax.Array:
+    """Standard normal [steps, B, size], float32: of an example's key and the step's number, from 1, and nothing else.
+
+    Args:
+      key: one key for the batch, or B keys, one an example.
+      batch_size: B.
+      steps: how many.
+      size: numbers for each step and example.
+    """
+
+    def draw(step, key):
+        return jax.random.normal(jax.random.fold_in(key, step), (size,), jnp.float32)
+
+    over_batch = jax.vmap(draw, (None, 0))
+    return jax.vmap(over_batch, (0, None))(1 + jnp.arange(steps), example_keys(key, batch_size))
