@@ -13,6 +13,7 @@ from toy import LinearVAE
 
 import calibrax as cx
 from calibrax.models import HVAE, StageSpec
+from calibrax.models.svg.batch_norm import BatchNorm
 from calibrax.objectives import free_bits
 from calibrax.training import StepOptions, create_train_state, first_bad_tensor, jit_step, pmap_step, sharded_step
 from calibrax.training.step import train_step
@@ -142,6 +143,41 @@ def test_the_optimal_sigma_of_a_batch_in_parts_is_each_part_s():
         expected = optimal.update(expected, stats)
     chex.assert_trees_all_close(after.likelihood_state, expected, rtol=1e-5)
     assert np.isfinite(row["log_sigma"])
+
+
+class Normed(nn.Module):
+    """Batch norm before a linear VAE; reads three channels and gives one."""
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, key, train=False):
+        x = BatchNorm(axis_name=self.axis_name, name="norm")(x, running=not train)
+        return LinearVAE((*EVENT[:2], 1), 1, name="vae")(x, key)
+
+    @nn.nowrap
+    def target(self, x):
+        return x[..., :1]
+
+
+@pytest.mark.parametrize("make_step", [jit_step, pmap_step, sharded_step])
+def test_a_model_s_running_averages_and_its_own_target(make_step):
+    setting = {"model": Normed(), "likelihood": cx.optimal_sigma(axis="pixel")}
+    start, after, history = step(StepOptions(), steps=3, make_step=make_step, **setting)
+    assert {leaf.shape for leaf in jax.tree.leaves(after.likelihood_state)} == {(*EVENT[:2], 1)}
+    mean = data().mean((0, 1, 2))
+    averages = after.model_state["batch_stats"]["norm"]
+    np.testing.assert_allclose(averages["mean"], (1 - 0.9**3) * mean, rtol=1e-5)
+    np.testing.assert_array_equal(start.model_state["batch_stats"]["norm"]["mean"], np.zeros(3))
+    _, expected, expected_history = step(StepOptions(), steps=3, **setting)
+    chex.assert_trees_all_close(after, expected, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(history, expected_history, rtol=1e-4, atol=1e-5)
+    bad = data().copy()
+    bad[0, 0, 0, 1] = np.inf
+    _, unmoved, _ = step(StepOptions(), batches=[bad], make_step=make_step, **setting)
+    chex.assert_trees_all_equal(unmoved.model_state, start.model_state)
+    _, parted, _ = step(StepOptions(accumulate=2), make_step=make_step, **setting)
+    assert np.all(parted.model_state["batch_stats"]["norm"]["mean"] > 0.15 * mean)  # two updates
 
 
 def cx_keys(num):

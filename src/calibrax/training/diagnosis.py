@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from calibrax.likelihoods import Likelihood
-from calibrax.training.state import TrainState
+from calibrax.training.state import TrainState, target
 from calibrax.training.step import example_keys
 
 PyTree = Any
@@ -30,8 +30,9 @@ def first_bad_tensor(
     Returns:
       Words such as `the output of stage_3/posterior_head` or `the gradient of model/head/b`; None where all is finite.
     """
-    if getattr(model, "remat", False):
-        model = model.clone(remat=False)  # the insides of rematerialised blocks cannot be watched
+    for name, value in (("remat", False), ("unroll", True)):  # no other form shows its insides
+        if hasattr(model, name):
+            model = model.clone(**{name: value})
     names: list[str] = []
 
     def elbo(params, note):
@@ -43,12 +44,15 @@ def first_bad_tensor(
 
         keys = example_keys(key, state.step, jax.tree.leaves(batch)[0].shape[0])
         with nn.intercept_methods(watch):
-            forward: Any = model.apply({"params": params["model"]}, batch, keys, train=True)
+            variables = {"params": params["model"], **(state.model_state or {})}
+            forward: Any = model.apply(variables, batch, keys, train=True)
         outputs, kl = forward
         layers = kl.reshape(kl.shape[0], -1)
         for layer in range(layers.shape[1]):
             note(f"the KL of layer {layer + 1}", layers[:, layer])
-        nll, stats = likelihood.nll(params["likelihood"], state.likelihood_state, outputs, batch, train=True)
+        nll, stats = likelihood.nll(
+            params["likelihood"], state.likelihood_state, outputs, target(model, batch), train=True
+        )
         note("the nll", nll)
         for name, value in stats.items():
             note(f"the likelihood's {name}", value)

@@ -10,6 +10,11 @@ from flax import linen as nn
 from calibrax.likelihoods import Likelihood
 
 
+def target(model: nn.Module, x: Any) -> Any:
+    """What a model's outputs for x are to be scored against: `model.target(x)` where it has one, else x itself."""
+    return model.target(x) if hasattr(model, "target") else x
+
+
 class TrainState(NamedTuple):
     """Parameters, optimizer state and averages after `step` steps.
 
@@ -21,6 +26,7 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     likelihood_state: Any  # the running average, updated once a step
     ema: dict[str, Any] | None = None  # moving average of the parameters; None where none is kept
+    model_state: dict[str, Any] | None = None  # the model's other collections, as batch_stats; None where it has none
 
     @property
     def eval_params(self) -> dict[str, Any]:
@@ -44,12 +50,16 @@ def create_train_state(
       example: a batch [B, ...] of data, or a pytree of such. Its values count for a model that takes gains and biases
         from its first batch (`HVAE`): give the whole of a real one, over all devices; else its shapes alone.
       model: a Linen module called as `model(x, key, train=True) -> (outputs, kl)`.
-      likelihood: scores `outputs` against data.
+      likelihood: scores `outputs` against data, see `target`.
       optimizer: any optax transformation.
       ema: keep a moving average of the parameters, which begins at their initial values.
     """
-    model_params = model.init(key, example, key, train=True)["params"]
-    likelihood_params, likelihood_state = likelihood.init(jax.tree.map(lambda leaf: leaf.shape[1:], example))
+    variables: Any = dict(model.init(key, example, key, train=True))
+    model_params = variables.pop("params")
+    shapes = jax.tree.map(lambda leaf: leaf.shape[1:], jax.eval_shape(lambda x: target(model, x), example))
+    likelihood_params, likelihood_state = likelihood.init(shapes)
     params = {"model": model_params, "likelihood": likelihood_params}
     average = jax.tree.map(jnp.copy, params) if ema else None
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), likelihood_state, average)
+    return TrainState(
+        jnp.zeros((), jnp.int32), params, optimizer.init(params), likelihood_state, average, variables or None
+    )

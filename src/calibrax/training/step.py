@@ -12,7 +12,7 @@ from jax import lax
 
 from calibrax.likelihoods import Likelihood
 from calibrax.objectives import free_bits
-from calibrax.training.state import TrainState
+from calibrax.training.state import TrainState, target
 
 Metrics = dict[str, jax.Array]
 PyTree = Any
@@ -62,8 +62,9 @@ def train_step(
       batch: [B, ...] data, this device's part of the batch; a pytree of such where the likelihood takes one (`joint`).
       key: the run's key, the same at every step.
       model: a Linen module called as `model(x, keys, train=True) -> (outputs, kl)`, with a key for each example;
-        kl [B], or [B, L] of L layers.
-      likelihood: scores `outputs` against `batch`.
+        kl [B], or [B, L] of L layers. Its other collections, such as batch norm's, are kept in `state.model_state`;
+        its attribute `axis_name`, where it has one, is set to the axis.
+      likelihood: scores `outputs` against `batch`, or against `model.target(batch)` where the model has a target.
       optimizer: the transformation that made `state.opt_state`.
       options: see there.
       axis_name: the mapped axis over which the batch is spread (`pmap`), if any.
@@ -76,22 +77,28 @@ def train_step(
     keys = example_keys(key, state.step, jax.tree.leaves(batch)[0].shape[0], axis_name)
     weight = jnp.minimum(1.0, jnp.float32(state.step + 1) / options.kl_warmup) if options.kl_warmup else 1.0
 
-    def loss_fn(params, likelihood_state, x, keys):
-        forward: Any = model.apply({"params": params["model"]}, x, keys, train=True)
-        outputs, kl = forward
+    if axis_name is not None and hasattr(model, "axis_name"):
+        model = model.clone(axis_name=axis_name)  # batch norm over the global batch
+
+    def loss_fn(params, averages, x, keys):
+        likelihood_state, model_state = averages
+        variables = {"params": params["model"], **(model_state or {})}
+        (outputs, kl), new_state = model.apply(variables, x, keys, train=True, mutable=list(model_state or {}))
+        x = target(model, x)
         nll, stats = likelihood.nll(params["likelihood"], likelihood_state, outputs, x, train=True, axis_name=axis_name)
         layers = kl.reshape(kl.shape[0], -1)
         loss = jnp.mean(nll + weight * jnp.sum(free_bits(layers, options.free_bits), axis=1))
         rate, distortion = jnp.mean(jnp.sum(layers, axis=1)), jnp.mean(nll)
         metrics = {"loss": loss, "neg_elbo": rate + distortion, "rate": rate, "distortion": distortion}
         metrics |= layer_metrics(jnp.mean(layers, axis=0)) | jax.tree.map(jnp.mean, stats)
-        return loss, (metrics, likelihood.update(likelihood_state, stats))
+        return loss, (metrics, (likelihood.update(likelihood_state, stats), dict(new_state) or None))
 
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    averages = state.likelihood_state, state.model_state
     if options.accumulate == 1:
-        (_, (metrics, likelihood_state)), grads = value_and_grad(state.params, state.likelihood_state, batch, keys)
+        (_, (metrics, averages)), grads = value_and_grad(state.params, averages, batch, keys)
     else:
-        grads, metrics, likelihood_state = _accumulated(value_and_grad, state, (batch, keys), options.accumulate)
+        grads, metrics, averages = _accumulated(value_and_grad, state, (batch, keys), options.accumulate)
     if axis_name is not None:
         grads, metrics = lax.pmean((grads, metrics), axis_name)
     grad_norm = optax.tree.norm(grads)
@@ -102,7 +109,7 @@ def train_step(
         steps = jnp.float32(state.step)
         decay = jnp.minimum(options.ema_decay, (1 + steps) / (10 + steps))
         ema = optax.incremental_update(params, ema, 1 - decay)
-    new = TrainState(state.step, params, opt_state, likelihood_state, ema)
+    new = TrainState(state.step, params, opt_state, averages[0], ema, averages[1])
     good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm) & (grad_norm <= options.skip_grad_norm)
     new = jax.tree.map(functools.partial(jnp.where, good), new, state)
     metrics |= {"grad_norm": grad_norm, "skipped": jnp.where(good, 0.0, 1.0)}
@@ -121,18 +128,19 @@ def _accumulated(value_and_grad, state: TrainState, data: PyTree, parts: int) ->
         raise ValueError(f"accumulate is {parts}; expected a divisor of {size}, the examples on a device")
 
     def add_part(carry, part):
-        likelihood_state, total = carry
-        (_, (metrics, likelihood_state)), grads = value_and_grad(state.params, likelihood_state, *part)
-        return (likelihood_state, jax.tree.map(jnp.add, total, (grads, metrics))), None
+        averages, total = carry
+        (_, (metrics, averages)), grads = value_and_grad(state.params, averages, *part)
+        return (averages, jax.tree.map(jnp.add, total, (grads, metrics))), None
 
     # Every parts-th example, so that a batch spread over devices stays where it is.
     stacked = jax.tree.map(lambda leaf: leaf.reshape(size // parts, parts, *leaf.shape[1:]).swapaxes(0, 1), data)
     first = jax.tree.map(lambda leaf: leaf[0], stacked)
-    shapes = jax.eval_shape(value_and_grad, state.params, state.likelihood_state, *first)
+    averages = state.likelihood_state, state.model_state
+    shapes = jax.eval_shape(value_and_grad, state.params, averages, *first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[1], shapes[0][1][0]))
-    (likelihood_state, total), _ = lax.scan(add_part, (state.likelihood_state, zeros), stacked)
+    (averages, total), _ = lax.scan(add_part, (averages, zeros), stacked)
     grads, metrics = jax.tree.map(lambda leaf: leaf / parts, total)
-    return grads, metrics, likelihood_state
+    return grads, metrics, averages
 
 
 def example_keys(key: jax.Array, step: jax.Array, num_examples: int, axis_name: str | None = None) -> jax.Array:
