@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 
 from calibrax import run_folder
+from calibrax.atomic import write_text
 from calibrax.data import ImageData
 from experiments.sweep import Case, Done, SweepConfig
 
@@ -252,6 +253,6 @@ def write(folder: Path, table: Table, done: Sequence[Done], config: SweepConfig,
     """`table.md`, `table.csv` and `provenance.json`, each whole."""
     folder.mkdir(parents=True, exist_ok=True)
     planned = config.seeds * len(table.cases)
-    run_folder.write_text(folder / "table.md", markdown(table, done, config, data, planned))
-    run_folder.write_text(folder / "table.csv", as_csv(table, done))
+    write_text(folder / "table.md", markdown(table, done, config, data, planned))
+    write_text(folder / "table.csv", as_csv(table, done))
     run_folder.write_json(folder / "provenance.json", provenance(table, done, config, data, command))

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calibrax import cli
-from calibrax.run import Run
+from calibrax import cli, run_folder
+from calibrax.config import TrainConfig
+from calibrax.run import Run, load_data
+from calibrax.run_folder import RunError
 from calibrax.training import read_metrics
 
 
@@ -142,6 +144,22 @@ def test_a_run_cut_short_and_resumed_equals_the_uninterrupted_one_to_the_bit(ima
     chex.assert_trees_all_equal(final_state(folder), final_state(tmp_path / "whole"))
     whole, cut = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut"))
     assert whole == cut
+
+
+def test_two_processes_do_not_train_in_one_folder(images, tmp_path, capsys):
+    folder = tmp_path / "run"
+    config = TrainConfig(data=str(images), run_dir=str(folder), batch_size=16)
+    with run_folder.claimed(config, load_data(config)):
+        described = (folder / "config.json").read_text()
+        assert_one_line(
+            capsys, cli.main(["train", "--resume", "--run-dir", str(folder)]), "another process is training"
+        )
+        assert_one_line(capsys, cli.main(train_args(images, folder)), "already holds a run")
+        with pytest.raises(RunError, match="another process is training in"), run_folder.claimed(config, None):
+            pass
+    assert (folder / "config.json").read_text() == described
+    assert cli.main([*resume, "--epochs", "1"]) == 0
+    assert not list(folder.rglob("*.tmp"))
 
 
 SLOW_TRAIN = """

@@ -69,8 +69,8 @@ def train(config: TrainConfig, data: ImageData | None = None) -> dict[str, Any]:
             f"--batch-size is {config.batch_size}; expected at most {len(data.train)}, the training images"
         )
     _check_model(config, data)
-    config = dataclasses.replace(config, run_dir=str(run_folder.claim(config, data)))
-    return Run(config, data).train()
+    with run_folder.claimed(config, data) as folder:
+        return Run(dataclasses.replace(config, run_dir=str(folder)), data).train()
 
 
 def load_data(config: TrainConfig) -> ImageData:

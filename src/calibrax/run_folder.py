@@ -1,21 +1,24 @@
 """The folder of a run: who may write to it, and what is written down beside the checkpoints."""
 
+import contextlib
 import dataclasses
 import json
-import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from calibrax.atomic import write_text
 from calibrax.config import ConfigError, TrainConfig
 from calibrax.data import ImageData
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
+LOCK_FILE = "lock"
 PACKAGES = ("calibrax", "jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 MAY_CHANGE = (  # on resuming
     "data_dir",
@@ -54,30 +57,68 @@ def check_usable(config: TrainConfig) -> None:
             )
 
 
-def claim(config: TrainConfig, data: ImageData) -> Path:
-    """Make the run's folder, or check that a resumed run meets the data it was begun with; returns the folder."""
+@contextlib.contextmanager
+def claimed(config: TrainConfig, data: ImageData) -> Iterator[Path]:
+    """The run's folder, made and described or met again, and kept from other processes while the block runs."""
     folder = _new_folder(config, data) if config.run_dir is None else Path(config.run_dir)
-    shapes = {"name": data.name, "event_shape": list(data.event_shape)}
-    shapes |= {"train": len(data.train), "test": len(data.test)}
-    if config.resume:
-        saved = read_json(folder / CONFIG_FILE)["data"]
-        for name, value in shapes.items():
-            if saved.get(name) != value:
-                raise RunError(f"{folder} was begun on data with {name} {saved.get(name)}; {config.data} has {value}")
-        return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot make the run folder {folder}: {error.strerror}") from error
-    record = {
+    with _locked(folder):
+        check_usable(dataclasses.replace(config, run_dir=str(folder)))  # again: another process may have been first
+        if config.resume:
+            check_data(config, data)
+        else:
+            write_json(folder / CONFIG_FILE, _description(config, data, folder))
+        yield folder
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Until the block or the process ends, however that ends, nobody else gets past here with this folder."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows
+        yield
+        return
+    try:
+        stream = (folder / LOCK_FILE).open("a")
+    except OSError as error:
+        raise RunError(f"cannot write into the run folder {folder}: {error.strerror}") from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"another process is training in {folder}") from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+def check_data(config: TrainConfig, data: ImageData) -> None:
+    """Refuse to go on with a run on other data than it was begun with."""
+    saved = read_json(Path(config.run_dir or "") / CONFIG_FILE)["data"]
+    for name, value in _data_description(data).items():
+        if saved.get(name) != value:
+            begun = f"{config.run_dir} was begun on data with {name} {saved.get(name)}"
+            raise RunError(f"{begun}; {config.data} has {value}")
+
+
+def _description(config: TrainConfig, data: ImageData, folder: Path) -> dict[str, Any]:
+    return {
         "config": dataclasses.asdict(dataclasses.replace(config, run_dir=str(folder), resume=False)),
-        "data": shapes | {"origin": data.origin, "license": data.license},
+        "data": _data_description(data) | {"origin": data.origin, "license": data.license},
         "commit": commit(),
         "versions": {"python": platform.python_version()} | package_versions(),
         "devices": [str(device) for device in jax.devices()],
     }
-    write_json(folder / CONFIG_FILE, record)
-    return folder
+
+
+def _data_description(data: ImageData) -> dict[str, Any]:
+    """What must be the same when a run goes on."""
+    shapes = {"name": data.name, "event_shape": list(data.event_shape)}
+    return shapes | {"train": len(data.train), "test": len(data.test)}
 
 
 def read_config(folder: str | Path) -> TrainConfig:
@@ -94,13 +135,6 @@ def read_config(folder: str | Path) -> TrainConfig:
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Write a file that is there whole or not at all."""
     write_text(path, json.dumps(record, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def commit() -> str | None:

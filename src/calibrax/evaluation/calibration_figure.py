@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from calibrax.atomic import write_whole
 from calibrax.evaluation.calibration import LEVELS, NUM_PIT_BINS, Calibration
 from calibrax.evaluation.drawing import COLORS, MARKERS
-from calibrax.evaluation.figures import write_whole
 
 WIDTH, HEIGHT = 1500, 600  # pixels
 MAX_DENSITY = 3.0  # of the first panel: a spike is cut there and named, or else it flattens everything else

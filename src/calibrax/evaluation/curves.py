@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from calibrax.atomic import write_whole
 from calibrax.evaluation.drawing import COLORS
-from calibrax.evaluation.figures import write_whole
 
 TRAIN_COLOR, TEST_COLOR = COLORS[:2]
 NUM_SMOOTH = 400  # points of the smoothed curves

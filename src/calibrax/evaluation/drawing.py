@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from calibrax.evaluation.figures import write_whole
+from calibrax.atomic import write_whole
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), told apart by colour-blind readers too.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

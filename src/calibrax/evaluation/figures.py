@@ -4,12 +4,12 @@ Grids are put together pixel by pixel and written by Pillow.
 """
 
 import math
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from calibrax.atomic import write_whole
 
 GAP = 3  # white pixels between images
 PAGE_WIDTH = 800  # pixels; what a picture is enlarged to, about
@@ -212,15 +212,3 @@ def _save(path: str | Path, pixels: np.ndarray) -> None:
     from PIL import Image
 
     write_whole(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG"))
-
-
-def write_whole(path: str | Path, save: Callable[[Path], Any]) -> None:
-    """Save under a temporary name first: whoever looks, or kills the process, finds the old file or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        save(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from calibrax.atomic import write_whole
 from calibrax.evaluation import drawing
-from calibrax.evaluation.figures import as_pixels, write_whole
+from calibrax.evaluation.figures import as_pixels
 from calibrax.evaluation.video import FrameScores
 
 GIVEN, PREDICTED = "#009E73", "#D55E00"  # a green and a red that colour-blind readers tell apart

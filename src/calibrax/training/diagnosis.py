@@ -32,7 +32,8 @@ def first_bad_tensor(
     """
     for name, value in (("remat", False), ("unroll", True)):  # no other form shows its insides
         if hasattr(model, name):
-            model = model.clone(**{name: value})
+            form: dict[str, Any] = {name: value}
+            model = model.clone(**form)
     names: list[str] = []
 
     def elbo(params, note):

@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from calibrax.atomic import write_text
+
 Row = dict[str, Any]
 
 
@@ -111,9 +113,7 @@ class MetricsLog:
         if not self._path.exists():
             return []
         kept = [row for row in read_metrics(self._path) if row["step"] <= step]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(temporary, self._path)
+        write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         return kept
 
 
