@@ -158,7 +158,7 @@ def test_two_processes_do_not_train_in_one_folder(images, tmp_path, capsys):
         with pytest.raises(RunError, match="another process is training in"), run_folder.claimed(config, None):
             pass
     assert (folder / "config.json").read_text() == described
-    assert cli.main([*resume, "--epochs", "1"]) == 0
+    assert cli.main(["train", "--resume", "--run-dir", str(folder), "--epochs", "1"]) == 0  # the lock is let go
     assert not list(folder.rglob("*.tmp"))
 
 
