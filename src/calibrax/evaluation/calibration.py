@@ -15,8 +15,9 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from calibrax.evaluation.likelihood import _forward_function, example_batches
+from calibrax.evaluation.likelihood import example_batches, forward_function
 from calibrax.likelihoods import Likelihood
+from calibrax.training.state import target
 
 PyTree = Any
 LEVELS = (0.5, 0.8, 0.95, 0.99)  # nominal coverage of the central intervals
@@ -149,9 +150,10 @@ def evaluate_model_calibration(
       ValueError: as `evaluate_calibration`.
     """
     latent_key, draw_key = jax.random.split(key)
-    forward = _forward_function(model)
+    forward = forward_function(model)
     pairs = (
-        (forward(params["model"], x, keys), x) for x, keys in example_batches(images, latent_key, max(1, batch_size))
+        (forward(params, x, keys), target(model, x))
+        for x, keys in example_batches(images, latent_key, max(1, batch_size))
     )
     draws: Any = {"key": draw_key, "num_draws": num_draws, "batch_size": batch_size}
     return evaluate_calibration(likelihood, params["likelihood"], likelihood_state, pairs, **draws)

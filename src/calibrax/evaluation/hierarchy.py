@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -152,8 +152,11 @@ def layer_kls(trained: Trained, images: np.ndarray, *, key: jax.Array, batch_siz
         raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
     size = min(batch_size, _at_least(images, 1))
     score = _kl_function(trained.model)
-    kls = [score(trained.params["model"], *batch) for batch in _whole_batches(images, key, size)]
-    return np.concatenate([np.asarray(kl) for kl in kls])[: len(images)]
+    kls = []
+    for batch, keys in example_batches(images, key, size):
+        filled = np.minimum(np.arange(size), len(batch) - 1)  # of one size: a deep model compiles for minutes a shape
+        kls.append(np.asarray(score(trained.params["model"], batch[filled], keys[filled]))[: len(batch)])
+    return np.concatenate(kls)
 
 
 def active_layers(kls: np.ndarray, *, free_bits: float, threshold: float = 1.0) -> np.ndarray:
@@ -213,13 +216,6 @@ def _chosen_dimensions(latent: Latent, dimensions: int | Sequence[int]) -> tuple
     activity = np.var(latent.mean, axis=0) / np.exp(latent.log_var).mean(axis=0)
     order = np.argsort(-activity.reshape(-1, size).mean(axis=0), kind="stable")
     return tuple(order[:dimensions].tolist())
-
-
-def _whole_batches(images: np.ndarray, key: jax.Array, size: int) -> Iterator[tuple[np.ndarray, jax.Array]]:
-    """`example_batches`, the last one filled up with its last example: a deep model compiles for minutes a shape."""
-    for batch, keys in example_batches(images, key, size):
-        filled = np.minimum(np.arange(size), len(batch) - 1)
-        yield batch[filled], keys[filled]
 
 
 def _decode(trained: Trained, z, keys: jax.Array, from_prior: np.ndarray, temperature: float) -> np.ndarray:

@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from calibrax.likelihoods import Likelihood, calibrate
 from calibrax.objectives import bits_per_dim, effective_beta
+from calibrax.training.state import target, variables_of
 
 PyTree = Any
 
@@ -42,7 +43,7 @@ class Trained(NamedTuple):
 
     model: nn.Module
     likelihood: Likelihood
-    params: PyTree  # {"model": ..., "likelihood": ...}
+    params: PyTree  # `TrainState.eval_params`: {"model": ..., "likelihood": ...}, maybe "model_state"
     likelihood_state: PyTree
 
 
@@ -60,12 +61,12 @@ def evaluate_likelihood(
 
     Args:
       model: called as `model(x, keys) -> (outputs, kl)`, kl [B], or [B, L] of L layers.
-      likelihood: the decoder's distribution.
-      params: `{"model": ..., "likelihood": ...}`.
+      likelihood: the decoder's distribution; scores `outputs` against the images, or the model's `target` of them.
+      params: `{"model": ..., "likelihood": ...}`, and "model_state" where the model reads other collections.
       likelihood_state: its running average.
       images: [N, ...] uint8 or float data.
       key: for the posterior samples; one a data set, each example folds in its index.
-      batch_size: examples at once.
+      batch_size: examples at once, at most.
 
     Raises:
       ValueError: if there are no images.
@@ -78,6 +79,7 @@ def evaluate_likelihood(
         for batch, keys in example_batches(images, key, batch_size)
     ]
     columns = {name: np.concatenate([np.asarray(b[name], np.float64) for b in batches]) for name in batches[0]}
+    scored_shape = jax.eval_shape(functools.partial(target, model), images[:1]).shape[1:]
     neg_elbo = columns["rate"] + columns["distortion"]
     log_sigma = float(columns["log_sigma"].mean()) if "log_sigma" in columns else None
     discretized = None
@@ -90,7 +92,7 @@ def evaluate_likelihood(
         distortion=float(columns["distortion"].mean()),
         mse=float(columns["sq_error"].mean()),
         discretized_neg_elbo=discretized,
-        bits_per_dim=None if discretized is None else float(bits_per_dim(discretized, images.shape[1:])),
+        bits_per_dim=None if discretized is None else float(bits_per_dim(discretized, scored_shape)),
         sigma=None if log_sigma is None else math.exp(log_sigma),
         effective_beta=None if log_sigma is None else float(effective_beta(log_sigma)),
         num_examples=len(images),
@@ -108,18 +110,18 @@ def calibrate_on(
     batch_size: int = 256,
 ) -> PyTree:
     """The likelihood's state recomputed exactly in one pass over training images, with the final parameters."""
-    forward = _forward_function(model)
+    forward = forward_function(model)
     pairs = (
-        (forward(params["model"], batch, keys), jnp.asarray(batch))
+        (forward(params, batch, keys), target(model, jnp.asarray(batch)))
         for batch, keys in example_batches(images, key, batch_size)
     )
     return calibrate(likelihood, params["likelihood"], pairs)
 
 
 def reconstruct(model: nn.Module, likelihood: Likelihood, params, likelihood_state, images, *, key) -> np.ndarray:
-    """E[x | z] for one posterior sample z of each image, float32 in the data's range."""
+    """E[x | z] for one posterior sample z of each image, float32 in the data's range; of its `target`, for videos."""
     keys = jax.random.split(key, len(images))
-    outputs = _forward_function(model)(params["model"], images, keys)
+    outputs = forward_function(model)(params, images, keys)
     return np.asarray(likelihood.mean(params["likelihood"], likelihood_state, outputs))
 
 
@@ -140,25 +142,30 @@ def generate(
     deviation of the draws of z.
     """
     latent_key, noise_key = jax.random.split(key)
-    outputs = _generate_function(model, num)(params["model"], latent_key, temperature)
+    outputs = _generate_function(model, num)(params, latent_key, temperature)
     args = (params["likelihood"], likelihood_state, outputs)
     return np.asarray(likelihood.sample(noise_key, *args) if noise else likelihood.mean(*args))
 
 
 def example_batches(images: np.ndarray, key: jax.Array, batch_size: int) -> Iterator[tuple[np.ndarray, jax.Array]]:
-    """Batches in order, the last one short; the key of an example depends on its index alone."""
+    """As few batches as there must be, in order, of sizes that differ by one at most.
+
+    The key of an example depends on its index alone. With batch norm's statistics of a batch itself so do its results
+    on the batch, in which it then is never left alone.
+    """
     fold = jax.vmap(jax.random.fold_in, (None, 0))
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        yield batch, fold(key, jnp.arange(start, start + len(batch)))
+    count = -(-len(images) // batch_size)
+    for part in range(count):
+        start, stop = (len(images) * edge // count for edge in (part, part + 1))
+        yield images[start:stop], fold(key, jnp.arange(start, stop))
 
 
 @functools.lru_cache(maxsize=8)
 def _score_function(model: nn.Module, likelihood: Likelihood) -> Callable[..., dict[str, jax.Array]]:
     @jax.jit
     def score(params, state, x, keys):
-        forward: Any = model.apply({"params": params["model"]}, x, keys)
-        outputs, kl = forward
+        forward: Any = model.apply(variables_of(params), x, keys)
+        (outputs, kl), x = forward, target(model, x)
         args = (params["likelihood"], state, outputs)
         nll, stats = likelihood.nll(*args, x, train=False)
         unit = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
@@ -177,13 +184,14 @@ def _score_function(model: nn.Module, likelihood: Likelihood) -> Callable[..., d
 
 
 @functools.lru_cache(maxsize=8)
-def _forward_function(model: nn.Module) -> Callable[..., jax.Array]:
-    return jax.jit(lambda params, x, keys: model.apply({"params": params}, x, keys)[0])
+def forward_function(model: nn.Module) -> Callable[..., jax.Array]:
+    """`(params, x, keys) -> outputs`, compiled once for each model."""
+    return jax.jit(lambda params, x, keys: model.apply(variables_of(params), x, keys)[0])
 
 
 @functools.lru_cache(maxsize=8)
 def _generate_function(model: nn.Module, num: int) -> Callable[..., jax.Array]:
     def call(params, key, temperature):
-        return model.apply({"params": params}, key, num, temperature, method="generate")
+        return model.apply(variables_of(params), key, num, temperature, method="generate")
 
     return jax.jit(call)

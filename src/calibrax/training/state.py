@@ -15,6 +15,11 @@ def target(model: nn.Module, x: Any) -> Any:
     return model.target(x) if hasattr(model, "target") else x
 
 
+def variables_of(params: dict[str, Any]) -> dict[str, Any]:
+    """What `model.apply` takes, of `TrainState.eval_params`."""
+    return {"params": params["model"], **params.get("model_state", {})}
+
+
 class TrainState(NamedTuple):
     """Parameters, optimizer state and averages after `step` steps.
 
@@ -30,8 +35,12 @@ class TrainState(NamedTuple):
 
     @property
     def eval_params(self) -> dict[str, Any]:
-        """What to evaluate: the parameters' moving average, where one is kept."""
-        return self.params if self.ema is None else self.ema
+        """What to evaluate: the parameters, or their moving average where one is kept.
+
+        `{"model": ..., "likelihood": ...}`, and `"model_state"` of a model that has other collections.
+        """
+        params = self.params if self.ema is None else self.ema
+        return params if self.model_state is None else params | {"model_state": self.model_state}
 
 
 def create_train_state(
