@@ -17,6 +17,7 @@ from calibrax.likelihoods._discretized import (
     discretized_logistic,
     discretized_logistic_nll,
 )
+from calibrax.likelihoods._framewise import framewise
 from calibrax.likelihoods._gaussian import beta_gaussian, gaussian, gaussian_nll, pixel_sigma, shared_sigma
 from calibrax.likelihoods._heavy_tailed import laplace, laplace_nll, student_t, student_t_nll
 from calibrax.likelihoods._logistic_mixture import logistic_mixture, logistic_mixture_nll
@@ -39,6 +40,7 @@ __all__ = [
     "discretized_gaussian_nll",
     "discretized_logistic",
     "discretized_logistic_nll",
+    "framewise",
     "gaussian",
     "gaussian_nll",
     "joint",

@@ -1,0 +1,85 @@
+"""The likelihood of a video from that of an image."""
+
+from typing import Any
+
+import jax
+
+from calibrax.likelihoods._base import Likelihood
+from calibrax.likelihoods._checks import check_event_shape
+
+
+def framewise(likelihood: Likelihood) -> Likelihood:
+    """The decoder of an image for every frame of a video; given the latents, frames are independent.
+
+    [B, T, ...] is read as B·T images. Parameters and state so are those of an image and fit videos of any length, and
+    what the likelihood shares over a batch it shares over time as well: `optimal_sigma()` has one variance over batch,
+    time and space, `optimal_sigma(axis="image")` one a frame. The nll [B] is the sum over frames.
+
+    Args:
+      likelihood: of images [H, W, C], or of any other event; of a `joint`, each part has a time axis of that length.
+
+    Returns:
+      A `Likelihood` of events [T, H, W, C]. `mean` and `sample` of a single frame take outputs with T = 1.
+
+    Raises:
+      ValueError: at trace time, if x or the outputs have no time axis, or lengths differ.
+
+    Example:
+      >>> likelihood = framewise(optimal_sigma(axis="image"))
+    """
+
+    def init(event_shape):
+        return likelihood.init(jax.tree.map(lambda shape: check_event_shape(shape)[1:], event_shape, is_leaf=_is_shape))
+
+    def nll(params, state, outputs, x, train=True, axis_name=None, mask=None):
+        options: dict[str, Any] = {"train": train, "axis_name": axis_name}
+        images, videos = _frames("outputs", outputs), _frames("x", x)
+        losses, stats = likelihood.nll(params, state, images, videos, **options, **_of_frames(mask))
+        return _per_video(losses, x), stats
+
+    def discretized_nll(params, state, outputs, x, mask=None):
+        assert likelihood.discretized_nll is not None
+        images, videos = _frames("outputs", outputs), _frames("x", x)
+        return _per_video(likelihood.discretized_nll(params, state, images, videos, **_of_frames(mask)), x)
+
+    def mean(params, state, outputs):
+        return _videos(likelihood.mean(params, state, _frames("outputs", outputs)), outputs)
+
+    def sample(key, params, state, outputs):
+        return _videos(likelihood.sample(key, params, state, _frames("outputs", outputs)), outputs)
+
+    discretized = None if likelihood.discretized_nll is None else discretized_nll
+    return likelihood._replace(init=init, nll=nll, mean=mean, sample=sample, discretized_nll=discretized)
+
+
+def _is_shape(tree: Any) -> bool:
+    return isinstance(tree, tuple | list) and all(isinstance(size, int) for size in tree)
+
+
+def _batch_and_time(videos: Any) -> tuple[int, int]:
+    size, time = jax.tree.leaves(videos)[0].shape[:2]
+    return size, time
+
+
+def _frames(name: str, videos: Any) -> Any:
+    """Arrays [B, T, ...] as [B·T, ...]."""
+    shapes = [leaf.shape for leaf in jax.tree.leaves(videos)]
+    if any(len(shape) < 3 or shape[:2] != shapes[0][:2] for shape in shapes):
+        listed = ", ".join(map(str, shapes))
+        raise ValueError(f"{name} has shape {listed}; expected a batch of videos, [B, T, ...]")
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), videos)
+
+
+def _of_frames(mask: Any) -> dict[str, Any]:
+    """The keyword, where there is a mask."""
+    return {} if mask is None else {"mask": _frames("mask", mask)}
+
+
+def _videos(images: Any, like: Any) -> Any:
+    """Arrays [B·T, ...] as [B, T, ...], with B and T of `like`."""
+    return jax.tree.map(lambda leaf: leaf.reshape(*_batch_and_time(like), *leaf.shape[1:]), images)
+
+
+def _per_video(losses: jax.Array, x: Any) -> jax.Array:
+    """[B·T] -> [B], the sum over time."""
+    return losses.reshape(_batch_and_time(x)).sum(axis=1)
