@@ -15,8 +15,16 @@ from PIL import Image
 from calibrax.data import DataError, batches, epoch_order, robot_pushing, transforms
 from calibrax.data.moving_digits import MovingDigits, moving_digits
 from calibrax.data.robot_pushing import RobotPushing, load_robot_pushing
-from calibrax.data.video import VideoData, known_videos, load_video
-from calibrax.data.video_batches import in_order, video_batches
+from calibrax.data.video import (
+    VideoData,
+    describe_videos,
+    first_videos,
+    is_video_source,
+    known_videos,
+    load_video,
+    take_fraction_of_videos,
+)
+from calibrax.data.video_batches import video_batches
 
 RNG = np.random.default_rng(0)
 NUM = {"train": 5, "test": 2}
@@ -55,7 +63,7 @@ def test_moving_digits_by_name():
 
 def test_digits_of_a_data_set_move_and_name_the_videos(tmp_path):
     train, test = (np.full((2, 28, 28, 1), level, np.uint8) for level in (50, 80))
-    data = load_video("moving-digits", digits=npz(tmp_path / "squares.npz", train=train, test=test), num_frames=3)
+    data = load_video(f"moving-digits:{npz(tmp_path / 'squares.npz', train=train, test=test)}", num_frames=3)
     assert data.name == "moving-squares"
     assert "squares.npz" in data.origin
     assert set(np.unique(data.train[0])) <= {0, 50, 100}
@@ -111,10 +119,10 @@ def test_npz_with_and_without_validation(tmp_path):
     full = load_video(npz(tmp_path / "b.npz", train=train, test=test, validation=validation), num_frames=4)
     assert {split: np.shape(array)[:2] for split, array in full.splits.items()} == {
         "train": (5, 4),
-        "validation": (1, 4),
-        "test": (2, 4),
+        "validation": (1, 6),
+        "test": (2, 9),
     }
-    np.testing.assert_array_equal(full.test, test[:, :4])
+    np.testing.assert_array_equal(full.test, test)
     more = load_video(str(tmp_path / "b.npz"), num_frames=2, num_test_frames=6)
     np.testing.assert_array_equal(more.train, train[:, :2])
     np.testing.assert_array_equal(more.validation, validation)
@@ -440,6 +448,41 @@ def test_batches_that_cannot_be(size):
             next(video_batches(source, size, seed=0))
 
 
-def test_every_video_once_in_order():
+def test_the_first_videos_in_memory_and_a_fraction(tmp_path):
     for source in (numbered(7), Lazy(numbered(7))):
-        assert [batch[:, 0, 0, 0, 0].tolist() for batch in in_order(source, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
+        assert first_videos(source, 3)[:, 0, 0, 0, 0].tolist() == [0, 1, 2]
+        assert len(first_videos(source)) == len(first_videos(source, 9)) == 7
+        part = take_fraction_of_videos(VideoData("numbers", train=source, test=source), 0.4)
+        assert (len(part.train), len(part.test)) == (3, 7)
+        assert part.train[2][0, 0, 0, 0] == 2
+        assert part.origin.endswith("the first 3 of 7 training videos")
+        with pytest.raises(IndexError):
+            part.train[3]
+    with one_line("fraction is 0; expected more than 0, at most 1"):
+        take_fraction_of_videos(part, 0)
+
+
+def test_what_is_a_source_of_videos(tmp_path):
+    images = np.zeros((2, 4, 4, 1), np.uint8)
+    for source in (
+        "bair",
+        "moving-digits",
+        "moving_mnist",
+        "moving-digits:mnist",
+        npz(tmp_path / "v.npz", train=videos(2), test=videos(2)),
+    ):
+        assert is_video_source(source)
+    (tmp_path / "torn.npz").write_bytes(b"PK")
+    for source in (
+        "svhn",
+        "absent.npz",
+        str(tmp_path / "torn.npz"),
+        npz(tmp_path / "i.npz", train=images, test=images),
+    ):
+        assert not is_video_source(source)
+
+
+def test_a_description_names_shapes_and_levels():
+    text = describe_videos(load_video("moving-digits", num_frames=3, num_train=300, num_test=2))
+    assert "300 videos, 3x64x64x1, uint8, the first 256: levels 0..255" in text
+    assert "2 videos, 20x64x64x1, uint8, levels 0..255" in text

@@ -27,26 +27,30 @@ class EvaluateConfig:
     """Posterior samples of the importance-weighted bound; 0: none."""
     calibration_draws: int = 199
     """Draws from p(x|z) for each value, to test the calibration; 0: none."""
+    futures: int = 100
+    """Of a video model: samples of each test video, of which the best is scored; 0: none."""
     inception: str | None = None
     """Inception's weights for FID and KID: the published .pth, an .npz of folded arrays (FID-768), or download."""
     fid_images: int = 0
-    """Test images, from the first on, for FID and KID, against as many samples; 0: all."""
+    """Test images or videos, from the first on, for FID and KID, against as many samples; 0: all."""
     data_dir: str | None = None
     """Where the data is now, if it moved."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
-    """Draw images from a run's newest checkpoint into a PNG."""
+    """Draw images from a run's newest checkpoint into a PNG; or futures of a test video, into a PNG and a GIF."""
 
     run: str
     """The run's folder."""
     num: int = 64
-    """How many images."""
+    """How many images; of a video, how many futures, of which the best and a random one are shown."""
     out: str | None = None
-    """The file to write (default: samples.png in the run's folder)."""
+    """The PNG to write (default: samples.png in the run's folder); a GIF gets the same name."""
     seed: int = 0
     """Draws the latents, and the noise."""
+    clip: int = 1
+    """Of a video model: which test video to go on with, 1 the first."""
     noise: bool = False
     """Draw from p(x|z) instead of showing its mean."""
     temperature: float = 1.0
@@ -74,13 +78,14 @@ class DataConfig:
     """Find or download a data set, prepare it, and say what is in it."""
 
     source: str
-    """svhn, mnist, cifar10, frey_face, celeba, a TFDS name, street-digits, an .npz file, or a folder of images."""
+    """svhn, mnist, cifar10, frey_face, celeba, a TFDS name, street-digits, an .npz file, or a folder of images; videos:
+    bair, moving-digits, moving-mnist, moving-digits:IMAGES, an .npz file."""
     data_dir: str | None = None
     """Where prepared data and original files are looked for and kept (default: ~/tensorflow_datasets)."""
     image_size: int | None = None
     """Resize to this height and width."""
     picture: str | None = None
-    """Also write a grid of training images to this PNG."""
+    """Also write a grid of training images, or a film strip of training videos, to this PNG."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -137,11 +142,13 @@ def evaluate(argv: Sequence[str]) -> None:
     from calibrax.run import Run
 
     config = parse(EvaluateConfig, "calibrax evaluate", argv)
-    if config.importance_samples < 0:
-        raise ConfigError(f"--importance-samples is {config.importance_samples}; expected 0 or more")
+    for name in ("importance_samples", "futures"):
+        value = getattr(config, name)
+        if value < 0:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}; expected 0 or more")
     if config.calibration_draws < 0 or config.calibration_draws == 1:
         raise ConfigError(f"--calibration-draws is {config.calibration_draws}; expected 0, or 2 and more")
-    names = "importance_samples", "calibration_draws", "inception", "fid_images"
+    names = "importance_samples", "calibration_draws", "futures", "inception", "fid_images"
     options = {name: getattr(config, name) for name in names}
     evaluate_fully(Run.open(config.run, config.data_dir), **options)
 
@@ -165,6 +172,11 @@ def sample(argv: Sequence[str]) -> None:
         print(pictures.sample_layers(run, config.layers, config.out, config.seed, config.temperature))
     elif config.traverse:
         print(pictures.traverse(run, config.traverse, config.out, config.seed))
+    elif run.config.is_video:
+        if config.noise:
+            raise ConfigError("--noise is for images; of videos the means of p(x|z) are shown")
+        options = {"clip": config.clip, "temperature": config.temperature}
+        print(pictures.sample_futures(run, config.num, config.out, config.seed, **options))
     else:
         options = {"noise": config.noise, "temperature": config.temperature}
         print(pictures.sample(run, config.num, config.out, config.seed, **options))
@@ -178,9 +190,19 @@ def compare(argv: Sequence[str]) -> None:
 
 
 def data(argv: Sequence[str]) -> None:
-    from calibrax.data import describe, load
+    from calibrax.data import describe, describe_videos, is_video_source, load, load_video
 
     config = parse(DataConfig, "calibrax data", argv)
+    if is_video_source(config.source):
+        videos = load_video(config.source, data_dir=config.data_dir, image_size=config.image_size, prepare=True)
+        print(describe_videos(videos))
+        if config.picture is not None:
+            from calibrax.evaluation.video_figure import save_film
+
+            rows = [(f"video {index + 1}", videos.train[index]) for index in range(min(4, len(videos.train)))]
+            save_film(config.picture, rows, 0, title=f"{videos.name}: training videos")
+            print(config.picture)
+        return
     images = load(config.source, data_dir=config.data_dir, image_size=config.image_size)
     print(describe(images))
     if config.picture is not None:

@@ -27,13 +27,20 @@ class TrainConfig:
     """Train a VAE with a calibrated decoder. The defaults are those of the paper's experiments with the model named."""
 
     data: str = "svhn"
-    """svhn, mnist, cifar10, frey_face, celeba, a TFDS name, street-digits, an .npz file, or a folder of images."""
+    """svhn, mnist, cifar10, frey_face, celeba, a TFDS name, street-digits, an .npz file, or a folder of images; for the
+    video models bair, moving-digits, moving-mnist, moving-digits:IMAGES, or an .npz file of videos."""
     data_dir: str | None = None
     """Where prepared data and original files are looked for and kept (default: ~/tensorflow_datasets)."""
     image_size: int | None = None
     """Resize images to this height and width (antialiased bilinear); by default as they come."""
     fraction: float = 1.0
-    """Share of the training images to train on, the first ones; the test images stay whole."""
+    """Share of the training images or videos to train on, the first ones; those to test on stay whole."""
+    n_past: int = 2
+    """Frames that a video model is given."""
+    n_future: int = 10
+    """Frames after those that a video model is trained to predict."""
+    n_eval: int | None = None
+    """Frames of a test video, those given included; by default all there are."""
     likelihood: str = "optimal-sigma"
     """The decoder's distribution; `calibrax models` lists the names."""
     beta: float = 1.0
@@ -47,7 +54,7 @@ class TrainConfig:
     model: str = "conv-vae"
     """A preset; `calibrax models` lists them."""
     latent_dim: int = 20
-    """Latent dimensions of conv-vae."""
+    """Latent dimensions of conv-vae; of a step of time in the video models."""
     skip_connections: bool = True
     """The hierarchical models' deterministic connections beside the latents."""
     log_var: Literal["softplus", "tanh", "none"] = "softplus"
@@ -57,7 +64,10 @@ class TrainConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the network's computation; parameters, likelihoods and KLs are float32 always."""
     remat: bool = False
-    """Recompute the hierarchical models' blocks in the backward pass instead of keeping them in memory."""
+    """Recompute the hierarchical models' blocks, or the video models' steps of time, in the backward pass instead of
+    keeping them in memory."""
+    running_batch_norm: bool = False
+    """Normalise the video models' test videos with the averages of training; the original keeps to the batch's own."""
     epochs: int = 10
     """Passes over the training images."""
     batch_size: int = 128
@@ -100,12 +110,16 @@ class TrainConfig:
     def __post_init__(self):
         check_name("likelihood", self.likelihood, LIKELIHOODS)
         check_name("model", self.model, MODELS)
-        for name in ("epochs", "batch_size", "latent_dim", "eval_every", "accumulate"):
+        for name in ("epochs", "batch_size", "latent_dim", "eval_every", "accumulate", "n_past", "n_future"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("save_every", "seed", "max_skipped", "kl_warmup"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 2**32, "in [0, 2^32)")
         if self.image_size is not None:
             _check("image_size", self.image_size, self.image_size >= 4, "at least 4")
+        if self.n_eval is not None:
+            _check(
+                "n_eval", self.n_eval, self.n_eval > self.n_past, f"more than the {self.n_past} frames that are given"
+            )
         _check("fraction", self.fraction, 0 < self.fraction <= 1, "more than 0, at most 1")
         for name in ("learning_rate", "clip_grad_norm", "skip_grad_norm"):
             value = getattr(self, name)
@@ -130,10 +144,18 @@ class TrainConfig:
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
+    @property
+    def is_video(self) -> bool:
+        """Whether the model is one of videos."""
+        return MODELS[self.model].is_video
+
     def make_likelihood(self) -> cx.Likelihood:
-        return LIKELIHOODS[self.likelihood](self)
+        """Of an image, or of a video's frames."""
+        likelihood = LIKELIHOODS[self.likelihood](self)
+        return cx.framewise(likelihood) if self.is_video else likelihood
 
     def make_model(self, image_shape: tuple[int, int, int]) -> nn.Module:
+        """For images, or frames, (H, W, C)."""
         return MODELS[self.model].make(self, image_shape)
 
     def make_optimizer(self) -> optax.GradientTransformation:
@@ -172,11 +194,20 @@ def model_table() -> str:
     for name, preset in MODELS.items():
         for image_shape in preset.image_shapes:
             model: Any = TrainConfig.for_model(name).make_model(image_shape)
-            image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+            frames = (2,) if preset.is_video else ()
+            image = jax.ShapeDtypeStruct((1, *frames, *image_shape), jnp.float32)
             variables = jax.eval_shape(model.init, jax.random.key(0), image, jax.random.key(0))
             count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
             lines.append(f"{name:<12}{_spelled(image_shape):<10}{count:>12,}  {_listed(model.latent_shapes)}")
-    return "\n".join([*lines, "", "with a three- or one-channel mean", "", "likelihoods: " + ", ".join(LIKELIHOODS)])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "with a three- or one-channel mean; the svg models are of videos, their latents of one step of time",
+            "",
+            "likelihoods: " + ", ".join(LIKELIHOODS),
+        ]
+    )
 
 
 def _spelled(shape: Iterable[int]) -> str:

@@ -11,6 +11,7 @@ from calibrax.evaluation import full, inception_weights
 from calibrax.evaluation.feature_cache import cache_folder
 from calibrax.run import Run
 
+NUM_CALIBRATION_VIDEOS = 32  # some million values
 INCEPTION = Remote(inception_weights.WEIGHTS_URL, inception_weights.WEIGHTS_SIZE, inception_weights.WEIGHTS_SHA256)
 
 
@@ -29,7 +30,7 @@ def evaluate_fully(run: Run, *, inception: str | None = None, fid_images: int = 
       ConfigError: if the weights cannot be fetched or read, or there are too few test images for FID and KID; before
         anything is measured.
     """
-    num = len(run.data.test)
+    num = len(run.test)
     check_fid_images(fid_images, num)
     if inception is not None:
         if num < full.MIN_IMAGES_FID:
@@ -50,41 +51,53 @@ def measure(
     importance_samples: int = 64,
     calibration_draws: int = 199,
     information: bool = True,
+    futures: int = 100,
     inception: str | None = None,
     fid_images: int = 0,
 ) -> dict[str, Any]:
-    """Measure a run's newest checkpoint further, on the test images; `results.json` gains what was measured.
+    """Measure a run's newest checkpoint further, on the test data; `results.json` gains what was measured.
 
     Args:
       run: with a checkpoint.
       record: what `Run.evaluate` returned; not changed.
-      importance_samples: of the importance-weighted bound; 0 leaves it out.
-      calibration_draws: from p(x | z) for each value; 0 leaves calibration out.
+      importance_samples: of the importance-weighted bound; 0 leaves it out. Video models have none.
+      calibration_draws: from p(x | z) for each value; 0 leaves calibration out. Of videos, the first 32 are taken.
       information: rate, mutual information and marginal KL, where there are images enough and one layer of latents.
+      futures: samples of each test video, of which the best is scored; 0 leaves them out. Images have no future.
       inception: the file of weights for FID and KID; None leaves them out.
-      fid_images: how many test images, from the first on, FID and KID compare with as many samples; 0: all.
+      fid_images: how many test images, from the first on, FID and KID compare with as many samples; 0: all. Of test
+        videos, all frames after those that are given count.
 
     Returns:
       The record with what was asked for.
     """
-    trained, test, record = run.trained(), run.data.test, dict(record)
-    title = f"{run.data.name}, {run.config.likelihood}, step {record['step']}: {len(test):,} test images"
-    options: dict[str, Any] = {"key": run.eval_key}
-    if importance_samples:
+    trained, test, record = run.trained(), run.test, dict(record)
+    title = f"{run.data.name}, {run.config.likelihood}, step {record['step']}"
+    common: dict[str, Any] = {"key": run.eval_key}
+    if importance_samples and not run.config.is_video:
         with full.announced(f"importance-weighted bound, {importance_samples} samples"):
-            record["importance"] = full.measure_importance(trained, test, num_samples=importance_samples, **options)
+            record["importance"] = full.measure_importance(trained, test, num_samples=importance_samples, **common)
     if calibration_draws:
+        some = test[:NUM_CALIBRATION_VIDEOS] if run.config.is_video else test
         with full.announced(f"calibration, {calibration_draws} draws a value"):
             record["calibration"] = full.measure_calibration(
-                trained, test, run.folder / "calibration.png", num_draws=calibration_draws,
-                name=run.config.likelihood, title=title, **options,
+                trained, some, run.folder / "calibration.png", num_draws=calibration_draws,
+                name=run.config.likelihood, title=f"{title}: {len(some):,} test {run.modality.noun}", **common,
             )  # fmt: skip
     if information and hasattr(run.model, "encode") and len(test) >= full.MIN_IMAGES_INFORMATION:
         with full.announced("information"):
-            record["information"] = full.measure_information_of(trained, test, **options)
+            record["information"] = full.measure_information_of(trained, test, **common)
+    if run.config.is_video:
+        common |= {"past": run.config.n_past, "batch_size": run.modality.batch_size(run.config)}
+    if futures and run.config.is_video:
+        with full.announced(f"prediction, {futures} samples a video"):
+            record["prediction"] = full.measure_prediction(
+                trained, test, run.folder, num_samples=futures, title=f"{title}: {len(test):,} test videos", **common
+            )
     if inception is not None:
+        measure_fid = full.measure_video_fid if run.config.is_video else full.measure_fid
         with full.announced("FID and KID"):
-            record["fid"] = full.measure_fid(trained, test[: fid_images or None], weights=inception, **options)
+            record["fid"] = measure_fid(trained, test[: fid_images or None], weights=inception, **common)
     run_folder.write_json(run.folder / run_folder.RESULTS_FILE, record)
     return record
 

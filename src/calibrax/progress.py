@@ -15,15 +15,16 @@ class Interrupted(Exception):
 
 
 class ProgressBar:
-    """Images done, images a second, time left, and the newest ELBO and σ.
+    """Examples done, examples a second, time left, and the newest ELBO and σ.
 
     Args:
       step: where the run starts.
       last_step: where it ends.
-      batch_size: images a step.
+      batch_size: examples a step.
+      unit: what an example is, in short.
     """
 
-    def __init__(self, step: int, last_step: int, batch_size: int):
+    def __init__(self, step: int, last_step: int, batch_size: int, unit: str = "img"):
         from tqdm import tqdm
 
         self._batch_size = batch_size
@@ -31,7 +32,7 @@ class ProgressBar:
         self._bar = tqdm(
             total=last_step * batch_size,
             initial=step * batch_size,
-            unit="img",
+            unit=unit,
             unit_scale=True,
             mininterval=interval,
             maxinterval=2 * interval,

@@ -1,4 +1,4 @@
-"""One run from beginning to end: images in; a folder of checkpoints, metrics, pictures and results out."""
+"""One run from beginning to end: data in; a folder of checkpoints, metrics, pictures and results out."""
 
 import contextlib
 import dataclasses
@@ -16,12 +16,12 @@ import numpy as np
 
 from calibrax import run_folder
 from calibrax.config import ConfigError, TrainConfig
-from calibrax.data import ImageData, batches, load, steps_per_epoch, take_fraction
-from calibrax.evaluation import Trained, calibrate_on, evaluate_likelihood, generate, reconstruct
+from calibrax.data import first_videos, steps_per_epoch
+from calibrax.evaluation import Evaluation, Trained, calibrate_on, evaluate_likelihood
 from calibrax.evaluation.curves import save_training_curves
-from calibrax.evaluation.figures import save_grid, save_reconstructions
 from calibrax.evaluation.hierarchy_figure import save_layer_kls
 from calibrax.evaluation.report import results_table
+from calibrax.modality import Data, modality
 from calibrax.progress import Interrupted, ProgressBar, catch_interrupts
 from calibrax.training import (
     BadSteps,
@@ -35,18 +35,18 @@ from calibrax.training import (
     pmap_step,
     read_metrics,
     sharded_step,
+    target,
 )
 
 STEPPERS = {"jit": jit_step, "pmap": pmap_step, "sharded": sharded_step}
-NUM_PICTURES = 64
 
 
-def train(config: TrainConfig, data: ImageData | None = None) -> dict[str, Any]:
+def train(config: TrainConfig, data: Data | None = None) -> dict[str, Any]:
     """Train and evaluate a model, writing everything into the run's folder.
 
     Args:
       config: the run.
-      data: the images, where already loaded; by default `config.data`.
+      data: the images or videos, where already loaded; by default `config.data`.
 
     Returns:
       What `results.json` holds.
@@ -65,22 +65,23 @@ def train(config: TrainConfig, data: ImageData | None = None) -> dict[str, Any]:
     run_folder.check_usable(config)
     data = data or load_data(config)
     if config.batch_size > len(data.train):
+        noun = modality(config).noun
         raise ConfigError(
-            f"--batch-size is {config.batch_size}; expected at most {len(data.train)}, the training images"
+            f"--batch-size is {config.batch_size}; expected at most {len(data.train)}, the training {noun}"
         )
     _check_model(config, data)
     with run_folder.claimed(config, data) as folder:
         return Run(dataclasses.replace(config, run_dir=str(folder)), data).train()
 
 
-def load_data(config: TrainConfig) -> ImageData:
-    """The images that `config` names, at its image size and of its fraction."""
-    return take_fraction(load(config.data, data_dir=config.data_dir, image_size=config.image_size), config.fraction)
+def load_data(config: TrainConfig) -> Data:
+    """The images or videos that `config` names, at its image size and of its fraction."""
+    return modality(config).load(config)
 
 
-def _check_model(config: TrainConfig, data: ImageData) -> None:
-    """Refuse images that the model cannot take, by tracing it on abstract shapes; before a folder is made."""
-    model = config.make_model(data.event_shape)
+def _check_model(config: TrainConfig, data: Data) -> None:
+    """Refuse data that the model cannot take, by tracing it on abstract shapes; before a folder is made."""
+    model = config.make_model(data.event_shape[-3:])
     images = jax.ShapeDtypeStruct((1, *data.event_shape), np.uint8)
     try:
         jax.eval_shape(model.init, jax.random.key(0), images, jax.random.key(0))
@@ -93,16 +94,16 @@ class Run:
 
     Args:
       config: with `run_dir` set.
-      data: its images.
+      data: its images or videos.
     """
 
-    def __init__(self, config: TrainConfig, data: ImageData):
-        self.config, self.data = config, data
+    def __init__(self, config: TrainConfig, data: Data):
+        self.config, self.data, self.modality = config, data, modality(config)
         self.folder = Path(config.run_dir or ".")
-        self.model = config.make_model(data.event_shape)
+        self.model = config.make_model(data.event_shape[-3:])
         self.likelihood = config.make_likelihood()
         self.parts = {"model": self.model, "likelihood": self.likelihood, "optimizer": config.make_optimizer()}
-        self.batches = functools.partial(batches, data.train, config.batch_size, seed=config.seed)
+        self.batches = functools.partial(self.modality.batches, data.train, config.batch_size, seed=config.seed)
         self.init_key, self.train_key, self.eval_key = jax.random.split(jax.random.key(config.seed), 3)
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
 
@@ -113,6 +114,11 @@ class Run:
         if data_dir is not None:
             config = dataclasses.replace(config, data_dir=data_dir)
         return cls(config, load_data(config))
+
+    @functools.cached_property
+    def test(self) -> np.ndarray:
+        """The test images [N, H, W, C], or videos [N, T, H, W, C]."""
+        return first_videos(self.data.test)
 
     def initial_state(self) -> TrainState:
         """Made on the first batch: the hierarchical models take gains and biases from it."""
@@ -149,7 +155,7 @@ class Run:
         step, device_state = int(state.step), stepper.put_state(state)
         feed = self.batches(start_step=step)
         save = functools.partial(self.checkpoints.save, seed=self.config.seed, steps_per_epoch=per_epoch)
-        with catch_interrupts() as interrupted, ProgressBar(step, last_step, batch_size) as bar:
+        with catch_interrupts() as interrupted, ProgressBar(step, last_step, batch_size, self.modality.unit) as bar:
             while True:
                 if interrupted.is_set():
                     save(stepper.get_state(device_state))
@@ -183,23 +189,20 @@ class Run:
         return FloatingPointError(f"{bad}; the first that is not finite is {where}")
 
     def _evaluate_epoch(self, state: TrainState, step: int, log: MetricsLog) -> None:
-        """Test metrics into the log; a grid of samples and one of reconstructions."""
-        test = self.data.test
+        """Pictures, and then test metrics into the log: whoever is killed in between finds both made again."""
         trained = self.trained(state)
-        log.evaluation(step, "test", evaluate_likelihood(*trained, test, key=self.eval_key).metrics())
-        caption = self.caption(state)
-        samples = generate(*trained, NUM_PICTURES, key=self.eval_key)
-        save_grid(self.folder / "samples" / f"step_{step:07d}.png", samples, title=f"Samples: {caption}")
-        originals = test[: NUM_PICTURES // 2]
-        save_reconstructions(
-            self.folder / "reconstructions" / f"step_{step:07d}.png",
-            originals,
-            reconstruct(*trained, originals, key=self.eval_key),
-            title=f"Reconstructions: {caption}",
+        where = self.folder, f"step_{step:07d}", self.caption(state)
+        measured = self.modality.pictures(*where, trained, self.test, self.config, self.eval_key)
+        log.evaluation(step, "test", self.score(trained, self.test).metrics() | measured)
+
+    def score(self, trained: Trained, examples: np.ndarray) -> Evaluation:
+        """The likelihood of images or videos."""
+        return evaluate_likelihood(
+            *trained, examples, key=self.eval_key, batch_size=self.modality.batch_size(self.config)
         )
 
     def evaluate(self, training: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Score the newest checkpoint on the test images, write `results.json` and the curves, print the table.
+        """Score the newest checkpoint on the test data, write `results.json` and the curves, print the table.
 
         Args:
           training: how it was trained, for the record; by default what the record before this one says.
@@ -208,24 +211,24 @@ class Run:
         if training is None and results_file.exists():
             with contextlib.suppress(run_folder.RunError):  # a damaged record is about to be replaced
                 training = run_folder.read_json(results_file).get("training")
-        state = self.saved_state()
-        columns = {"running average": state.likelihood_state}
+        state, noun = self.saved_state(), self.modality.noun
+        trained, train_part = self.trained(state), self.modality.to_score(self.data.train)
+        columns = {"running average": trained}
         if jax.tree.leaves(state.likelihood_state):
-            columns["calibrated"] = calibrate_on(
-                self.model, self.likelihood, state.eval_params, self.data.train, key=self.eval_key
+            exact = calibrate_on(
+                *trained[:3], train_part, key=self.eval_key, batch_size=self.modality.batch_size(self.config)
             )
-        score = functools.partial(
-            evaluate_likelihood, self.model, self.likelihood, state.eval_params, key=self.eval_key
-        )
-        results = {name: score(likelihood_state, self.data.test) for name, likelihood_state in columns.items()}
-        on_train = score(state.likelihood_state, self.data.train)
+            columns["calibrated"] = trained._replace(likelihood_state=exact)
+        results = {name: self.score(column, self.test) for name, column in columns.items()}
+        on_train = self.score(trained, train_part)
+        scored = jax.eval_shape(functools.partial(target, self.model), self.test[:1]).shape[1:]
         record = {
             "data": self.data.name,
             "split": "test",
             "train_examples": len(self.data.train),
             "likelihood": self.config.likelihood,
             "model": self.config.model,
-            "event_shape": list(self.data.event_shape),
+            "event_shape": list(scored),
             "step": int(state.step),
             "seed": self.config.seed,
             "commit": run_folder.commit(),
@@ -239,8 +242,10 @@ class Run:
         save_training_curves(self.folder / "curves.png", rows, title=title)
         if results["running average"].layer_kls is not None:
             save_layer_kls(self.folder / "layers.png", rows, free_bits=self.config.free_bits or None, title=title)
-        heading = f"{title}, step {record['step']}: {len(self.data.test):,} test images, in the last column the "
-        print(results_table(f"{heading}{len(self.data.train):,} of training", {**results, "training images": on_train}))
+        heading = f"{title}, step {record['step']}: {len(self.test):,} test {noun}, in the last column "
+        heading += f"{len(train_part):,} of the {len(self.data.train):,} of training"
+        frames = scored[0] if self.config.is_video else None
+        print(results_table(heading, {**results, f"training {noun}": on_train}, frames=frames))
         return record
 
     def trained(self, state: TrainState | None = None) -> Trained:

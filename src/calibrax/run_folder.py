@@ -14,7 +14,7 @@ import jax
 
 from calibrax.atomic import write_text
 from calibrax.config import ConfigError, TrainConfig
-from calibrax.data import ImageData
+from calibrax.data import ImageData, VideoData
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
@@ -58,7 +58,7 @@ def check_usable(config: TrainConfig) -> None:
 
 
 @contextlib.contextmanager
-def claimed(config: TrainConfig, data: ImageData) -> Iterator[Path]:
+def claimed(config: TrainConfig, data: ImageData | VideoData) -> Iterator[Path]:
     """The run's folder, made and described or met again, and kept from other processes while the block runs."""
     folder = _new_folder(config, data) if config.run_dir is None else Path(config.run_dir)
     try:
@@ -96,7 +96,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def check_data(config: TrainConfig, data: ImageData) -> None:
+def check_data(config: TrainConfig, data: ImageData | VideoData) -> None:
     """Refuse to go on with a run on other data than it was begun with."""
     saved = read_json(Path(config.run_dir or "") / CONFIG_FILE)["data"]
     for name, value in _data_description(data).items():
@@ -105,7 +105,7 @@ def check_data(config: TrainConfig, data: ImageData) -> None:
             raise RunError(f"{begun}; {config.data} has {value}")
 
 
-def _description(config: TrainConfig, data: ImageData, folder: Path) -> dict[str, Any]:
+def _description(config: TrainConfig, data: ImageData | VideoData, folder: Path) -> dict[str, Any]:
     return {
         "config": dataclasses.asdict(dataclasses.replace(config, run_dir=str(folder), resume=False)),
         "data": _data_description(data) | {"origin": data.origin, "license": data.license},
@@ -115,7 +115,7 @@ def _description(config: TrainConfig, data: ImageData, folder: Path) -> dict[str
     }
 
 
-def _data_description(data: ImageData) -> dict[str, Any]:
+def _data_description(data: ImageData | VideoData) -> dict[str, Any]:
     """What must be the same when a run goes on."""
     shapes = {"name": data.name, "event_shape": list(data.event_shape)}
     return shapes | {"train": len(data.train), "test": len(data.test)}
@@ -153,7 +153,7 @@ def commit() -> str | None:
     return run.stdout.strip() if tracked.returncode == 0 else None
 
 
-def _new_folder(config: TrainConfig, data: ImageData) -> Path:
+def _new_folder(config: TrainConfig, data: ImageData | VideoData) -> Path:
     name = f"{data.name}-{config.likelihood}-seed{config.seed}"
     folder, count = Path("runs") / name, 2
     while folder.exists():

@@ -84,12 +84,12 @@ def describe(data: ImageData) -> str:
     shape = "x".join(map(str, data.event_shape))
     lines = [("name", data.name), ("images", f"{shape}, uint8")]
     for split, images in data.splits.items():
-        lines.append((split, f"{len(images):,} images, {_levels(images)}"))
+        lines.append((split, f"{len(images):,} images, {levels_in_words(images)}"))
     lines += [("terms", data.license), ("origin", data.origin)]
     return "\n".join(f"{label:<12}{text}" for label, text in lines)
 
 
-def _levels(images: np.ndarray) -> str:
+def levels_in_words(images: np.ndarray) -> str:
     """The spread of the levels, from their histogram: `images.std()` would take eight times the images' memory."""
     counts = np.zeros(256, np.int64)
     for start in range(0, len(images), AT_ONCE):

@@ -44,10 +44,15 @@ def take_fraction(data: ImageData, fraction: float) -> ImageData:
     Raises:
       DataError: if the fraction is not in (0, 1].
     """
-    if not 0 < fraction <= 1:
-        raise DataError(f"fraction is {fraction}; expected more than 0, at most 1")
-    num = max(1, round(fraction * len(data.train)))
+    num = fraction_size(len(data.train), fraction)
     if num == len(data.train):
         return data
     note = f"{data.origin}; the first {num:,} of {len(data.train):,} training images"
     return dataclasses.replace(data, train=data.train[:num], origin=note)
+
+
+def fraction_size(num: int, fraction: float) -> int:
+    """How many of `num` examples that share is, at least one; raises DataError if it is not in (0, 1]."""
+    if not 0 < fraction <= 1:
+        raise DataError(f"fraction is {fraction}; expected more than 0, at most 1")
+    return max(1, round(fraction * num))

@@ -11,10 +11,10 @@ import numpy as np
 from calibrax.data.moving_digits import NUM_FRAMES, MovingDigits
 from calibrax.data.robot_pushing import LICENSE, ROBOT_PUSHING, load_robot_pushing
 from calibrax.data.robot_pushing import NUM_FRAMES as NUM_ROBOT_FRAMES
-from calibrax.data.sources import DEFAULT_DATA_DIR, load
-from calibrax.data.transforms import resize
+from calibrax.data.sources import DEFAULT_DATA_DIR, levels_in_words, load
+from calibrax.data.transforms import fraction_size, resize
 from calibrax.data.types import DataError, ImageData
-from calibrax.data.video_files import read_video_npz
+from calibrax.data.video_files import holds_videos, read_video_npz
 
 MOVING_DIGITS, MOVING_MNIST = "moving-digits", "moving-mnist"
 ALIASES = {
@@ -22,6 +22,7 @@ ALIASES = {
     "moving_digits": MOVING_DIGITS,
     "moving_mnist": MOVING_MNIST,
 }
+TO_DESCRIBE = 256  # videos of a split at most
 Size = int | tuple[int, int] | None
 
 
@@ -84,12 +85,13 @@ def load_video(
     """Videos by name or path.
 
     Args:
-      source: `moving-digits`, drawn here; `moving-mnist`, the same with MNIST's digits; `bair`, that is TFDS's
-        `bair_robot_pushing_small`, read from `data_dir` one sequence at a time; or an `.npz` file with uint8 arrays
-        `train`, `test` and optionally `validation`, each [N, T, H, W, C].
+      source: `moving-digits`, drawn here; `moving-mnist`, the same with MNIST's digits; `moving-digits:IMAGES`, the
+        same with those of another image source; `bair`, that is TFDS's `bair_robot_pushing_small`, read from
+        `data_dir` one sequence at a time; or an `.npz` file with uint8 arrays `train`, `test` and optionally
+        `validation`, each [N, T, H, W, C].
       data_dir: where prepared data and original files are looked for; by default TFDS's own folder in the user's home.
-      num_frames: T of a training video, its first frames; by default all of them, 20 for moving digits.
-      num_test_frames: T of a test or validation video; by default `num_frames`. SVG takes 12 and 30 for `bair`.
+      num_frames: T of a training video, its first frames; by default all there are, 20 for moving digits.
+      num_test_frames: T of a test or validation video; by default all there are, 20 for moving digits.
       image_size: resize to this square or (height, width), antialiased bilinear, rounded to uint8.
       digits: of `moving-digits`: an image source as `data.load` takes, whose training and test images bounce in the
         training and the test videos; by default drawn digits, the same in both.
@@ -101,7 +103,8 @@ def load_video(
       DataError: in one line, saying what would be accepted.
     """
     name, folder = ALIASES.get(source, source), Path(data_dir or DEFAULT_DATA_DIR).expanduser()
-    num_test_frames = num_frames if num_test_frames is None else num_test_frames
+    if name.startswith(f"{MOVING_DIGITS}:"):
+        name, _, digits = name.partition(":")
     whole = NUM_ROBOT_FRAMES if name == ROBOT_PUSHING else NUM_FRAMES
     train_frames, test_frames = (whole if num is None else num for num in (num_frames, num_test_frames))
     if name in (MOVING_DIGITS, MOVING_MNIST):
@@ -123,6 +126,47 @@ def load_video(
 def known_videos() -> list[str]:
     """The names that `load_video` knows without a file."""
     return [MOVING_DIGITS, MOVING_MNIST, ROBOT_PUSHING]
+
+
+def is_video_source(source: str) -> bool:
+    """Whether `load_video` would take it, and `load` not: a name of videos, or an `.npz` file that holds some."""
+    name = ALIASES.get(source, source)
+    if name in known_videos() or name.startswith(f"{MOVING_DIGITS}:"):
+        return True
+    return Path(source).suffix == ".npz" and holds_videos(Path(source).expanduser())
+
+
+def first_videos(videos: Videos, num: int | None = None) -> np.ndarray:
+    """The first of the videos, or all of them, in memory: uint8 [N, T, H, W, C]."""
+    num = len(videos) if num is None else min(num, len(videos))
+    return videos[:num] if isinstance(videos, np.ndarray) else np.stack([videos[index] for index in range(num)])
+
+
+def take_fraction_of_videos(data: VideoData, fraction: float) -> VideoData:
+    """The first `fraction` of the training videos, at least one; the other splits whole.
+
+    Raises:
+      DataError: if the fraction is not in (0, 1].
+    """
+    num, whole = fraction_size(len(data.train), fraction), len(data.train)
+    if num == whole:
+        return data
+    train = data.train[:num] if isinstance(data.train, np.ndarray) else _First(data.train, num)
+    return dataclasses.replace(
+        data, train=train, origin=f"{data.origin}; the first {num:,} of {whole:,} training videos"
+    )
+
+
+def describe_videos(data: VideoData) -> str:
+    """What is in a data set, in a few aligned lines; levels are those of the first videos of a split."""
+    lines = [("name", data.name)]
+    for split, videos in data.splits.items():
+        shape, first = "x".join(map(str, videos[0].shape)), first_videos(videos, TO_DESCRIBE)
+        of_first = "" if len(first) == len(videos) else f"the first {len(first)}: "
+        levels = levels_in_words(first.reshape(-1, *first.shape[2:]))
+        lines.append((split, f"{len(videos):,} videos, {shape}, uint8, {of_first}{levels}"))
+    lines += [("terms", data.license), ("origin", data.origin)]
+    return "\n".join(f"{label:<12}{text}" for label, text in lines)
 
 
 def _moving_digits(
@@ -194,3 +238,18 @@ class _Resized:
 
     def __getitem__(self, index: int) -> np.ndarray:
         return resize(self._videos[index], self._size)
+
+
+class _First:
+    """The first videos of a random-access source."""
+
+    def __init__(self, videos: Videos, num: int):
+        self._videos, self._num = videos, num
+
+    def __len__(self) -> int:
+        return self._num
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if not 0 <= index < self._num:
+            raise IndexError(f"index is {index}; expected 0 to {self._num - 1}")
+        return self._videos[index]

@@ -44,12 +44,6 @@ def video_batches(videos: Videos, batch_size: int, *, seed: int, start_step: int
         raise DataError(str(error)) from error  # without the lines that Grain adds
 
 
-def in_order(videos: Videos, batch_size: int) -> Iterator[np.ndarray]:
-    """Batches of all videos once, uint8 [up to batch_size, T, H, W, C], as they stand; for tests."""
-    for start in range(0, len(videos), batch_size):
-        yield np.stack([videos[index] for index in range(start, min(start + batch_size, len(videos)))])
-
-
 class _Shuffled:
     """The videos in the order of a run, from one of its steps on: epoch after epoch without an end."""
 

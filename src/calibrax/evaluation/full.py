@@ -4,7 +4,7 @@ import functools
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from calibrax.evaluation.calibration_figure import save_calibration_figure
 from calibrax.evaluation.importance import importance_bounds
 from calibrax.evaluation.information import MIN_EXAMPLES, Information, encode_all, measure_information
 from calibrax.evaluation.likelihood import Trained, generate
+from calibrax.evaluation.prediction import Predictions, measure_predictions, predicted_frames
+from calibrax.evaluation.video_figure import save_prediction, save_scores_over_time
 
 MIN_IMAGES_FID = 4
 MIN_IMAGES_INFORMATION = MIN_EXAMPLES
@@ -55,13 +57,66 @@ def measure_fid(
       weights: the file of Inception's weights.
       cache: where the images' features are kept for the next time; by default `feature_cache.cache_folder()`.
     """
+    return _fid_of(images, lambda: _samples(trained, len(images), key), weights, cache)
+
+
+def measure_video_fid(
+    trained: Trained,
+    videos: np.ndarray,
+    *,
+    past: int,
+    key: jax.Array,
+    weights: str,
+    batch_size: int,
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """FID and KID of predicted frames, as images that stand alone: one sample a clip, all frames after the given ones.
+
+    Args:
+      trained: a video model.
+      videos: [N, T, H, W, C] uint8.
+      past: frames that are given.
+      key: for the samples.
+      weights, cache: as in `measure_fid`.
+      batch_size: clips at once.
+    """
+    true, predicted = predicted_frames(trained, videos, past=past, key=key, batch_size=batch_size)
+    num, time = videos.shape[:2]
+    frames = f"frames {past + 1} to {time} of {num:,} clips, one sample each"
+    return _fid_of(true, lambda: predicted, weights, cache) | {"frames": frames}
+
+
+def measure_prediction(
+    trained: Trained, videos: np.ndarray, folder: Path, *, past: int, num_samples: int, title: str, **options: Any
+) -> dict[str, Any]:
+    """PSNR and SSIM by time step, of the best of K samples and of one, beside copying; a plot, a film strip, a GIF."""
+    found = measure_predictions(trained, videos, past=past, num_samples=num_samples, **options)
+    save_scores_over_time(folder / "prediction.png", found.by_name(), title=title)
+    save_prediction(folder / "film", found.films[0], past, title=title)
+    return prediction_record(found)
+
+
+def prediction_record(found: Predictions) -> dict[str, Any]:
+    """Numbers alone, arrays as lists."""
+    scores = {name: getattr(found, name) for name in ("best", "random", "copied")}
+    columns = ("psnr", "psnr_stderr", "ssim", "ssim_stderr")
+    record: dict[str, Any] = {
+        name: {column: getattr(score, column).tolist() for column in columns}
+        | {"mean_psnr": float(score.psnr.mean()), "mean_ssim": float(score.ssim.mean())}
+        for name, score in scores.items()
+    }
+    return record | {"samples": found.num_samples, "clips": found.best.num_clips, "past": found.best.first}
+
+
+def _fid_of(images: np.ndarray, make: Callable[[], np.ndarray], weights: str, cache: Path | None) -> dict[str, Any]:
+    """FID and KID of two sets of images, of which the first one's features are cached."""
     feature = feature_of(weights)
     params = inception_weights.load_weights(weights, feature)
     digest = inception_weights.weights_digest(params)
     identity = feature_cache.features_identity(images, feature=feature, weights=digest)
     network = functools.partial(inception.features, params, feature=feature)
     real, note = feature_cache.cached_features(cache or feature_cache.cache_folder(), identity, lambda: network(images))
-    made = network(_samples(trained, len(images), key))
+    made = network(make())
     distance, kernel = fid.frechet_distance(fid.moments(real), fid.moments(made)), fid.kid(real, made)
     return {"fid": distance._asdict(), "kid": kernel._asdict(), "weights": digest, "note": note}
 
@@ -139,10 +194,18 @@ def lines(record: dict[str, Any]) -> Iterator[str]:
             f"(plain Monte Carlo, {draws}, and the tightest bound from the other side); "
             f"{info['num_active']} active units"
         )
+    if "prediction" in record:
+        found = record["prediction"]
+        of = {name: found[name] for name in ("best", "random", "copied")}
+        psnr = ", ".join(f"{name} {scores['mean_psnr']:.2f}" for name, scores in of.items())
+        ssim = ", ".join(f"{name} {scores['mean_ssim']:.4f}" for name, scores in of.items())
+        counts = f"{found['clips']} clips, {found['samples']} samples, data range 1"
+        yield f"predicted frames ({counts}): PSNR {psnr} dB; SSIM {ssim}"
     if "fid" in record:
         distance, kernel = record["fid"]["fid"], record["fid"]["kid"]
         counts = f"{distance['num_a']:,} images, {distance['num_b']:,} samples"
         mmd = f"{kernel['name']} {kernel['mean']:.5f} ± {kernel['stderr']:.5f}"
+        counts = f"{counts}: {record['fid']['frames']}" if "frames" in record["fid"] else counts
         yield f"{distance['name']} {distance['value']:.2f}, {mmd} ({counts})"
         yield from (f"  note: {note}" for note in (distance["note"], kernel["note"], record["fid"]["note"]) if note)
 

@@ -175,6 +175,12 @@ def save_gif(
     write_whole(path, lambda temporary: pages[0].save(temporary, format="GIF", **options))
 
 
+def save_prediction(path: str | Path, rows: Sequence[Row], past: int, *, title: str | None = None) -> None:
+    """One clip as a strip, `path`.png, and as an animation, `path`.gif; arguments as of `save_film`."""
+    save_film(f"{path}.png", rows, past, title=title)
+    save_gif(f"{path}.gif", rows, past, title=title)
+
+
 class _Page:
     """A white page to draw on."""
 

@@ -4,7 +4,7 @@ from calibrax.training.checkpoint import Checkpoints
 from calibrax.training.diagnosis import first_bad_tensor
 from calibrax.training.logging import BadSteps, MetricsLog, read_metrics
 from calibrax.training.parallel import Stepper, jit_step, pmap_step, sharded_step
-from calibrax.training.state import TrainState, create_train_state
+from calibrax.training.state import TrainState, create_train_state, target, variables_of
 from calibrax.training.step import StepOptions, example_keys, train_step
 
 __all__ = [
@@ -21,5 +21,7 @@ __all__ = [
     "pmap_step",
     "read_metrics",
     "sharded_step",
+    "target",
     "train_step",
+    "variables_of",
 ]

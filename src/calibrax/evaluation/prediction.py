@@ -1,0 +1,227 @@
+"""Videos predicted by a trained model, and how near they come, measured as SVG's evaluation does."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from calibrax.evaluation.inception import to_uint8
+from calibrax.evaluation.likelihood import Trained, example_batches, forward_function
+from calibrax.evaluation.video import FrameScores, best_of, frame_scores, psnr, ssim
+from calibrax.likelihoods import Likelihood
+from calibrax.likelihoods._base import as_unit
+from calibrax.training.state import variables_of
+
+BATCH_SIZE = 100  # clips: SVG's own, whose statistics batch norm takes
+
+Film = list[tuple[str, np.ndarray]]  # rows for `video_figure.save_film`: a name, and frames [T, H, W, C]
+
+
+def predict(
+    trained: Trained,
+    x_past: jax.typing.ArrayLike,
+    keys: jax.Array,
+    num_frames: int,
+    temperature: jax.typing.ArrayLike = 1.0,
+) -> jax.Array:
+    """Means of p(x | z) for the frames after x_past, each fed back for the next.
+
+    Args:
+      trained: a video model with a `framewise` likelihood, or one whose state is a scalar.
+      x_past: [B, n_past, H, W, C], uint8 levels or floats in [0, 1].
+      keys: one key, or B; another key is another future.
+      num_frames: how many to predict.
+      temperature: what multiplies the standard deviation of the prior's draws.
+
+    Returns:
+      [B, num_frames, H, W, C] float32, in the data's range.
+
+    Raises:
+      ValueError: as the model's `predict`.
+    """
+    call = _predict_function(trained.model, trained.likelihood, num_frames)
+    return call(trained.params, trained.likelihood_state, x_past, keys, temperature)
+
+
+def futures(
+    trained: Trained, videos: np.ndarray, past: int, num_samples: int, keys: jax.Array, temperature: float = 1.0
+) -> Iterator[jax.Array]:
+    """Samples of whole videos, one after another: the given frames, and those predicted from them.
+
+    Args:
+      trained: as in `predict`.
+      videos: [B, T, H, W, C], uint8 levels or floats in [0, 1], of which the first frames are given.
+      past: how many, 1 to T - 1.
+      num_samples: K.
+      keys: B keys; sample k of an example is of its key and k.
+      temperature: as in `predict`.
+
+    Yields:
+      K arrays like videos, float32. Each is drawn when it is asked for, so memory does not grow with K.
+    """
+    given = as_unit(videos[:, :past], jnp.float32)
+    for sample in range(num_samples):
+        own = jax.vmap(jax.random.fold_in, (0, None))(keys, sample)
+        predicted = predict(trained, videos[:, :past], own, videos.shape[1] - past, temperature)
+        yield jnp.concatenate([given, predicted], axis=1)
+
+
+def copied(videos: np.ndarray, past: int) -> jax.Array:
+    """The prediction that any other must beat: the last given frame again and again, [B, T, H, W, C] float32."""
+    frames = np.minimum(np.arange(videos.shape[1]), past - 1)
+    return as_unit(videos[:, frames], jnp.float32)
+
+
+def reconstruct_videos(trained: Trained, videos: np.ndarray, keys: jax.Array) -> jax.Array:
+    """Means of p(x | z) with z from the posterior and true frames before each; the first frame is the true one.
+
+    Args:
+      trained: as in `predict`.
+      videos: [B, T, H, W, C], uint8 levels or floats in [0, 1].
+      keys: B keys.
+
+    Returns:
+      [B, T, H, W, C] float32.
+    """
+    outputs = forward_function(trained.model)(trained.params, videos, keys)
+    mean = trained.likelihood.mean(trained.params["likelihood"], trained.likelihood_state, outputs)
+    return jnp.concatenate([as_unit(videos[:, :1], jnp.float32), mean], axis=1)
+
+
+class Predictions(NamedTuple):
+    """How near predictions come to the true frames, by time step."""
+
+    best: FrameScores  # of the sample of K that is best for its clip, by its mean SSIM
+    random: FrameScores  # of the first sample
+    copied: FrameScores  # of the last given frame, repeated
+    num_samples: int  # K
+    films: list[Film]  # truth, best, random and reconstruction of the first clips
+
+    def by_name(self) -> dict[str, FrameScores]:
+        """For `video_figure.save_scores_over_time`."""
+        best = f"best of {self.num_samples} samples"
+        return {best: self.best, "one sample": self.random, "last given frame, copied": self.copied}
+
+
+def measure_predictions(
+    trained: Trained,
+    videos: np.ndarray,
+    *,
+    past: int,
+    num_samples: int,
+    key: jax.Array,
+    batch_size: int = BATCH_SIZE,
+    num_films: int = 1,
+    temperature: float = 1.0,
+    progress: Callable[[int, int], Any] | None = None,
+) -> Predictions:
+    """PSNR and SSIM (data range 1) of predicted frames, of the best of K samples and of one, beside those of copying.
+
+    By default batch norm takes a batch's own statistics, as the original's does when it is tested: what is predicted
+    for a clip then depends a little on the clips beside it.
+
+    Args:
+      trained: as in `predict`.
+      videos: [N, T, H, W, C], uint8 levels or floats in [0, 1].
+      past: frames that are given, 1 to T - 1.
+      num_samples: K. SVG's evaluation takes 100.
+      key: for the samples; each clip folds in its index.
+      batch_size: clips at once, at most.
+      num_films: clips to return as rows for a film strip.
+      temperature: as in `predict`.
+      progress: called with (samples done, samples in all), over batches and K.
+
+    Raises:
+      ValueError: for no videos, or numbers out of range; where a batch of one clip has no statistics of its own.
+    """
+    _check(videos, past, num_samples)
+    films: list[Film] = []
+    scores: list[dict[str, tuple[jax.Array, jax.Array]]] = []
+    total = num_samples * -(-len(videos) // batch_size)
+    for clips, keys in example_batches(videos, key, batch_size):
+        random: list[jax.Array] = []  # the first sample, when it was drawn
+        samples = futures(trained, clips, past, num_samples, keys, temperature)
+        told = _told(samples, random, progress, len(scores) * num_samples, total)
+        best = best_of(clips, told, past=past)
+        scores.append(
+            {
+                "best": (best.psnr, best.ssim),
+                "random": _scores(clips, random[0], past),
+                "copied": _scores(clips, copied(clips, past), past),
+            }
+        )
+        if len(films) < num_films:
+            again = reconstruct_videos(trained, clips, keys)
+            rows = {"truth": clips, f"best of {num_samples}": best.videos, "random": random[0], "reconstruction": again}
+            shown = range(min(num_films - len(films), len(clips)))
+            films += [[(name, np.asarray(videos[clip])) for name, videos in rows.items()] for clip in shown]
+    means = {}
+    for name in scores[0]:
+        columns = zip(*(batch[name] for batch in scores), strict=True)
+        means[name] = frame_scores(*(np.concatenate(column) for column in columns), past=past)
+    return Predictions(**means, num_samples=num_samples, films=films)
+
+
+def _told(samples: Iterator[jax.Array], first: list, progress, done: int, total: int) -> Iterator[jax.Array]:
+    """The samples; the first is kept, and of each it is told that it is done."""
+    for index, sample in enumerate(samples):
+        if index == 0:
+            first.append(sample)
+        yield sample
+        if progress is not None:
+            progress(done + index + 1, total)
+
+
+def _scores(clips: np.ndarray, prediction: jax.Array, past: int) -> tuple[jax.Array, jax.Array]:
+    """PSNR and SSIM [B, T - past]."""
+    frames = as_unit(clips[:, past:], jnp.float32), prediction[:, past:]
+    return psnr(*frames), ssim(*frames)
+
+
+def predicted_frames(
+    trained: Trained, videos: np.ndarray, *, past: int, key: jax.Array, batch_size: int = BATCH_SIZE
+) -> tuple[np.ndarray, np.ndarray]:
+    """True frames and those of one sample a clip, as independent images, for FID.
+
+    Args:
+      trained, videos, past, key, batch_size: as in `measure_predictions`.
+
+    Returns:
+      Two uint8 arrays [N·(T - past), H, W, C].
+    """
+    _check(videos, past, 1)
+    made = []
+    for clips, keys in example_batches(videos, key, batch_size):
+        (sample,) = futures(trained, clips, past, 1, keys)
+        made.append(np.asarray(sample[:, past:]).reshape(-1, *videos.shape[2:]))
+    return to_uint8(videos[:, past:].reshape(-1, *videos.shape[2:])), to_uint8(np.concatenate(made))
+
+
+def _check(videos: np.ndarray, past: int, num_samples: int) -> None:
+    if videos.ndim != 5 or len(videos) == 0:
+        raise ValueError(f"videos has shape {videos.shape}; expected [N, T, H, W, C] with N 1 or more")
+    if not 1 <= past < videos.shape[1]:
+        raise ValueError(f"past is {past}; expected 1 to {videos.shape[1] - 1}, one frame less than there are")
+    if num_samples < 1:
+        raise ValueError(f"num_samples is {num_samples}; expected 1 or more")
+
+
+@functools.lru_cache(maxsize=8)
+def _predict_function(model: nn.Module, likelihood: Likelihood, num_frames: int) -> Callable[..., jax.Array]:
+    @jax.jit
+    def call(params, state, x_past, keys, temperature):
+        def mean(outputs):
+            return likelihood.mean(params["likelihood"], state, outputs)
+
+        def to_image(outputs):
+            return mean(outputs[:, None])[:, 0]  # to a likelihood of videos a frame is a video of one
+
+        variables = variables_of(params)
+        outputs: Any = model.apply(variables, x_past, keys, num_frames, to_image, temperature, method="predict")
+        return mean(outputs)
+
+    return call

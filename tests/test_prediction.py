@@ -1,0 +1,168 @@
+"""Predicted videos: what is drawn, what is measured, and that memory does not grow with the number of samples."""
+
+import gc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import calibrax as cx
+from calibrax.data import moving_digits
+from calibrax.evaluation import Trained
+from calibrax.evaluation.prediction import (
+    copied,
+    futures,
+    measure_predictions,
+    predict,
+    predicted_frames,
+    reconstruct_videos,
+)
+from calibrax.models import SVG
+
+CLIPS, FRAMES, PAST = 5, 5, 2
+VIDEOS = moving_digits(num=CLIPS, num_frames=FRAMES)
+KEYS = jax.random.split(jax.random.key(1), CLIPS)
+
+
+def make(likelihood=None, **options) -> Trained:
+    likelihood = cx.framewise(cx.optimal_sigma()) if likelihood is None else likelihood
+    sizes = {"features": 2, "g_dim": 8, "z_dim": 2, "rnn_size": 8, "predictor_layers": 1}
+    model = SVG((64, 64, 1), likelihood.output_channels(1), backbone="dcgan", **sizes, **options)
+    variables = jax.jit(model.init)(jax.random.key(0), VIDEOS[:1, :2], jax.random.key(0))
+    params, state = likelihood.init(VIDEOS.shape[1:])
+    # Larger weights than at the start: latents must show in the frames.
+    weights = jax.tree.map(lambda leaf: 6 * leaf if leaf.ndim > 1 else leaf, variables["params"])
+    model_state = {name: value for name, value in variables.items() if name != "params"}
+    return Trained(model, likelihood, {"model": weights, "likelihood": params, "model_state": model_state}, state)
+
+
+@pytest.fixture(scope="module", name="trained")
+def _trained():
+    return make()
+
+
+def measured(trained, videos=VIDEOS, **options):
+    return measure_predictions(trained, videos, **{"past": PAST, "num_samples": 3, "key": jax.random.key(2), **options})
+
+
+def test_a_future_is_its_key_s(trained):
+    first = predict(trained, VIDEOS[:, :PAST], KEYS, 3)
+    assert first.shape == (CLIPS, 3, 64, 64, 1)
+    assert 0 <= first.min() < first.max() <= 1
+    np.testing.assert_array_equal(predict(trained, VIDEOS[:, :PAST], KEYS, 3), first)
+    other = predict(trained, VIDEOS[:, :PAST], KEYS[::-1], 3)
+    assert not np.allclose(other[0], first[0])
+    # Without noise in the prior two keys differ by the posterior's draws of the given frames alone.
+    still = [predict(trained, VIDEOS[:, :1], keys, 3, temperature=0.0) for keys in (KEYS, KEYS[::-1])]
+    np.testing.assert_array_equal(*still)
+
+
+def test_samples_begin_with_what_is_given(trained):
+    samples = list(futures(trained, VIDEOS, PAST, 2, KEYS))
+    for sample in samples:
+        assert sample.shape == VIDEOS.shape
+        np.testing.assert_array_equal(sample[:, :PAST], VIDEOS[:, :PAST].astype(np.float32) / 255)
+    assert not np.allclose(samples[0], samples[1])
+
+
+def test_copying_repeats_the_last_given_frame():
+    unit = VIDEOS.astype(np.float32) / 255
+    expected = np.concatenate([unit[:, :PAST], np.repeat(unit[:, PAST - 1 : PAST], FRAMES - PAST, 1)], 1)
+    np.testing.assert_array_equal(copied(VIDEOS, PAST), expected)
+
+
+def test_reconstructions_see_the_true_frames(trained):
+    again = reconstruct_videos(trained, VIDEOS, KEYS)
+    assert again.shape == VIDEOS.shape
+    np.testing.assert_array_equal(again[:, 0], VIDEOS[:, 0].astype(np.float32) / 255)
+
+
+def test_scores_are_those_of_the_frames(trained):
+    found = measured(trained, num_films=2)
+    assert found.num_samples == 3
+    for scores in (found.best, found.random, found.copied):
+        assert scores.psnr.shape == scores.ssim.shape == (FRAMES - PAST,)
+        assert (scores.num_clips, scores.first) == (CLIPS, PAST)
+    assert found.best.ssim.mean() >= found.random.ssim.mean()
+    unit = VIDEOS.astype(np.float64) / 255
+    mse = np.square(unit[:, PAST:] - unit[:, PAST - 1 : PAST]).mean((2, 3, 4))
+    np.testing.assert_allclose(found.copied.psnr, (-10 * np.log10(mse)).mean(0), rtol=1e-4)
+    assert [[name for name, _ in film] for film in found.films] == 2 * [
+        ["truth", "best of 3", "random", "reconstruction"]
+    ]
+    films = dict(found.films[1])
+    np.testing.assert_array_equal(films["truth"], VIDEOS[1])
+    mse = np.square(unit[1, PAST:] - films["random"][PAST:])
+    assert np.isfinite(mse).all()
+
+
+def test_the_same_key_measures_the_same(trained):
+    one, two, other = (measured(trained, key=jax.random.key(seed)) for seed in (2, 2, 3))
+    np.testing.assert_array_equal(one.best.psnr, two.best.psnr)
+    np.testing.assert_array_equal(one.random.ssim, two.random.ssim)
+    assert not np.array_equal(one.random.ssim, other.random.ssim)
+    np.testing.assert_array_equal(one.copied.ssim, other.copied.ssim)
+
+
+def test_progress_counts_batches_and_samples(trained):
+    told = []
+    measured(trained, batch_size=3, num_samples=2, progress=lambda *counts: told.append(counts))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_memory_does_not_grow_with_the_number_of_samples(trained):
+    def most_bytes(num_samples):
+        held = []
+
+        def note(*_):
+            gc.collect()
+            held.append(sum(array.nbytes for array in jax.live_arrays()))
+
+        measured(trained, num_samples=num_samples, num_films=0, progress=note)
+        return max(held)
+
+    most_bytes(2)  # what is compiled keeps constants
+    assert most_bytes(12) <= most_bytes(3) + VIDEOS.size
+
+
+@pytest.mark.parametrize("decoder", [cx.categorical(), cx.optimal_sigma(axis="image"), cx.bernoulli()])
+def test_any_decoder_predicts(decoder):
+    found = measured(make(cx.framewise(decoder)), num_samples=1)
+    assert np.isfinite(found.random.psnr).all()
+    np.testing.assert_allclose(found.best.psnr, found.random.psnr, rtol=1e-6)
+
+
+def test_running_averages_let_a_clip_stand_alone():
+    trained = make(running_average_at_test=True)
+    together = predict(trained, VIDEOS[:, :PAST], KEYS, 2)
+    alone = predict(trained, VIDEOS[1:2, :PAST], KEYS[1:2], 2)
+    np.testing.assert_allclose(alone[0], together[1], atol=1e-5)
+    assert np.isfinite(measured(trained, VIDEOS[:1], num_samples=1).best.psnr).all()
+
+
+def test_frames_for_fid_are_bytes_of_what_was_predicted(trained):
+    true, predicted = predicted_frames(trained, VIDEOS, past=PAST, key=jax.random.key(2), batch_size=CLIPS)
+    assert true.dtype == predicted.dtype == np.uint8
+    assert predicted.shape == true.shape == (CLIPS * (FRAMES - PAST), 64, 64, 1)
+    np.testing.assert_array_equal(true[FRAMES - PAST], VIDEOS[1, PAST])
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(2), jnp.arange(CLIPS))
+    (sample,) = futures(trained, VIDEOS, PAST, 1, keys)
+    expected = np.round(255 * np.asarray(sample[:, PAST:], np.float64)).reshape(true.shape)
+    np.testing.assert_allclose(predicted, expected, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"videos": VIDEOS[:0]}, r"videos has shape \(0, 5, 64, 64, 1\); expected \[N, T, H, W, C\] with N 1 or more"),
+        ({"videos": VIDEOS[0]}, r"videos has shape \(5, 64, 64, 1\)"),
+        ({"past": 0}, "past is 0; expected 1 to 4"),
+        ({"past": FRAMES}, "past is 5; expected 1 to 4"),
+        ({"num_samples": 0}, "num_samples is 0; expected 1 or more"),
+        ({"videos": VIDEOS[:1]}, "x has shape .* several values"),
+    ],
+)
+def test_what_cannot_be_measured_is_named(trained, options, message):
+    with pytest.raises(ValueError, match=rf"^[^\n]*{message}"):
+        measured(trained, **options)
