@@ -19,6 +19,7 @@ from calibrax.evaluation.prediction import (
     reconstruct_videos,
 )
 from calibrax.models import SVG
+from calibrax.training import variables_of
 
 CLIPS, FRAMES, PAST = 5, 5, 2
 VIDEOS = moving_digits(num=CLIPS, num_frames=FRAMES)
@@ -56,6 +57,18 @@ def test_a_future_is_its_key_s(trained):
     # Without noise in the prior two keys differ by the posterior's draws of the given frames alone.
     still = [predict(trained, VIDEOS[:, :1], keys, 3, temperature=0.0) for keys in (KEYS, KEYS[::-1])]
     np.testing.assert_array_equal(*still)
+
+
+@pytest.mark.parametrize("past", [1, PAST, 3])
+def test_frame_by_frame_is_the_model_s_own_loop(trained, past):
+    def to_image(outputs):
+        return jax.nn.sigmoid(outputs)
+
+    outputs = jax.jit(
+        lambda x: trained.model.apply(variables_of(trained.params), x, KEYS, 3, to_image, 0.7, method="predict")
+    )(VIDEOS[:, :past])
+    frames = predict(trained, VIDEOS[:, :past], KEYS, 3, temperature=0.7)
+    np.testing.assert_allclose(frames, jax.nn.sigmoid(outputs), atol=2e-5)
 
 
 def test_samples_begin_with_what_is_given(trained):

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from calibrax.evaluation.inception import to_uint8
 from calibrax.evaluation.likelihood import Trained, example_batches, forward_function
 from calibrax.evaluation.video import FrameScores, best_of, frame_scores, psnr, ssim
 from calibrax.likelihoods import Likelihood
 from calibrax.likelihoods._base import as_unit
+from calibrax.models.svg import step_noise
 from calibrax.training.state import variables_of
 
 BATCH_SIZE = 100  # clips: SVG's own, whose statistics batch norm takes
@@ -41,10 +41,20 @@ def predict(
       [B, num_frames, H, W, C] float32, in the data's range.
 
     Raises:
-      ValueError: as the model's `predict`.
+      ValueError: for wrong shapes or keys, or num_frames under 1.
+
+    The frames are those of the model's own `predict` with the likelihood's mean fed back, which is for programs that
+    compile it whole.
     """
-    call = _predict_function(trained.model, trained.likelihood, num_frames)
-    return call(trained.params, trained.likelihood_state, x_past, keys, temperature)
+    if num_frames < 1:
+        raise ValueError(f"num_frames is {num_frames}; expected 1 or more")
+    observe, imagine = _functions(trained.model, trained.likelihood)
+    memory, noise = observe(trained.params, x_past, keys, num_frames)
+    frames = []
+    for draw in noise * temperature:  # no scan: on a CPU convolutions in a loop of XLA's take ten times as long
+        memory, frame = imagine(trained.params, trained.likelihood_state, memory, draw)
+        frames.append(frame)
+    return jnp.stack(frames, axis=1)
 
 
 def futures(
@@ -211,17 +221,21 @@ def _check(videos: np.ndarray, past: int, num_samples: int) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _predict_function(model: nn.Module, likelihood: Likelihood, num_frames: int) -> Callable[..., jax.Array]:
+def _functions(model: Any, likelihood: Likelihood) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`observe` the given frames and draw the noise of the others, `imagine` one of these; each compiled once."""
+
+    @functools.partial(jax.jit, static_argnums=3)
+    def observe(params, x_past, keys, num_frames):
+        past = x_past.shape[1] - 1
+        noise = step_noise(keys, x_past.shape[0], past + num_frames, model.z_dim)[past:]
+        return model.apply(variables_of(params), x_past, keys, method="observe"), noise
+
     @jax.jit
-    def call(params, state, x_past, keys, temperature):
-        def mean(outputs):
-            return likelihood.mean(params["likelihood"], state, outputs)
+    def imagine(params, state, memory, noise):
+        def to_image(outputs):  # to a likelihood of videos a frame is a video of one
+            return likelihood.mean(params["likelihood"], state, outputs[:, None])[:, 0]
 
-        def to_image(outputs):
-            return mean(outputs[:, None])[:, 0]  # to a likelihood of videos a frame is a video of one
+        memory, outputs = model.apply(variables_of(params), memory, noise, to_image, method="imagine")
+        return memory, to_image(outputs)
 
-        variables = variables_of(params)
-        outputs: Any = model.apply(variables, x_past, keys, num_frames, to_image, temperature, method="predict")
-        return mean(outputs)
-
-    return call
+    return observe, imagine

@@ -5,6 +5,7 @@ running averages are the collection `batch_stats`. They are updated where it is 
 by a model that always normalises with the batch's own statistics.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -23,7 +24,9 @@ SCALE_STD = 0.02  # of the initial scales about 1: edenton/svg, `utils.init_weig
 class BatchNorm(nn.Module):
     """(x - mean) / sqrt(variance + 1e-5) · scale + bias for each channel, over batch and space.
 
-    Statistics are computed in float32 at least, whatever the dtype of x, which is that of the result too.
+    With an axis of time before the batch each step has statistics of its own, and the running averages take them in one
+    after another, as they would in a call for every step. Statistics are computed in float32 at least, whatever the
+    dtype of x, which is that of the result too.
 
     Attributes:
       axis_name: the mapped axis over which the batch is spread, if any; `init` does not use it.
@@ -37,7 +40,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, running: bool = False) -> jax.Array:
-        """[B, H, W, C] -> the same shape.
+        """[B, H, W, C] or [T, B, H, W, C] -> the same shape.
 
         Args:
           x: the batch, with `axis_name` this device's part of it.
@@ -57,11 +60,11 @@ class BatchNorm(nn.Module):
             mean, variance, count = self._moments(wide)
             if averages is not None and self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 for average, now in zip(averages, (mean, variance * (count / (count - 1))), strict=True):
-                    now = lax.stop_gradient(now).astype(average.value.dtype)
-                    average.value = average.value + MOMENTUM * (now - average.value)
-        mean, variance, scale, bias = (
-            value.astype(wide.dtype).reshape(1, 1, 1, -1) for value in (mean, variance, scale, bias)
-        )
+                    average.value = _taken_in(average.value, lax.stop_gradient(now))
+        mean, variance = (value.astype(wide.dtype).reshape(-1, 1, 1, 1, channels[0]) for value in (mean, variance))
+        if x.ndim == 4:
+            mean, variance = mean[0], variance[0]
+        scale, bias = (value.astype(wide.dtype).reshape([1] * (x.ndim - 1) + [-1]) for value in (scale, bias))
         return ((wide - mean) * (scale * lax.rsqrt(variance + EPSILON)) + bias).astype(x.dtype)
 
     def _averages(self, channels) -> tuple[Any, Any] | None:
@@ -74,12 +77,12 @@ class BatchNorm(nn.Module):
         )
 
     def _moments(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
-        """Mean and biased variance of each channel [C] over the global batch, and how many values they are of.
+        """Mean and biased variance of each channel, [C] or [T, C], over the global batch, and of how many values.
 
         The mean first and the squares about it second: their difference from raw moments would cost digits.
         """
         axis_name = None if self.is_initializing() else self.axis_name
-        axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+        axes, count = (-4, -3, -2), math.prod(x.shape[-4:-1])
         mean = jnp.mean(x, axes, keepdims=True)
         if axis_name is not None:
             mean, count = lax.pmean(mean, axis_name), count * lax.axis_size(axis_name)
@@ -88,4 +91,12 @@ class BatchNorm(nn.Module):
         variance = jnp.mean(jnp.square(x - mean), axes)
         if axis_name is not None:
             variance = lax.pmean(variance, axis_name)
-        return mean.reshape(-1), variance, count
+        return mean.reshape(variance.shape), variance, count
+
+
+def _taken_in(average: jax.Array, now: jax.Array) -> jax.Array:
+    """The running average [C] after these statistics, [C] or those of several steps [T, C]."""
+    steps = jnp.atleast_2d(now).astype(average.dtype)
+    age = jnp.arange(len(steps) - 1, -1, -1, dtype=average.dtype)
+    weights = MOMENTUM * (1 - MOMENTUM) ** age
+    return (1 - MOMENTUM) ** len(steps) * average + jnp.sum(weights[:, None] * steps, axis=0)

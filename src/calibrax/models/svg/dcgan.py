@@ -35,14 +35,14 @@ class DCGANEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, running: bool = False) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """[B, 64, 64, C] -> [B, code_dim], and the layers' outputs: 32×32, 16×16, 8×8, 4×4."""
+        """[B, 64, 64, C] -> [B, code_dim], and the layers' outputs: 32×32, 16×16, 8×8, 4×4; or all with time before."""
         block = functools.partial(ConvBlock, kernel_size=4, dtype=self.dtype, axis_name=self.axis_name)
         h, skips = x, []
         for layer, width in enumerate(WIDTHS):
             h = block(width * self.features, stride=2, padding=1, name=f"layer_{layer}")(h, running)
             skips.append(h)
         code = block(self.code_dim, activation=jnp.tanh, name="code")(h, running)
-        return code.reshape(-1, self.code_dim), tuple(skips)
+        return code.reshape(*x.shape[:-3], self.code_dim), tuple(skips)
 
 
 class DCGANDecoder(nn.Module):
@@ -68,7 +68,7 @@ class DCGANDecoder(nn.Module):
     def __call__(self, code: jax.Array, skips: Sequence[jax.Array], running: bool = False) -> jax.Array:
         """[B, code_dim] and an encoder's skips -> [B, 64, 64, output_channels]."""
         block = functools.partial(ConvBlock, kernel_size=4, transpose=True, dtype=self.dtype, axis_name=self.axis_name)
-        h = block(WIDTHS[-1] * self.features, name="code")(code[:, None, None], running)
+        h = block(WIDTHS[-1] * self.features, name="code")(code[..., None, None, :], running)
         for layer, (width, skip) in enumerate(zip(WIDTHS[-2::-1], reversed(skips[1:]), strict=True)):
             h = jnp.concatenate([h, skip], axis=-1)
             h = block(width * self.features, stride=2, padding=1, name=f"layer_{layer}")(h, running)

@@ -40,14 +40,15 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, in] -> [B, H', W', features]."""
+        """[..., H, W, in] -> [..., H', W', features]."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", normal_init(WEIGHT_STD), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         dtype = self.dtype or x.dtype
         form = conv_transpose if self.transpose else conv
-        y = form(x.astype(dtype), kernel.astype(dtype), self.stride, self.padding)
-        return y + bias.astype(dtype).reshape(1, 1, 1, -1)
+        images = x.astype(dtype).reshape(-1, *x.shape[-3:])
+        y = form(images, kernel.astype(dtype), self.stride, self.padding) + bias.astype(dtype).reshape(1, 1, 1, -1)
+        return y.reshape(*x.shape[:-3], *y.shape[1:])
 
 
 class Dense(nn.Module):
@@ -90,7 +91,7 @@ class ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, running: bool = False) -> jax.Array:
-        """[B, H, W, in] -> [B, H', W', features]; `running` as in `BatchNorm`."""
+        """[B, H, W, in] -> [B, H', W', features], or both with time before; `running` as in `BatchNorm`."""
         conv_layer = Conv(
             self.features, self.kernel_size, self.stride, self.padding, self.transpose, self.dtype, name="conv"
         )
@@ -98,13 +99,13 @@ class ConvBlock(nn.Module):
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """The largest of every 2×2 pixels; [B, H, W, C] -> [B, H/2, W/2, C]."""
-    batch, height, width, channels = x.shape
-    return jnp.max(x.reshape(batch, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
+    """The largest of every 2×2 pixels; [..., H, W, C] -> [..., H/2, W/2, C]."""
+    *lead, height, width, channels = x.shape
+    return jnp.max(x.reshape(*lead, height // 2, 2, width // 2, 2, channels), axis=(-4, -2))
 
 
 def upsample(x: jax.Array) -> jax.Array:
-    """Every pixel twice in both directions; [B, H, W, C] -> [B, 2H, 2W, C]."""
-    batch, height, width, channels = x.shape
-    wide = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
-    return wide.reshape(batch, 2 * height, 2 * width, channels)
+    """Every pixel twice in both directions; [..., H, W, C] -> [..., 2H, 2W, C]."""
+    *lead, height, width, channels = x.shape
+    wide = jnp.broadcast_to(x[..., :, None, :, None, :], (*lead, height, 2, width, 2, channels))
+    return wide.reshape(*lead, 2 * height, 2 * width, channels)

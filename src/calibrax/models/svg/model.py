@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,21 @@ from flax import linen as nn
 
 from calibrax.models.conv_vae import Forward
 from calibrax.models.svg.dcgan import DCGANDecoder, DCGANEncoder
-from calibrax.models.svg.dynamics import Dynamics
+from calibrax.models.svg.dynamics import Dynamics, States
 from calibrax.models.svg.precision import at_least_float32
 from calibrax.models.svg.steps import over_steps, step_noise
 from calibrax.models.svg.vgg import VGGDecoder, VGGEncoder
 
 BACKBONES: dict[str, Any] = {"vgg": (VGGEncoder, VGGDecoder), "dcgan": (DCGANEncoder, DCGANDecoder)}
 SIZE = 64  # of frames: what four halvings bring to the 4×4 of the encoders' last convolution
+
+
+class Memory(NamedTuple):
+    """What prediction goes on from."""
+
+    states: States
+    code: jax.Array  # [B, g_dim], of the newest frame
+    skips: tuple[jax.Array, ...]  # of a given frame, for all that follow
 
 
 class SVG(nn.Module):
@@ -52,8 +60,9 @@ class SVG(nn.Module):
         is refused, as its codes would all be zero.
       dtype: of the network's computation, None for float32. Parameters, LSTM states, Gaussians, KL and outputs are
         float32.
-      remat: recompute the insides of every time step in the backward pass instead of keeping them in memory: with the
-        VGG and 100 videos of 12 frames, about 3 GiB instead of 30.
+      remat: encode and decode one time step after another, and recompute their insides in the backward pass instead of
+        keeping them in memory: with the VGG and 100 videos of 12 frames, about 3 GiB instead of 30. Without it all
+        steps pass encoder and decoder at once, and only the recurrent parts go step by step.
       unroll: a Python loop over time in the place of a scan, for `nn.intercept_methods` to see into; slow to compile.
       axis_name: the mapped axis over which the batch is spread, if any, across which batch norm averages; `init` does
         not need it. `model.clone(axis_name="batch")` is the same model under `pmap`.
@@ -122,16 +131,15 @@ class SVG(nn.Module):
         num_skips = min(max(n_past - 1, 1), steps)
         codes, skips = self._encode(x.swapaxes(0, 1), num_skips, running)
 
-        def step(model, states, inputs):
-            *codes_and_noise, source = inputs
-            states, code, kl = model.dynamics.infer(states, *codes_and_noise)
-            return states, (model._decode(code, jax.tree.map(lambda skip: skip[source], skips), running), kl)
+        def infer(model, states, inputs):
+            states, code, kl = model.dynamics.infer(states, *inputs)
+            return states, (code, kl)
 
-        source = jnp.minimum(jnp.arange(steps), num_skips - 1)  # the frame whose skips the step takes
         noise = step_noise(key, x.shape[0], steps, self.z_dim).astype(self._wide)
-        inputs = (codes[:-1], codes[1:], noise, source)
-        _, (outputs, kl) = over_steps(self, step, self.dynamics.initial(x.shape[0]), inputs)
-        return Forward(outputs.swapaxes(0, 1), jnp.sum(kl, axis=0))
+        inputs = (codes[:-1], codes[1:], noise)
+        _, (predicted, kl) = over_steps(self, infer, self.dynamics.initial(x.shape[0]), inputs)
+        source = jnp.minimum(jnp.arange(steps), num_skips - 1)  # the frame whose skips the step takes
+        return Forward(self._decode_all(predicted, skips, source, running).swapaxes(0, 1), jnp.sum(kl, axis=0))
 
     @nn.nowrap
     def target(self, x: jax.Array) -> jax.Array:
@@ -169,32 +177,57 @@ class SVG(nn.Module):
         _check_positive("num_frames", num_frames)
         if isinstance(temperature, int | float) and not 0 <= temperature < math.inf:
             raise ValueError(f"temperature is {temperature}; expected a number from 0")
+        noise = step_noise(key, x_past.shape[0], x_past.shape[1] - 1 + num_frames, self.z_dim)
+        memory = self.observe(x_past, key)
+
+        def imagine(model, memory, noise):
+            return model.imagine(memory, noise * jnp.asarray(temperature, noise.dtype), to_image)
+
+        _, outputs = over_steps(self, imagine, memory, noise[x_past.shape[1] - 1 :])
+        return outputs.swapaxes(0, 1)
+
+    def observe(self, x_past: jax.Array, key: jax.Array) -> Memory:
+        """What is kept of the given frames: arguments as of `predict`; `imagine` goes on from there."""
+        self._check_video("x_past", x_past, 1)
         batch_size, n_past = x_past.shape[:2]
-        running = self.running_average_at_test
-        codes, skips = self._encode(x_past.swapaxes(0, 1), max(n_past - 1, 1), running)
-        skips = jax.tree.map(lambda skip: skip[-1], skips)
-        noise = step_noise(key, batch_size, n_past - 1 + num_frames, self.z_dim).astype(self._wide)
+        running, num_skips = self.running_average_at_test, max(n_past - 1, 1)
+        codes, skips = self._encode(x_past.swapaxes(0, 1), num_skips, running)
+        noise = step_noise(key, batch_size, n_past - 1, self.z_dim).astype(self._wide)
         states = self.dynamics.initial(batch_size)
 
         def observe(model, states, inputs):
             return model.dynamics.infer(states, *inputs)[0], None
 
-        def imagine(model, carry, noise):
-            states, code = carry
-            states, code = model.dynamics.generate(states, code, noise * jnp.asarray(temperature, noise.dtype))
-            outputs = model._decode(code, skips, running)
-            image = to_image(outputs)
-            if image.shape != (batch_size, *self.image_shape):
-                raise ValueError(f"to_image gives shape {image.shape}; expected {(batch_size, *self.image_shape)}")
-            return (states, model.encoder(model._unit(image), running)[0]), outputs
-
         if n_past > 1:
-            states, _ = over_steps(self, observe, states, (codes[:-1], codes[1:], noise[: n_past - 1]))
-        _, outputs = over_steps(self, imagine, (states, codes[-1]), noise[n_past - 1 :])
-        return outputs.swapaxes(0, 1)
+            states, _ = over_steps(self, observe, states, (codes[:-1], codes[1:], noise))
+        return Memory(states, codes[-1], jax.tree.map(lambda skip: skip[-1], skips))
+
+    def imagine(
+        self, memory: Memory, noise: jax.Array, to_image: Callable[[jax.Array], jax.Array]
+    ) -> tuple[Memory, jax.Array]:
+        """One frame more, and fed back.
+
+        Args:
+          memory: of `observe`, or of the frame before.
+          noise: [B, z_dim], standard normal, or as wide as the prior is to be drawn.
+          to_image: as of `predict`.
+
+        Returns:
+          What is kept, and the outputs [B, 64, 64, output_channels].
+        """
+        running = self.running_average_at_test
+        states, code = self.dynamics.generate(memory.states, memory.code, noise.astype(self._wide))
+        outputs = self._decode(code, memory.skips, running)
+        image, expected = to_image(outputs), (len(noise), *self.image_shape)
+        if image.shape != expected:
+            raise ValueError(f"to_image gives shape {image.shape}; expected {expected}")
+        return memory._replace(states=states, code=self.encoder(self._unit(image), running)[0]), outputs
 
     def _encode(self, frames, num_skips, running):
         """Codes [T, B, g_dim] of frames [T, B, ...], and the skips [num_skips, B, ...] of the first of them."""
+        if not self.remat:
+            codes, skips = self.encoder(self._unit(frames), running)
+            return codes, jax.tree.map(lambda skip: skip[:num_skips], skips)
 
         def with_skips(model, carry, frame):
             return carry, model.encoder(model._unit(frame), running)
@@ -207,6 +240,17 @@ class SVG(nn.Module):
             _, rest = over_steps(self, without, (), frames[num_skips:])
             codes = jnp.concatenate([codes, rest])
         return codes, skips
+
+    def _decode_all(self, codes, skips, source, running):
+        """Outputs [T, B, ...] for codes [T, B, g_dim], with the skips of frame source[t] at step t."""
+        if not self.remat:
+            return self._decode(codes, jax.tree.map(lambda skip: skip[source], skips), running)
+
+        def decode(model, carry, inputs):
+            code, frame = inputs
+            return carry, model._decode(code, jax.tree.map(lambda skip: skip[frame], skips), running)
+
+        return over_steps(self, decode, (), (codes, source))[1]
 
     def _decode(self, code, skips, running):
         return self.decoder(code, skips, running).astype(self._wide)

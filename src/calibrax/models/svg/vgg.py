@@ -36,7 +36,10 @@ class VGGEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, running: bool = False) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """[B, 64, 64, C] -> [B, code_dim], and the groups' outputs before their pools: 64×64, 32×32, 16×16, 8×8."""
+        """[B, 64, 64, C] -> [B, code_dim], and the groups' outputs before their pools: 64×64, 32×32, 16×16, 8×8.
+
+        All may have an axis of time before.
+        """
         block = functools.partial(ConvBlock, dtype=self.dtype, axis_name=self.axis_name)
         h, skips = x, []
         for group, depth in enumerate(DEPTHS):
@@ -45,7 +48,7 @@ class VGGEncoder(nn.Module):
             skips.append(h)
             h = max_pool(h)
         code = block(self.code_dim, 4, activation=jnp.tanh, name="code")(h, running)
-        return code.reshape(-1, self.code_dim), tuple(skips)
+        return code.reshape(*x.shape[:-3], self.code_dim), tuple(skips)
 
 
 class VGGDecoder(nn.Module):
@@ -71,7 +74,7 @@ class VGGDecoder(nn.Module):
     def __call__(self, code: jax.Array, skips: Sequence[jax.Array], running: bool = False) -> jax.Array:
         """[B, code_dim] and an encoder's skips -> [B, 64, 64, output_channels]."""
         block = functools.partial(ConvBlock, dtype=self.dtype, axis_name=self.axis_name)
-        h = block(8 * self.features, 4, transpose=True, name="code")(code[:, None, None], running)
+        h = block(8 * self.features, 4, transpose=True, name="code")(code[..., None, None, :], running)
         for group, (widths, skip) in enumerate(zip(WIDTHS, reversed(skips), strict=True)):
             h = jnp.concatenate([upsample(h), skip], axis=-1)
             for layer, width in enumerate(widths):
