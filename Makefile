@@ -31,7 +31,7 @@ TABLES := table1 table2-svhn table3 table5
 FIGURES := figure3 figure4 figure5 figure8 figure9
 
 .DEFAULT_GOAL := help
-.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table4 $(FIGURES) figures figure two-modalities test lint typecheck format bench bench-decoders clean
+.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 moving-digits $(FIGURES) figures figure two-modalities test lint typecheck format bench bench-decoders clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [DATA=svhn|mnist|images.npz|folder] [DATA_DIR=] [EPOCHS=] [SEED=] [PARALLEL=jit|pmap|sharded] [RUN=] [ARGS=]"
@@ -70,6 +70,12 @@ table2-cifar: install ## Table 2, CIFAR-10 column: ten decoders in the hierarchi
 
 table2-celeba: install ## Table 2, CelebA column: the same
 	@$(BIN)/python -m experiments.table2_hvae --column celeba $(SWEEP)
+
+table2-bair: install ## Table 2, BAIR column: eight decoders in SVG-LP, the video model (a GPU's work)
+	@$(BIN)/python -m experiments.table2_bair $(SWEEP)
+
+moving-digits: install ## Train a small video model on moving digits: optimal σ beside the unit Gaussian
+	@$(BIN)/python -m experiments.moving_digits $(SWEEP)
 
 figures: $(FIGURES) ## All figures of the small network
 

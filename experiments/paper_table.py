@@ -23,6 +23,7 @@ from experiments.sweep import Case, Done, SweepConfig, chosen, sweep, train_conf
 
 IMAGE_SIZE = 28  # of the small network's experiments
 NUM_SAMPLES = 16  # of each decoder, in a row
+ANYONE = Case("", {"likelihood": "gaussian"})
 
 
 def main(table: Table, source: str, argv: Sequence[str] | None) -> int:
@@ -44,30 +45,47 @@ def guarded(module: str, argv: Sequence[str] | None, kind: type, command: Callab
     return cli.guarded(call)
 
 
-def make(table: Table, source: str, config: SweepConfig, command: str) -> list[Done]:
-    """Train what the table lacks and write it; after each run with what there is, so that it can be looked at."""
+def make(
+    table: Table,
+    source: str,
+    config: SweepConfig,
+    command: str,
+    *,
+    futures: int = 0,
+    pictures: Callable[..., Sequence[str]] | None = None,
+) -> list[Done]:
+    """Train what the table lacks and write it; after each run with what there is, so that it can be looked at.
+
+    Args:
+      table: what to train and show.
+      source: the data's name, where the user gives no other.
+      config: the user's settings.
+      command: what the user typed.
+      futures: of videos, samples of each of which the best is measured.
+      pictures: `(folder, table, done, data, title=...)` writes what there is to see and returns the files' names; by
+        default a row of samples for each decoder.
+    """
     table = table._replace(cases=chosen(config, table.cases))
     image_size = table.image_size or IMAGE_SIZE
-    data = load(config, source, image_size)
+    data = load(config, source, image_size, table.cases[0])
     check_fid_images(config.fid_images, len(data.test))
     done: list[Done] = []
     folder = out_folder(config, table.name)
-    for one in sweep(config, table.cases, data, source=source, image_size=image_size):
+    for one in sweep(config, table.cases, data, source=source, image_size=image_size, futures=futures):
         done.append(one)
         report.write(folder, table, done, config, data, command)
     title = f"{table.title}; {data.name}, {report.in_words(config.epochs)}"
     for suffix in (".png", ".svg"):
         save_scores(folder / f"chart{suffix}", scores(table, done), title=title)
-    save_samples(folder / "samples.png", table.cases, done, data, title=f"Samples, means of p(x|z): {title}, seed 0")
+    seen = (pictures or _rows_of_samples)(folder, table, done, data, title=title)
     print((folder / "table.md").read_text(encoding="utf-8"))
-    print(f"{folder}{os.sep}: table.md, table.csv, chart.png, chart.svg, samples.png, provenance.json")
+    print(f"{folder}{os.sep}: {', '.join(['table.md', 'table.csv', 'chart.png', 'chart.svg', *seen])}, provenance.json")
     return done
 
 
-def load(config: SweepConfig, source: str, image_size: int) -> ImageData:
-    """The sweep's images, of the fraction asked for."""
-    anyone = Case("", {"likelihood": "gaussian"})
-    return run.load_data(train_config(config, anyone, 0, data=source, image_size=image_size))
+def load(config: SweepConfig, source: str, image_size: int, case: Case = ANYONE) -> Any:
+    """The sweep's images, or the videos of a case with a video model, of the fraction asked for."""
+    return run.load_data(train_config(config, case, 0, data=source, image_size=image_size))
 
 
 def out_folder(config: SweepConfig, name: str) -> Path:
@@ -84,7 +102,12 @@ def scores(table: Table, done: Sequence[Done]) -> list[tuple[str, list[Score]]]:
         cases = [case for case in table.cases if case.is_discrete == discrete or everyone]
         cases = [case for case in cases if report.mean(done, case, column) or column.paper in case.paper]
         if cases and not (everyone and not discrete):
-            groups.append((f"{heading} (nats per image)", [_score(case, done, column) for case in cases]))
+            groups.append(
+                (
+                    f"{heading} (nats per {'frame' if is_video(done) else 'image'})",
+                    [_score(case, done, column) for case in cases],
+                )
+            )
     return groups
 
 
@@ -102,6 +125,17 @@ def _score(case: Case, done: Sequence[Done], column: report.Column) -> Score:
 def samples(one: Done, data: ImageData, num: int) -> np.ndarray:
     """Means of p(x|z) for draws of the prior, [num, H, W, C] in [0, 1]; the same z for every decoder."""
     return np.clip(generate(*run.Run(one.config, data).trained(), num, key=jax.random.key(0)), 0, 1)
+
+
+def is_video(done: Sequence[Done]) -> bool:
+    """Whether these are runs with video models."""
+    return any(one.config.is_video for one in done)
+
+
+def _rows_of_samples(folder: Path, table: Table, done: Sequence[Done], data: ImageData, *, title: str) -> Sequence[str]:
+    heading = f"Samples, means of p(x|z): {title}, seed 0"
+    save_samples(folder / "samples.png", table.cases, done, data, title=heading)
+    return ["samples.png"]
 
 
 def save_samples(path: Path, cases: Sequence[Case], done: Sequence[Done], data: ImageData, *, title: str) -> None:

@@ -14,20 +14,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from calibrax import run_folder
 from calibrax.atomic import write_text
-from calibrax.data import ImageData
+from calibrax.data import VideoData, first_videos
+from calibrax.modality import Data
 from experiments.sweep import Case, Done, SweepConfig
 
 AGREES_WITHIN = 0.02  # nats a dimension
+HASHED_VIDEOS = 256  # of a split at most
 
 
 class Column(NamedTuple):
-    """A column of a table: a number of the test images' evaluation, or of FID."""
+    """A column of a table: a number of the test images' or videos' evaluation, of FID, or of prediction."""
 
     heading: str
-    field: str  # of `Evaluation`; "fid" and "kid" are those of `results.json`
+    field: str  # of `Evaluation`; "fid", "kid", "psnr" and "ssim" (of the best sample) are those of `results.json`
     form: str = ".1f"
     paper: str = ""  # the name of the paper's number in `Case.paper`; "" where it has none
     compares: bool = False  # agreement and order are judged on this one
@@ -50,6 +53,14 @@ COLUMNS = (
 )
 
 
+IN_TWO_SCALINGS = (
+    Column("-log p, of pixels in [-1, 1]", "neg_elbo", paper="neg_log_p", compares=True, shift=math.log(2)),
+    Column("-log p, of pixels in [0, 1]", "neg_elbo", density_only=True),
+    *(column for column in COLUMNS if column.field != "neg_elbo"),
+)
+NATS = ("neg_elbo", "discretized_neg_elbo", "rate", "distortion")
+
+
 class Mean(NamedTuple):
     """A mean over seeds."""
 
@@ -70,11 +81,15 @@ class Table(NamedTuple):
 
 
 def value(record: dict[str, Any], field: str, split: str = "test") -> float | None:
-    """A number of `results.json`, by the running average's σ."""
+    """A number of `results.json`, by the running average's σ; nats of a video are those of one frame of it."""
     if field in ("fid", "kid"):
         measured = record.get("fid", {}).get(field)
         return None if measured is None else measured["value" if field == "fid" else "mean"]
-    return record[split]["running average"].get(field)
+    if field in ("psnr", "ssim"):
+        return record.get("prediction", {}).get("best", {}).get(f"mean_{field}")
+    number = record[split]["running average"].get(field)
+    num_frames = math.prod(record["event_shape"][:-3])
+    return number / num_frames if number is not None and field in NATS else number
 
 
 def mean(done: Iterable[Done], case: Case, column: Column) -> Mean | None:
@@ -88,7 +103,7 @@ def mean(done: Iterable[Done], case: Case, column: Column) -> Mean | None:
         number = value(one.record, column.field, column.split) if one.case == case else None
         if number is not None and math.isfinite(number):
             moved = column.shift and not case.is_discrete
-            values.append(number + column.shift * math.prod(one.record["event_shape"]) if moved else number)
+            values.append(number + column.shift * math.prod(one.record["event_shape"][-3:]) if moved else number)
     if not values:
         return None
     stderr = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
@@ -117,11 +132,11 @@ def ordering_holds(table: Table, done: Sequence[Done]) -> str:
     return f"-log p: {' < '.join(table.ordering)}: {verdict}."
 
 
-def markdown(table: Table, done: Sequence[Done], config: SweepConfig, data: ImageData, planned: int) -> str:
+def markdown(table: Table, done: Sequence[Done], config: SweepConfig, data: Data, planned: int) -> str:
     """The whole `table.md`."""
     notes = list(dict.fromkeys(reason for case in table.cases for reason in case.doubts.values()))
     columns = _shown(table, done)
-    rows = [_row(case, columns, done, notes, math.prod(data.event_shape)) for case in table.cases]
+    rows = [_row(case, columns, done, notes, math.prod(data.event_shape[-3:])) for case in table.cases]
     heads = ["decoder"]
     for column in columns:
         heads.append(fid_name(done, column.field) if column.field in ("fid", "kid") else column.heading)
@@ -165,17 +180,18 @@ def _shown(table: Table, done: Sequence[Done]) -> list[Column]:
     ]
 
 
-def _setting(config: SweepConfig, data: ImageData, done: Sequence[Done], planned: int) -> str:
-    height, width, channels = data.event_shape
-    part = f", the first {config.fraction:.0%} of its training images" if config.fraction < 1 else ""
+def _setting(config: SweepConfig, data: Data, done: Sequence[Done], planned: int) -> str:
+    noun, example = ("videos", "a frame") if isinstance(data, VideoData) else ("images", "an image")
+    part = f", the first {config.fraction:.0%} of its training {noun}" if config.fraction < 1 else ""
     seeds = "one seed" if config.seeds == 1 else f"mean ± standard error over {config.seeds} seeds"
     rows = "" if not config.only else f" Only rows of: {', '.join(config.only)}."
     progress = "" if len(done) == planned else f" **Unfinished: {len(done)} of {planned} runs.**"
+    dimensions = math.prod(data.event_shape[-3:])
     return (
-        f"{data.name}{part}: {len(data.train):,} training and {len(data.test):,} test images of "
-        f"{height}×{width}×{channels}, {in_words(config.epochs)}, {seeds}. Test images, one posterior sample, the "
-        f'running average\'s σ; nats an image. "agrees": within {AGREES_WITHIN} nats a dimension, '
-        f"{AGREES_WITHIN * math.prod(data.event_shape):.0f} in all.{rows}{progress}"
+        f"{data.name}{part}: {len(data.train):,} training and {len(data.test):,} test {noun} of "
+        f"{'×'.join(map(str, data.event_shape))}, {in_words(config.epochs)}, {seeds}. Test {noun}, one posterior "
+        f'sample, the running average\'s σ; nats {example}. "agrees": within {AGREES_WITHIN} nats a dimension, '
+        f"{AGREES_WITHIN * dimensions:.0f} in all.{rows}{progress}"
     )
 
 
@@ -211,9 +227,7 @@ def as_csv(table: Table, done: Sequence[Done]) -> str:
     return text.getvalue()
 
 
-def provenance(
-    table: Table, done: Sequence[Done], config: SweepConfig, data: ImageData, command: str
-) -> dict[str, Any]:
+def provenance(table: Table, done: Sequence[Done], config: SweepConfig, data: Data, command: str) -> dict[str, Any]:
     """Everything needed to make the table again."""
     return {
         "table": table.name,
@@ -227,15 +241,22 @@ def provenance(
             "name": data.name,
             "origin": data.origin,
             "license": data.license,
-            "splits": {
-                split: {"images": len(images), "sha256": hashlib.sha256(images.tobytes()).hexdigest()}
-                for split, images in data.splits.items()
-            },
+            "splits": {split: _identity(examples) for split, examples in data.splits.items()},
         },
         "runs": [
             {"decoder": one.case.label, "folder": one.config.run_dir, **_without_arrays(one.record)} for one in done
         ],
     }
+
+
+def _identity(examples: Any) -> dict[str, Any]:
+    """Count and hash of a split; of videos that are not in memory, the hash of the first."""
+    if isinstance(examples, np.ndarray) and examples.ndim == 4:
+        return {"images": len(examples), "sha256": hashlib.sha256(examples.tobytes()).hexdigest()}
+    first = first_videos(examples, HASHED_VIDEOS)
+    shape = "x".join(map(str, first.shape[1:]))
+    digest = hashlib.sha256(first.tobytes()).hexdigest()
+    return {"videos": len(examples), "shape": shape, f"sha256 of the first {len(first)}": digest}
 
 
 def _without_arrays(record: dict[str, Any]) -> dict[str, Any]:
@@ -249,7 +270,7 @@ def _without_arrays(record: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def write(folder: Path, table: Table, done: Sequence[Done], config: SweepConfig, data: ImageData, command: str) -> None:
+def write(folder: Path, table: Table, done: Sequence[Done], config: SweepConfig, data: Data, command: str) -> None:
     """`table.md`, `table.csv` and `provenance.json`, each whole."""
     folder.mkdir(parents=True, exist_ok=True)
     planned = config.seeds * len(table.cases)

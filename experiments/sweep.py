@@ -14,9 +14,10 @@ from typing import Any, Literal, NamedTuple
 
 from calibrax import run, run_folder
 from calibrax.config import ConfigError, TrainConfig, check_name
-from calibrax.data import ImageData, steps_per_epoch
+from calibrax.data import steps_per_epoch
 from calibrax.evaluation import fid, full
 from calibrax.measure import measure
+from calibrax.modality import Data, modality
 from calibrax.presets import LIKELIHOODS
 from calibrax.progress import Interrupted
 
@@ -106,21 +107,23 @@ def train_config(config: SweepConfig, case: Case, seed: int, *, data: str, image
 def sweep(
     config: SweepConfig,
     cases: Sequence[Case],
-    data: ImageData,
+    data: Data,
     *,
     source: str,
     image_size: int | None,
     information: bool = False,
+    futures: int = 0,
 ) -> Iterator[Done]:
     """Each case with each seed, finished: read where it was made before, resumed or made where not.
 
     Args:
       config: the sweep.
       cases: what to train.
-      data: the images, of the fraction asked for.
+      data: the images or videos, of the fraction asked for.
       source: the name under which they were loaded.
       image_size: of the runs.
       information: measure rate, mutual information and marginal KL as well (Figure 4).
+      futures: samples of each test video, to measure the best of them.
 
     Yields:
       All cases of the first seed first. A run whose loss stops being finite is reported and left out.
@@ -147,17 +150,17 @@ def sweep(
             except Interrupted as stop:
                 raise Interrupted("saved; the same command goes on from there") from stop
             made += 1
-        yield Done(case, settings, _measured(config, settings, data, record, information))
+        yield Done(case, settings, _measured(config, settings, data, record, information, futures))
 
 
-def _folder(config: SweepConfig, settings: TrainConfig, data: ImageData, case: Case) -> Path:
-    height, width, _ = data.event_shape
-    pool = f"{data.name}-{height}x{width}-{len(data.train)}images-{settings.epochs}epochs"
+def _folder(config: SweepConfig, settings: TrainConfig, data: Data, case: Case) -> Path:
+    shape, noun = "x".join(map(str, data.event_shape[:-1])), modality(settings).noun
+    pool = f"{data.name}-{shape}-{len(data.train)}{noun}-{settings.epochs}epochs"
     other = "".join(f"-{name}{value}" for name, value in case.settings.items() if name != "likelihood")
     return Path(config.runs) / pool / re.sub(r"[^\w.-]", "_", f"{settings.likelihood}{other}-seed{settings.seed}")
 
 
-def _results(settings: TrainConfig, data: ImageData) -> dict[str, Any] | None:
+def _results(settings: TrainConfig, data: Data) -> dict[str, Any] | None:
     """The results of a run that went to its end; None where it has yet to. Another run in its folder is an error."""
     folder = Path(settings.run_dir or ".")
     if not (folder / run_folder.CONFIG_FILE).exists():
@@ -171,16 +174,19 @@ def _results(settings: TrainConfig, data: ImageData) -> dict[str, Any] | None:
     return record if record["step"] == settings.epochs * steps_per_epoch(len(data.train), settings.batch_size) else None
 
 
-def _made(settings: TrainConfig, data: ImageData) -> dict[str, Any]:
+def _made(settings: TrainConfig, data: Data) -> dict[str, Any]:
     begun = (Path(settings.run_dir or ".") / run_folder.CONFIG_FILE).exists()
     return run.train(dataclasses.replace(settings, resume=begun), data)
 
 
-def _measured(config: SweepConfig, settings: TrainConfig, data: ImageData, record, information: bool) -> dict[str, Any]:
+def _measured(
+    config: SweepConfig, settings: TrainConfig, data: Data, record, information: bool, futures: int
+) -> dict[str, Any]:
     """The record with the further measurements that the sweep asks for and it lacks."""
     wants_fid = config.inception is not None and not _has_fid(record, config, data)
     wants_information = information and "information" not in record
-    if not (wants_fid or wants_information):
+    wants_futures = futures > 0 and record.get("prediction", {}).get("samples") != futures
+    if not (wants_fid or wants_information or wants_futures):
         return record
     return measure(
         run.Run(settings, data),
@@ -188,16 +194,19 @@ def _measured(config: SweepConfig, settings: TrainConfig, data: ImageData, recor
         importance_samples=0,
         calibration_draws=0,
         information=wants_information,
+        futures=futures if wants_futures else 0,
         inception=config.inception if wants_fid else None,
         fid_images=config.fid_images,
     )
 
 
-def _has_fid(record, config: SweepConfig, data: ImageData) -> bool:
+def _has_fid(record, config: SweepConfig, data: Data) -> bool:
     """Whether it was measured with these weights' features and on as many images."""
     name = fid.metric_name(full.feature_of(config.inception or ""))
-    found = record.get("fid", {}).get("fid", {})
-    return found.get("name") == name and found["num_a"] == (config.fid_images or len(data.test))
+    measured = record.get("fid", {})
+    found = measured.get("fid", {})
+    examples = measured.get("clips", found.get("num_a"))
+    return found.get("name") == name and examples == (config.fid_images or len(data.test))
 
 
 def _minutes(seconds: float) -> str:

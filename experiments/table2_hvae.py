@@ -13,14 +13,13 @@ Gaussian that is not learned depends on the scaling too, so the unit variance ha
 """
 
 import dataclasses
-import math
 import sys
 from collections.abc import Sequence
 from typing import Literal
 
 from calibrax.config import ConfigError
 from experiments import decoders, paper_table, report
-from experiments.report import Column, Table
+from experiments.report import Table
 from experiments.sweep import Case, SweepConfig
 
 # -log p and FID, in the order of `cases`; None where the paper gives none.
@@ -49,12 +48,6 @@ DOUBTS = {
     decoders.beta_vae(BETA)[0]: f"The paper does not say its β, nor the scaling; here β = {BETA:g} on [0, 1].",
     decoders.OPTIMAL_IMAGE[0]: decoders.UNKNOWN_SIGMA,
 }
-COLUMNS = (
-    Column("-log p, of pixels in [-1, 1]", "neg_elbo", paper="neg_log_p", compares=True, shift=math.log(2)),
-    Column("-log p, of pixels in [0, 1]", "neg_elbo", density_only=True),
-    *(column for column in report.COLUMNS if column.field != "neg_elbo"),
-)
-
 REMARK = (
     "σ and β are those of pixels in [0, 1]. The discrete rows are nats of 256 levels. Evaluated are the parameters' "
     "moving averages. Adamax at 2e-3 moves the shared log σ by about 0.002 a step: it takes some 1,500 to arrive."
@@ -81,7 +74,7 @@ def table(column: str, model: str, image_size: int) -> Table:
         name=f"table2-{name}",
         title=f"Table 2, {column} column: decoders, {model}, {image_size}×{image_size}",
         cases=tuple(cases),
-        columns=COLUMNS,
+        columns=report.IN_TWO_SCALINGS,
         ordering=tuple(label for label, _ in (decoders.OPTIMAL, decoders.SHARED, UNIT_WIDE)),
         remark=REMARK if model == "hvae" else f"{REMARK} The paper's numbers are those of its own network, `hvae`.",
         image_size=image_size,

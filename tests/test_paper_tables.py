@@ -16,13 +16,26 @@ from calibrax import run
 from calibrax.config import ConfigError, TrainConfig
 from calibrax.data import ImageData
 from calibrax.progress import Interrupted
-from experiments import paper_figure, paper_table, report, table1, table2_hvae, table2_svhn, table3, table4, table5
+from experiments import (
+    moving_digits,
+    paper_figure,
+    paper_table,
+    report,
+    table1,
+    table2_bair,
+    table2_hvae,
+    table2_svhn,
+    table3,
+    table4,
+    table5,
+)
 from experiments.report import Table
 from experiments.sweep import Case, Done, SweepConfig, sweep
 
 HVAE_TABLES = [table2_hvae.table(column, "hvae", 32) for column in table2_hvae.PAPER]
 ALL_TABLES = [
-    table1.TABLE, table2_svhn.TABLE, *HVAE_TABLES, table3.TABLE, *map(table4.table, table4.PAPER), table5.TABLE
+    table1.TABLE, table2_svhn.TABLE, *HVAE_TABLES, table2_bair.table(), moving_digits.TABLE, table3.TABLE,
+    *map(table4.table, table4.PAPER), table5.TABLE,
 ]  # fmt: skip
 FIGURES = [importlib.import_module(f"experiments.figure{number}").FIGURE for number in (3, 4, 5, 8, 9)]
 DATA = ImageData("tiny", np.zeros((6, 4, 5, 3), np.uint8), np.zeros((2, 4, 5, 3), np.uint8))

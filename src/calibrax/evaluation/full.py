@@ -83,7 +83,7 @@ def measure_video_fid(
     true, predicted = predicted_frames(trained, videos, past=past, key=key, batch_size=batch_size)
     num, time = videos.shape[:2]
     frames = f"frames {past + 1} to {time} of {num:,} clips, one sample each"
-    return _fid_of(true, lambda: predicted, weights, cache) | {"frames": frames}
+    return _fid_of(true, lambda: predicted, weights, cache) | {"frames": frames, "clips": num}
 
 
 def measure_prediction(
