@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,6 +145,27 @@ def test_a_run_cut_short_and_resumed_equals_the_uninterrupted_one_to_the_bit(ima
     chex.assert_trees_all_equal(final_state(folder), final_state(tmp_path / "whole"))
     whole, cut = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut"))
     assert whole == cut
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(images, tmp_path, capsys):
+    folder, whole = tmp_path / "damaged", tmp_path / "whole"
+    cli.main(train_args(images, folder, "--save-every", "2"))
+    shutil.copytree(folder, whole)
+    newest, before = (int(path.name) for path in sorted((folder / "checkpoints").glob("[0-9]*"), reverse=True))
+    largest = max((folder / "checkpoints" / str(newest)).rglob("*"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1])
+    capsys.readouterr()
+    assert cli.main(["train", "--resume", "--run-dir", str(folder)]) == 0
+    assert f"calibrax: checkpoint {newest} is damaged" in (err := capsys.readouterr().err)
+    assert f"1 bytes short); going back to {before}" in err
+    chex.assert_trees_all_equal(final_state(folder), final_state(whole))
+    assert read_metrics(folder / "metrics.jsonl") == read_metrics(whole / "metrics.jsonl")
+    metrics = (folder / "metrics.jsonl").read_bytes()
+    (folder / "metrics.jsonl").write_bytes(b"\xff" + metrics)
+    assert_one_line(capsys, cli.main(["train", "--resume", "--run-dir", str(folder)]), "line 1 is no row of metrics")
+    for path in (folder / "checkpoints").glob("[0-9]*/manifest.sha256"):
+        path.unlink()
+    assert_one_line(capsys, cli.main(["evaluate", str(folder)]), "no intact checkpoint in .*: checkpoint 9 is damaged")
 
 
 def test_two_processes_do_not_train_in_one_folder(images, tmp_path, capsys):
@@ -316,6 +338,10 @@ def test_other_commands_mistakes(tmp_path, capsys, images):
     (tmp_path / "file").write_text("")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{")
+    for name, text in [("list", "[]"), ("empty", "{}"), ("words", '{"config": {"epochs": "many"}}')]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(text)
+        assert_one_line(capsys, cli.main(["evaluate", str(tmp_path / name)]), "it holds no settings of a run")
     for args, match in [
         (["trian"], "unknown command 'trian'"),
         (["evaluate", str(tmp_path / "none")], "holds no run"),

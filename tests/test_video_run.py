@@ -51,6 +51,11 @@ def rows(folder, split):
     return [row for row in found if row["split"] == split]
 
 
+def num_frames(path):
+    with Image.open(path) as film:
+        return getattr(film, "n_frames", 1)
+
+
 def refused(capsys, args, message):
     assert cli.main(args) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
@@ -67,8 +72,7 @@ def test_a_run_leaves_metrics_films_and_scores(folder):
         assert row["num_examples"] == 5
     for step in (3, 6):
         name = f"step_{step:07d}"
-        with Image.open(folder / "predictions" / f"{name}.gif") as film:
-            assert film.n_frames == TEST_FRAMES
+        assert num_frames(folder / "predictions" / f"{name}.gif") == TEST_FRAMES
         for picture in ("predictions", "scores"):
             with Image.open(folder / picture / f"{name}.png") as image:
                 assert image.width > 500
@@ -114,8 +118,7 @@ def test_samples_of_a_test_video(folder, tmp_path, capsys):
     assert cli.main(["sample", str(folder), "--num", "2", "--clip", "2", "--out", str(path)]) == 0
     assert capsys.readouterr().out.strip() == str(path)
     first = path.read_bytes()
-    with Image.open(path.with_suffix(".gif")) as film:
-        assert film.n_frames == TEST_FRAMES
+    assert num_frames(path.with_suffix(".gif")) == TEST_FRAMES
     assert cli.main(["sample", str(folder), "--num", "2", "--clip", "2", "--out", str(path)]) == 0
     assert path.read_bytes() == first
     capsys.readouterr()

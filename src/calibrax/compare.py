@@ -66,12 +66,11 @@ def read_rows(folder: str | Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        rows = read_metrics(path)
-    except (OSError, UnicodeDecodeError) as error:
+        return read_metrics(path)
+    except OSError as error:
         raise RunError(f"cannot read {path}: {error}") from error
-    if not all(isinstance(row, dict) and {"step", "split"} <= row.keys() for row in rows):
-        raise RunError(f"cannot read {path}: expected rows with a step and a split")
-    return rows
+    except ValueError as error:
+        raise RunError(str(error)) from error
 
 
 def _is_results(record: Any) -> bool:

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from calibrax.progress import Interrupted, ProgressBar, catch_interrupts
 from calibrax.training import (
     BadSteps,
     Checkpoints,
+    DamagedCheckpoint,
     MetricsLog,
     Stepper,
     TrainState,
@@ -89,6 +91,15 @@ def _check_model(config: TrainConfig, data: Data) -> None:
         raise ConfigError(f"--model {config.model} cannot take {data.name}: {error}") from error
 
 
+@contextlib.contextmanager
+def _damage_said() -> Iterator[None]:
+    """A log that cannot be read is the user's to mend."""
+    try:
+        yield
+    except ValueError as error:
+        raise run_folder.RunError(str(error)) from error
+
+
 class Run:
     """The parts of one run: to train it, go on with it and evaluate it.
 
@@ -131,15 +142,18 @@ class Run:
             return self.checkpoints.restore(jax.eval_shape(self.initial_state))
         except FileNotFoundError as error:
             raise run_folder.RunError(f"{self.folder} holds no checkpoint yet") from error
+        except DamagedCheckpoint as error:
+            raise run_folder.RunError(str(error)) from error
         except ValueError as error:
             what = f"the checkpoint in {self.folder}"
-            raise run_folder.RunError(f"{what} does not fit its {run_folder.CONFIG_FILE}, or is damaged") from error
+            raise run_folder.RunError(f"{what} does not fit its {run_folder.CONFIG_FILE}") from error
 
     def train(self) -> dict[str, Any]:
         """Train from the newest checkpoint, or from the start, to the last epoch; then evaluate."""
         begin, resuming = time.monotonic(), self.checkpoints.latest_step() is not None
         state = self.saved_state() if resuming else self.initial_state()
-        log = MetricsLog(self.folder, step=int(state.step), max_skipped=self.config.max_skipped)
+        with _damage_said():
+            log = MetricsLog(self.folder, step=int(state.step), max_skipped=self.config.max_skipped)
         try:
             self._train_loop(state, log)
         finally:
@@ -238,7 +252,8 @@ class Run:
         }
         run_folder.write_json(results_file, record)
         title = f"{self.data.name}, {self.config.likelihood}, {self.config.model}, seed {self.config.seed}"
-        rows = read_metrics(self.folder / "metrics.jsonl")
+        with _damage_said():
+            rows = read_metrics(self.folder / "metrics.jsonl")
         save_training_curves(self.folder / "curves.png", rows, title=title)
         if results["running average"].layer_kls is not None:
             save_layer_kls(self.folder / "layers.png", rows, free_bits=self.config.free_bits or None, title=title)

@@ -127,9 +127,12 @@ def read_config(folder: str | Path) -> TrainConfig:
     if not path.exists():
         raise RunError(f"{folder} holds no run: there is no {CONFIG_FILE} in it")
     known = {field.name for field in dataclasses.fields(TrainConfig)}
-    settings: dict[str, Any] = {name: value for name, value in read_json(path)["config"].items() if name in known}
-    settings["run_dir"] = str(folder)
-    return TrainConfig(**settings)
+    try:
+        settings: dict[str, Any] = {name: value for name, value in read_json(path)["config"].items() if name in known}
+        settings["run_dir"] = str(folder)
+        return TrainConfig(**settings)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise RunError(f"cannot read {path}: it holds no settings of a run") from error
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:

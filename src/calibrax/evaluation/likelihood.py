@@ -150,8 +150,8 @@ def generate(
 def example_batches(images: np.ndarray, key: jax.Array, batch_size: int) -> Iterator[tuple[np.ndarray, jax.Array]]:
     """As few batches as there must be, in order, of sizes that differ by one at most.
 
-    The key of an example depends on its index alone. With batch norm's statistics of a batch itself so do its results
-    on the batch, in which it then is never left alone.
+    The key of an example depends on its index alone. Where batch norm takes a batch's own statistics, results depend on
+    the batch, and none is much smaller than the others.
     """
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     count = -(-len(images) // batch_size)

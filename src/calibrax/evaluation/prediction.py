@@ -1,6 +1,7 @@
 """Videos predicted by a trained model, and how near they come, measured as SVG's evaluation does."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -41,13 +42,15 @@ def predict(
       [B, num_frames, H, W, C] float32, in the data's range.
 
     Raises:
-      ValueError: for wrong shapes or keys, or num_frames under 1.
+      ValueError: for wrong shapes or keys, num_frames under 1, or a temperature that is a number but not one from 0.
 
     The frames are those of the model's own `predict` with the likelihood's mean fed back, which is for programs that
     compile it whole.
     """
     if num_frames < 1:
         raise ValueError(f"num_frames is {num_frames}; expected 1 or more")
+    if isinstance(temperature, int | float) and not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}; expected a number from 0")
     observe, imagine = _functions(trained.model, trained.likelihood)
     memory, noise = observe(trained.params, x_past, keys, num_frames)
     frames = []
@@ -72,7 +75,11 @@ def futures(
 
     Yields:
       K arrays like videos, float32. Each is drawn when it is asked for, so memory does not grow with K.
+
+    Raises:
+      ValueError: when the first is asked for, for `past` out of range and as `predict`.
     """
+    _check_past(videos, past)
     given = as_unit(videos[:, :past], jnp.float32)
     for sample in range(num_samples):
         own = jax.vmap(jax.random.fold_in, (0, None))(keys, sample)
@@ -81,7 +88,12 @@ def futures(
 
 
 def copied(videos: np.ndarray, past: int) -> jax.Array:
-    """The prediction that any other must beat: the last given frame again and again, [B, T, H, W, C] float32."""
+    """The prediction that any other must beat: the last given frame again and again, [B, T, H, W, C] float32.
+
+    Raises:
+      ValueError: if `past` is not 1 to T - 1.
+    """
+    _check_past(videos, past)
     frames = np.minimum(np.arange(videos.shape[1]), past - 1)
     return as_unit(videos[:, frames], jnp.float32)
 
@@ -148,7 +160,7 @@ def measure_predictions(
     Raises:
       ValueError: for no videos, or numbers out of range; where a batch of one clip has no statistics of its own.
     """
-    _check(videos, past, num_samples)
+    _check(trained, videos, past, num_samples, batch_size)
     films: list[Film] = []
     scores: list[dict[str, tuple[jax.Array, jax.Array]]] = []
     total = num_samples * -(-len(videos) // batch_size)
@@ -203,7 +215,7 @@ def predicted_frames(
     Returns:
       Two uint8 arrays [N·(T - past), H, W, C].
     """
-    _check(videos, past, 1)
+    _check(trained, videos, past, 1, batch_size)
     made = []
     for clips, keys in example_batches(videos, key, batch_size):
         (sample,) = futures(trained, clips, past, 1, keys)
@@ -211,13 +223,24 @@ def predicted_frames(
     return to_uint8(videos[:, past:].reshape(-1, *videos.shape[2:])), to_uint8(np.concatenate(made))
 
 
-def _check(videos: np.ndarray, past: int, num_samples: int) -> None:
+def _check(trained: Trained, videos: np.ndarray, past: int, num_samples: int, batch_size: int) -> None:
     if videos.ndim != 5 or len(videos) == 0:
         raise ValueError(f"videos has shape {videos.shape}; expected [N, T, H, W, C] with N 1 or more")
+    _check_past(videos, past)
+    for name, number in (("num_samples", num_samples), ("batch_size", batch_size)):
+        if number < 1:
+            raise ValueError(f"{name} is {number}; expected 1 or more")
+    alone = len(videos) // -(-len(videos) // batch_size) < 2  # the smallest of `example_batches`
+    if alone and not getattr(trained.model, "running_average_at_test", True):
+        raise ValueError(
+            f"{len(videos)} clips in batches of at most {batch_size} leave one alone, of which batch norm has no "
+            "statistics; expected two clips or more in each batch"
+        )
+
+
+def _check_past(videos: np.ndarray, past: int) -> None:
     if not 1 <= past < videos.shape[1]:
         raise ValueError(f"past is {past}; expected 1 to {videos.shape[1] - 1}, one frame less than there are")
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}; expected 1 or more")
 
 
 @functools.lru_cache(maxsize=8)

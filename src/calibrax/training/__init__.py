@@ -1,6 +1,6 @@
 """Training: a pure step, wrappers that say where it runs, checkpoints and logs."""
 
-from calibrax.training.checkpoint import Checkpoints
+from calibrax.training.checkpoint import Checkpoints, DamagedCheckpoint
 from calibrax.training.diagnosis import first_bad_tensor
 from calibrax.training.logging import BadSteps, MetricsLog, read_metrics
 from calibrax.training.parallel import Stepper, jit_step, pmap_step, sharded_step
@@ -10,6 +10,7 @@ from calibrax.training.step import StepOptions, example_keys, train_step
 __all__ = [
     "BadSteps",
     "Checkpoints",
+    "DamagedCheckpoint",
     "MetricsLog",
     "StepOptions",
     "Stepper",

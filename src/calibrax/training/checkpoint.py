@@ -1,5 +1,9 @@
 """Checkpoints with orbax: the whole `TrainState` and the place in the data."""
 
+import json
+import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +11,25 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from calibrax.training.manifest import MANIFEST_FILE, find_damage, write_manifest
 from calibrax.training.state import TrainState
+
+STEP_METADATA = "_CHECKPOINT_METADATA"  # orbax's name
+STAGING = ".saving"
+
+
+class DamagedCheckpoint(ValueError):
+    """Files of a checkpoint are not as they were written, and no intact one can stand in; the message is one line."""
 
 
 class Checkpoints:
-    """The checkpoints of one run, newest last; a save is complete or absent.
+    """The checkpoints of one run, newest last; a save is complete or absent, and later damage to it is found.
+
+    A checkpoint is the folder of its step. It is written elsewhere, a manifest of its files is added, and only then it
+    is given its place: it is never there without its manifest, whenever the process is killed. One that older versions
+    wrote has none, and says so in orbax's metadata; it is taken to be intact if orbax can read it.
+
+    One process at a time may save; others may read meanwhile.
 
     Args:
       folder: where they are; made if missing.
@@ -19,49 +37,135 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, *, keep: int = 2):
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
-        )
-        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+        self._folder, self._keep = Path(folder).absolute(), keep
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+        self._damaged: set[int] = set()  # passed over by `restore`
 
     def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, None where there is none."""
-        return self._manager.latest_step()
+        """The step of the newest checkpoint, damaged or not; None where there is none.
+
+        So a run whose checkpoints are all damaged is not taken for a new one: `restore` refuses it.
+        """
+        return max(self._steps(), default=None)
+
+    def verify(self, step: int) -> str | None:
+        """None if every file of a checkpoint is as it was written; else the first that is not, in one line.
+
+        None, too, for a checkpoint of an older version, which has nothing to compare its files with.
+        """
+        return None if self._is_old(step) else find_damage(self._path(step))
 
     def save(self, state: TrainState, *, seed: int, steps_per_epoch: int) -> None:
-        """Write `state` unless a checkpoint of its step exists; returns when it is on disk."""
+        """Write `state` unless an intact checkpoint of its step exists; returns when it is on disk.
+
+        A damaged one of its step is replaced; those that `restore` had to pass over are removed.
+        """
         step = int(state.step)
-        if step in self._manager.all_steps():
+        if step in self._steps() and step not in self._damaged and self.verify(step) is None:
             return
         position = {"seed": seed, "epoch": step // steps_per_epoch, "batch": step % steps_per_epoch}
-        self._manager.save(
-            step,
+        staging = self._folder / STAGING
+        shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
+        self._checkpointer.save(
+            staging / str(step),
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(_present(jax.tree.map(np.asarray, state))),
                 position=ocp.args.JsonSave(position),
             ),
+            custom_metadata={"manifest": MANIFEST_FILE},
         )
+        write_manifest(staging / str(step))
+        self._remove({step, *self._damaged})
+        os.rename(staging / str(step), self._path(step))
+        earlier = [saved for saved in self._steps() if saved <= step]
+        self._remove(set(earlier[: -self._keep]))
+        shutil.rmtree(staging, ignore_errors=True)
 
     def restore(self, like: TrainState, step: int | None = None) -> TrainState:
-        """The newest checkpoint, or that of `step`, in the structure, shapes and dtypes of `like`.
+        """The newest intact checkpoint, or that of `step`, in the structure, shapes and dtypes of `like`.
+
+        Each damaged one that is passed over is named in a line on stderr.
 
         Args:
           like: a state, or its abstract shapes.
-          step: which one; None for the newest.
+          step: which one; None for the newest that is intact.
 
         Raises:
           FileNotFoundError: if there is none.
+          DamagedCheckpoint: if that of `step` is damaged, or all are.
           ValueError: if it holds a state of another structure.
         """
-        step = self.latest_step() if step is None else step
-        if step is None:
-            raise FileNotFoundError(f"no checkpoint in {self._manager.directory}")
-        target = _present(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like))
-        restored: Any = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))
-        return like._replace(**restored.state)
+        steps = [saved for saved in reversed(self._steps()) if step is None or saved == step]
+        which = "" if step is None else f" of step {step}"
+        if not steps:
+            raise FileNotFoundError(f"no checkpoint{which} in {self._folder}")
+        passed: dict[int, str] = {}
+        for saved in steps:
+            try:
+                state = self._restore(like, saved)
+            except DamagedCheckpoint as damage:
+                passed[saved] = str(damage)
+                continue
+            # Only now that an older one has been read are the newer ones known to be damaged: `like` does fit.
+            for damage in (damage for newer, damage in passed.items() if newer not in self._damaged):
+                print(f"calibrax: {damage}; going back to {saved}", file=sys.stderr)
+            self._damaged = (self._damaged | set(passed)) - {saved}
+            return state
+        raise DamagedCheckpoint(f"no intact checkpoint{which} in {self._folder}: {', '.join(passed.values())}")
 
     def close(self) -> None:
-        self._manager.close()
+        self._checkpointer.close()
+
+    def _restore(self, like: TrainState, step: int) -> TrainState:
+        damage = self.verify(step)
+        if damage is not None:
+            raise DamagedCheckpoint(f"checkpoint {step} is damaged ({damage})")
+        target = _present(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like))
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        try:
+            restored: Any = self._checkpointer.restore(self._path(step), args=args)
+        except Exception as error:  # orbax and tensorstore raise many kinds on damaged files
+            if not self._is_old(step):
+                raise
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise DamagedCheckpoint(f"checkpoint {step} is damaged, or does not fit ({reason})") from error
+        _check_shapes(self._path(step), target, restored.state)
+        return like._replace(**restored.state)
+
+    def _steps(self) -> list[int]:
+        """All steps that have a folder, oldest first."""
+        names = (path.name for path in self._folder.iterdir() if path.is_dir())
+        return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
+
+    def _path(self, step: int) -> Path:
+        return self._folder / str(step)
+
+    def _is_old(self, step: int) -> bool:
+        """Whether a checkpoint was written without a manifest, rather than having lost it."""
+        if (self._path(step) / MANIFEST_FILE).exists():
+            return False
+        try:
+            metadata = json.loads((self._path(step) / STEP_METADATA).read_text(encoding="utf-8"))
+            return not metadata.get("custom_metadata")
+        except (OSError, ValueError, AttributeError):
+            return False
+
+    def _remove(self, steps: set[int]) -> None:
+        """Remove checkpoints, each out of its place first: half of one is never found there."""
+        for step in steps & set(self._steps()):
+            removed = self._folder / STAGING / f"{step}.removed"
+            os.rename(self._path(step), removed)
+            shutil.rmtree(removed)
+        self._damaged -= steps
+
+
+def _check_shapes(where: Path, wanted: Any, found: Any) -> None:
+    """Orbax restores an array of any shape in place of another."""
+    for (path, leaf), array in zip(jax.tree_util.tree_leaves_with_path(wanted), jax.tree.leaves(found), strict=True):
+        if np.shape(array) != leaf.shape:
+            name = jax.tree_util.keystr(path)
+            raise ValueError(f"{where} has {name} of shape {np.shape(array)}; expected {leaf.shape}")
 
 
 def _present(state: TrainState) -> dict[str, Any]:

@@ -136,11 +136,20 @@ def _open_board(folder: Path, step: int) -> Any:
 
 
 def read_metrics(path: str | Path) -> list[Row]:
-    """The rows of a `metrics.jsonl`, without a last line torn by a crash."""
-    rows = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    """The rows of a `metrics.jsonl`, without a last line torn by a crash.
+
+    Raises:
+      ValueError: in one line, where another line is none of a log.
+    """
+    rows, lines = [], Path(path).read_bytes().splitlines()
+    for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = json.loads(line.decode("utf-8"))
+            if not (isinstance(row, dict) and isinstance(row.get("step"), int) and isinstance(row.get("split"), str)):
+                raise ValueError
+        except ValueError:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}: line {number} is no row of metrics") from None
+        rows.append(row)
     return rows
