@@ -424,3 +424,20 @@ def test_wrong_arguments_are_refused(args, message):
     method = "predict" if "x_past" in args else "__call__"
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda params: tiny().apply(params, **args, method=method), params_of())
+
+
+def test_an_adam_for_each_part_is_one_adam():
+    """The original has five; Adam treats every weight alone."""
+    params = params_of()["params"]
+    labels = {"encoder": "encoder", "decoder": "decoder", "dynamics": {name: name for name in params["dynamics"]}}
+    names = ["encoder", "decoder", *params["dynamics"]]
+    assert len(names) == 5
+    updated = []
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes
+        for optimizer in (optax.adam(2e-3), optax.multi_transform({name: optax.adam(2e-3) for name in names}, labels)):
+            state, updates = optimizer.init(params), params
+            for step in range(3):
+                grads = jax.tree.map(lambda leaf, step=step: jnp.cos(leaf + step), params)
+                updates, state = optimizer.update(grads, state)
+            updated.append(updates)
+    jax.tree.map(np.testing.assert_array_equal, *updated)

@@ -100,7 +100,7 @@ def test_moving_digits_that_cannot_be(arguments, match):
 def test_names_that_are_not_known():
     with one_line("no videos called 'moving-digit': did you mean moving-digits"):
         load_video("moving-digit")
-    with one_line("expected moving-digits, moving-mnist, bair_robot_pushing_small, or an .npz file"):
+    with one_line("expected moving-digits, moving-digits:IMAGES, moving-mnist, bair, or an .npz file"):
         load_video("/etc")
     assert "moving-digits" in known_videos()
 
@@ -328,7 +328,7 @@ def test_robot_sequences_of_another_shape(tmp_path):
 
 
 def test_a_missing_robot_is_named_with_the_ways_to_get_it(tmp_path):
-    ways = "not in .*prepare=True.*TensorFlow.*81 GiB .*GiB are free.*videos.npz"
+    ways = "not in .*`calibrax data bair`.*TensorFlow.*81 GiB .*GiB free.*videos.npz"
     for folder in (tmp_path, tmp_path / "not" / "there"):
         with one_line(ways):
             load_video("bair", data_dir=folder)

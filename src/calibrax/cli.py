@@ -200,7 +200,7 @@ def data(argv: Sequence[str]) -> None:
             from calibrax.evaluation.video_figure import save_film
 
             rows = [(f"video {index + 1}", videos.train[index]) for index in range(min(4, len(videos.train)))]
-            save_film(config.picture, rows, 0, title=f"{videos.name}: training videos")
+            save_film(config.picture, rows, None, title=f"{videos.name}: training videos")
             print(config.picture)
         return
     images = load(config.source, data_dir=config.data_dir, image_size=config.image_size)

@@ -108,10 +108,9 @@ def load_robot_pushing(
         builder = find_builder(ROBOT_PUSHING, data_dir, CAMERA)
     if builder is None:
         raise DataError(
-            f"{ROBOT_PUSHING} is not in {data_dir} as array_record. Ways to get it: load it with prepare=True, which "
-            f"takes TensorFlow (pip install 'calibrax[prepare]'), a network and {SPACE} GiB "
-            f"({_free(data_dir)} GiB are free); put TFDS's preparation from elsewhere there; or give your own "
-            f"videos as videos.npz"
+            f"{ROBOT_PUSHING} is not in {data_dir} as array_record. Ways to get it: `calibrax data bair`, which takes "
+            f"TensorFlow (pip install 'calibrax[prepare]'), a network and {SPACE} GiB ({_free(data_dir)} GiB free); "
+            f"put TFDS's preparation from elsewhere there; or give your own videos as videos.npz"
         )
     where = str(builder.data_path)
     for split, num in NUM_SEQUENCES.items():

@@ -119,7 +119,8 @@ def load_video(
     else:
         close = difflib.get_close_matches(source, known_videos(), n=2, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise DataError(f"no videos called {source!r}: {hint}expected {', '.join(known_videos())}, or an .npz file")
+        known = f"{MOVING_DIGITS}, {MOVING_DIGITS}:IMAGES, {MOVING_MNIST}, bair, or an .npz file of videos"
+        raise DataError(f"no videos called {source!r}: {hint}expected {known}")
     return _resized(data, image_size)
 
 

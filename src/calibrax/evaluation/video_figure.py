@@ -69,7 +69,7 @@ def draw_scores_over_time(figure, scores: Mapping[str, FrameScores], title: str 
 def save_film(
     path: str | Path,
     rows: Sequence[Row],
-    past: int,
+    past: int | None,
     *,
     columns: int = 12,
     title: str | None = None,
@@ -83,7 +83,7 @@ def save_film(
       path: ends in .png; folders are made.
       rows: (name, frames) each, [T, H, W, C], floats in [0, 1] (clipped; NaN is black) or uint8, all of one length and
         size.
-      past: how many frames were given, 0 to T.
+      past: how many frames were given, 0 to T; None where nothing is predicted, for strips without a word on it.
       columns: frames to show at most, 2 or more; of longer videos these are the given frames, or the last of them, and
         predicted ones at equal steps up to the last.
       title: above all.
@@ -93,14 +93,14 @@ def save_film(
       ValueError: if a shape, a dtype, a number or the ending of `path` is another.
     """
     _check_suffix(path, ".png")
-    strips = _checked(rows, past)
-    shown = _shown(len(strips[0][1]), past, columns)
+    strips = _checked(rows, past or 0)
+    shown = _shown(len(strips[0][1]), past or 0, columns)
     scale = _scale(scale, 1100 // len(shown) / strips[0][1].shape[2])
     frames = [np.stack([_enlarged(strip[step], scale) for step in shown]) for _, strip in strips]
     height, width = frames[0].shape[1:3]
 
     indent = max(_text_width(name, TEXT) for name, _ in strips) + 2 * MARGIN
-    lefts = [indent + place * (width + GAP) + 2 * GAP * (step >= past > 0) for place, step in enumerate(shown)]
+    lefts = [indent + place * (width + GAP) + 2 * GAP * (step >= (past or 0) > 0) for place, step in enumerate(shown)]
     top = MARGIN + (2 * TEXT if title else 0)
     head = top + TEXT + SMALL + 4 * GAP  # where the first strip begins
     size = (lefts[-1] + width + MARGIN, head + len(strips) * (height + GAP) - GAP + MARGIN)
@@ -110,7 +110,8 @@ def save_film(
     for colour, word, places in _halves(shown, past):
         start, end = lefts[places[0]], lefts[places[-1]] + width
         page.write(_fitting(word, end - start), ((start + end) / 2, top), SMALL, colour, "mt")
-        page.bar((start, top + TEXT + GAP, end, top + TEXT + 2 * GAP), colour)
+        if past is not None:
+            page.bar((start, top + TEXT + GAP, end, top + TEXT + 2 * GAP), colour)
         for place in places:
             middle = lefts[place] + width / 2
             page.write(str(shown[place] + 1), (middle, top + TEXT + 3 * GAP), SMALL, colour, "mt")
@@ -231,8 +232,10 @@ def _wide_enough(size: tuple[int, int], title: str | None) -> tuple[int, int]:
     return max(size[0], _text_width(title or "", TEXT) + 2 * MARGIN), size[1]
 
 
-def _halves(shown: Sequence[int], past: int) -> list[tuple[str, str, list[int]]]:
+def _halves(shown: Sequence[int], past: int | None) -> list[tuple[str, str, list[int]]]:
     """Colour, word and places of the frames that were given and of the others, where there are any."""
+    if past is None:
+        return [("black", "", list(range(len(shown))))]
     given = [place for place, step in enumerate(shown) if step < past]
     predicted = [place for place, step in enumerate(shown) if step >= past]
     halves = [(GIVEN, "given", given), (PREDICTED, "predicted", predicted)]
