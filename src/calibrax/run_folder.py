@@ -168,7 +168,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """What `write_json` wrote; raises RunError where it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"cannot read {path}: {error}") from error
 
 

@@ -1,17 +1,25 @@
 """Published data sets from their original files: where these are, how they are read, under what terms."""
 
+import contextlib
 import gzip
+import io
+import math
 import struct
 import tarfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from calibrax.data.download import Remote
+from calibrax.data.matlab import read_uint8
 from calibrax.data.types import DataError
 
+MAX_BYTES = 1 << 28  # of one file, unpacked; the largest array is SVHN's for training, 225,045,504
+CIFAR_TRAIN, CIFAR_TEST = tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"
+CIFAR_ROWS = 10_000  # of a file
 Splits = dict[str, np.ndarray]
 
 
@@ -46,17 +54,12 @@ def read_frey_face(folder: Path) -> Splits:
 
 
 def _read_mat(path: Path, key: str) -> np.ndarray:
-    from scipy.io import loadmat
-
     try:
-        array = loadmat(path, variable_names=[key])[key]
+        return read_uint8(path, key, MAX_BYTES)
     except KeyError as error:
         raise DataError(f"{path} has no variable '{key}'") from error
-    except Exception as error:  # SciPy raises many kinds on damaged files
-        raise DataError(f"{path} cannot be read as a MATLAB file: {error}".replace("\n", " ")) from error
-    if array.dtype != np.uint8:
-        raise DataError(f"{path}: '{key}' has dtype {array.dtype}; expected uint8")
-    return array
+    except Exception as error:  # zlib and struct have kinds of their own
+        raise DataError(f"{path} cannot be read as a MATLAB file: {error}") from error
 
 
 def read_mnist(folder: Path) -> Splits:
@@ -66,33 +69,52 @@ def read_mnist(folder: Path) -> Splits:
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    try:
-        with gzip.open(path) as stream:
-            magic, num, height, width = struct.unpack(">4i", stream.read(16))
-            content = stream.read(num * height * width + 1) if magic == 2051 else b""
-    except (OSError, EOFError, struct.error, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a gzipped idx file: {error}") from error
-    if magic != 2051 or len(content) != num * height * width:
+    with _gunzip(path) as stream:
+        magic, *shape = struct.unpack(">4i", stream.read(16))
+        size = math.prod(shape)
+        if magic != 2051 or min(shape) < 1 or size > MAX_BYTES:
+            raise DataError(f"{path} is not an idx file of images")
+        content = stream.read(size + 1)
+    if len(content) != size:
         raise DataError(f"{path} is not a whole idx file of images")
-    return np.frombuffer(content, np.uint8).reshape(num, height, width, 1)
+    return np.frombuffer(content, np.uint8).reshape(*shape, 1)
 
 
 def read_cifar10(folder: Path) -> Splits:
     """CIFAR-10, 32×32×3: 50,000 for training, 10,000 for testing."""
-    path, batches = folder / "cifar-10-binary.tar.gz", {}
+    path = folder / "cifar-10-binary.tar.gz"
     try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                name = Path(member.name).name
-                if (member.isfile() and name.endswith("_batch.bin")) or name.startswith("data_batch"):
-                    stream = archive.extractfile(member)
-                    batches[name] = np.frombuffer(stream.read() if stream else b"", np.uint8)
-        rows = {name: flat.reshape(10_000, 3073)[:, 1:] for name, flat in batches.items()}
-        train = np.concatenate([rows[f"data_batch_{i}.bin"] for i in range(1, 6)])
-        splits = {"train": train, "test": rows["test_batch.bin"]}
-    except (OSError, EOFError, tarfile.TarError, KeyError, ValueError) as error:
+        with _gunzip(path) as stream:
+            content = stream.read(MAX_BYTES)
+        batches = dict(_cifar_batches(content))
+        splits = {"train": np.concatenate([batches[name] for name in CIFAR_TRAIN]), "test": batches[CIFAR_TEST]}
+    except DataError:
+        raise
+    except Exception as error:  # tarfile raises many kinds on damaged files
         raise DataError(f"{path} cannot be read as the CIFAR-10 binary archive: {error!r}") from error
     return {name: np.ascontiguousarray(a.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)) for name, a in splits.items()}
+
+
+def _cifar_batches(content: bytes) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and pixels of the batches in a tar archive, uint8 [10000, 3072]."""
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
+        for member in archive:
+            if not 0 <= member.size <= len(content):  # a negative one keeps tarfile in a loop (CVE-2025-8194)
+                raise ValueError(f"{member.name} has {member.size} bytes")
+            name = Path(member.name).name
+            stream = archive.extractfile(member) if member.isreg() and name in (*CIFAR_TRAIN, CIFAR_TEST) else None
+            if stream is not None:
+                yield name, np.frombuffer(stream.read(), np.uint8).reshape(CIFAR_ROWS, 3073)[:, 1:]  # without labels
+
+
+@contextlib.contextmanager
+def _gunzip(path: Path) -> Iterator[gzip.GzipFile]:
+    """What a gzip file holds, inflated as far as it is read."""
+    try:
+        with gzip.open(path) as stream:
+            yield stream
+    except (OSError, EOFError, zlib.error, struct.error) as error:
+        raise DataError(f"{path} cannot be read as a gzip file: {error}") from error
 
 
 # Sizes and checksums are those in TensorFlow Datasets' own lists; nobody has published one for Frey Face.

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,11 +84,34 @@ def find_builder(folder_name: str, data_dir: Path, feature: str = "image") -> An
         except ImportError as error:
             raise DataError(f"{info.parent} needs tensorflow-datasets to be read: {error}") from error
         with quiet(), readable(str(info.parent)):
+            _check_features(info.with_name("features.json"))
             builder = tfds.builder_from_directory(str(info.parent))
             features: Any = builder.info.features or {}
         if feature in features:
             return builder
     return None
+
+
+def _check_features(path: Path) -> None:
+    """Refuse features of classes that are not TFDS's own: it would import their modules, whatever these do."""
+    for name in _class_names(json.loads(path.read_text(encoding="utf-8"))):
+        if not name.startswith("tensorflow_datasets."):
+            raise ValueError(f"{path.name} asks for {name}; expected features of TFDS alone")
+
+
+def _class_names(value: Any) -> Iterator[str]:
+    """The names of classes in a `features.json`, in both of TFDS's layouts, whose strings may be JSON in turn."""
+    if isinstance(value, str):
+        with contextlib.suppress(json.JSONDecodeError):
+            inner = json.loads(value)
+            yield from _class_names(inner) if isinstance(inner, dict | list) else ()
+    elif isinstance(value, list):
+        for item in value:
+            yield from _class_names(item)
+    elif isinstance(value, dict):
+        names = ("pythonClassName", "python_class_name", *(("type",) if "content" in value else ()))
+        yield from (value[name] for name in names if isinstance(value.get(name), str))
+        yield from _class_names(list(value.values()))
 
 
 def split_names(builder) -> list[str]:

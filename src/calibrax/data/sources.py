@@ -132,10 +132,10 @@ def _load_original(name: str, original: Original, folder: Path, *, download: boo
             raise DataError(f"{name} cannot be kept in {folder}: {error.strerror or error}") from error
     elif missing:
         raise DataError(f"{name} is not in {folder}. {_ways(name, original, folder)}")
-    splits = original.read(folder)
+    data = _checked(name, original.read(folder), f"original files in {folder}", original.license)
     with contextlib.suppress(ImportError):  # without tensorflow-datasets the original files are read each time
-        prepare(name, splits, folder, license=original.license)
-    return _checked(name, splits, f"original files in {folder}", original.license)
+        prepare(name, data.splits, folder, license=original.license)
+    return data
 
 
 def _ways(name: str, original: Original, folder: Path) -> str:

@@ -6,7 +6,9 @@ follow from features in seconds. Any file may be deleted at any time.
 
 import hashlib
 import json
+import math
 import os
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from calibrax.evaluation.inception import PREPROCESSING, to_uint8
+from calibrax.evaluation.npz import read_array
 
 HASHED_AT_ONCE = 4096  # images
 MAX_BYTES = 256 << 20  # of features in one file: 32,768 images of 2048
+MAX_IDENTITY = 1 << 16  # bytes
 FORMAT = 1
 
 
@@ -108,19 +112,19 @@ def load_features(path: str | Path, identity: Mapping[str, Any]) -> np.ndarray:
     Raises:
       FeaturesError: if the file is missing or damaged, or its identity differs in any entry.
     """
-    path = Path(path)
+    path, wanted = Path(path), json.loads(_text(identity))
+    shape = wanted["num"], wanted["feature"]
     try:
         # The archive's checksums show damage to what is read; the shape below, that all of it was.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            features, text = archive["features"], archive["identity"]
-        found = dict(json.loads(str(text)))
+        with zipfile.ZipFile(path) as archive:
+            found = dict(json.loads(str(read_array(archive, "identity", MAX_IDENTITY))))
+            features = read_array(archive, "features", 4 * math.prod(shape)) if found == wanted else None
     except Exception as error:  # a damaged archive may fail in any way
         raise FeaturesError(f"{path} cannot be read as features: {error}".replace("\n", " ")) from error
-    wanted = json.loads(_text(identity))
-    if found != wanted:
-        differ = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
-        raise FeaturesError(f"{path} holds features of other images: it differs in {', '.join(differ)}")
-    if features.dtype != np.float32 or features.shape != (wanted["num"], wanted["feature"]):
+    if features is None:
+        differ = ", ".join(name for name in {**wanted, **found} if found.get(name) != wanted.get(name))
+        raise FeaturesError(f"{path} holds features of other images: it differs in {differ}".replace("\n", " "))
+    if features.dtype != np.float32 or features.shape != shape:
         raise FeaturesError(f"{path} holds damaged features: {features.dtype} of shape {features.shape}")
     return features
 

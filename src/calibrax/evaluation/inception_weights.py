@@ -16,12 +16,14 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from calibrax.evaluation.inception import Params, check_feature, parameter_shapes
+from calibrax.evaluation.npz import read_array
 
 WEIGHTS_FILE = "pt_inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS_FILE}"
 WEIGHTS_SIZE = 95_628_359  # bytes
 WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # its first digits name the file
 BATCH_NORM_EPSILON = 1e-3
+MAX_ITEMSIZE = 8  # bytes of a folded number
 
 
 class InceptionWeightsError(ValueError):
@@ -71,14 +73,17 @@ def _read_folded(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
     if beyond:
         raise InceptionWeightsError(f"these weights end at Mixed_6e; 2048 features need {WEIGHTS_FILE}")
     layers = {}
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+    with zipfile.ZipFile(path) as archive:
+        names = set(archive.namelist())
         for name, (height, width, inputs, outputs) in shapes.items():
             weights_name, bias_name = (f"{kind}_{_tensorflow_name(name)}" for kind in ("weights", "bias"))
-            if weights_name not in archive or bias_name not in archive:
+            if not {f"{weights_name}.npy", f"{bias_name}.npy"} <= names:
                 raise InceptionWeightsError(f"there is no array {weights_name} or {bias_name}")
-            weights, bias = archive[weights_name], archive[bias_name]
-            if weights.size != height * width * inputs * outputs or bias.shape != (outputs,):
-                raise InceptionWeightsError(f"{weights_name} or {bias_name} is of the wrong size for {name}")
+            size = height * width * inputs * outputs
+            weights = read_array(archive, weights_name, MAX_ITEMSIZE * size)
+            bias = read_array(archive, bias_name, MAX_ITEMSIZE * outputs)
+            if weights.size != size or bias.shape != (outputs,) or {weights.dtype.kind, bias.dtype.kind} != {"f"}:
+                raise InceptionWeightsError(f"{weights_name} or {bias_name} is of the wrong size or type for {name}")
             kernel = weights.reshape(outputs, height, width, inputs).transpose(1, 2, 3, 0)
             layers[name] = {"kernel": np.ascontiguousarray(kernel, np.float32), "bias": bias.astype(np.float32)}
     return layers

@@ -147,7 +147,7 @@ def read_metrics(path: str | Path) -> list[Row]:
             row = json.loads(line.decode("utf-8"))
             if not (isinstance(row, dict) and isinstance(row.get("step"), int) and isinstance(row.get("split"), str)):
                 raise ValueError
-        except ValueError:
+        except (ValueError, RecursionError):
             if number == len(lines):
                 break
             raise ValueError(f"{path}: line {number} is no row of metrics") from None
