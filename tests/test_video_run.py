@@ -154,6 +154,8 @@ def test_videos_of_another_kind_are_refused_in_a_line(videos, tmp_path, capsys):
     refused(capsys, args(small), "image_shape is (32, 32, 1); expected (64, 64, channels)")
     images = npz(tmp_path / "images.npz", np.zeros((4, 64, 64, 1), np.uint8))
     refused(capsys, args(images), "'train' is uint8 (4, 64, 64, 1); expected uint8 [N, T, H, W, C]")
+    refused(capsys, args(videos, "--batch-size", "1"), "--batch-size is 1; expected more videos")
+    refused(capsys, args(videos, "--accumulate", "4"), "--batch-size is 4; expected more videos: batch norm takes")
     refused(capsys, args("svhn"), "no videos called 'svhn'")
     refused(capsys, ["train", "--data", videos], "--model conv-vae is of images")
     refused(capsys, ["train", "--data", "svhn", "--n-past", "3"], "--n-past has no meaning for --model conv-vae")

@@ -133,6 +133,9 @@ class TrainConfig:
             raise ConfigError(
                 f"--accumulate is {self.accumulate}; expected a divisor of the batch size, {self.batch_size}"
             )
+        if self.is_video and self.batch_size // self.accumulate < 2:
+            alone = "batch norm takes its statistics from several" + (" in each part" if self.accumulate > 1 else "")
+            raise ConfigError(f"--batch-size is {self.batch_size}; expected more videos: {alone}")
         preset = MODELS[self.model]
         for field in dataclasses.fields(self):
             if field.name in MODEL_FIELDS - preset.fields and getattr(self, field.name) != field.default:

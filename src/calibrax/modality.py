@@ -113,6 +113,7 @@ VIDEOS = Modality(
     load=_load_videos,
     batches=data.video_batches,
     to_score=lambda videos: data.first_videos(videos, NUM_TRAIN_VIDEOS),
-    batch_size=lambda config: config.batch_size,  # batch norm takes a batch's own statistics, of that size in training
+    # As in training: batch norm takes a batch's own statistics. With 3 at most `example_batches` leaves none alone.
+    batch_size=lambda config: max(3, config.batch_size),
     pictures=_video_pictures,
 )
