@@ -136,13 +136,14 @@ def markdown(table: Table, done: Sequence[Done], config: SweepConfig, data: Data
     """The whole `table.md`."""
     notes = list(dict.fromkeys(reason for case in table.cases for reason in case.doubts.values()))
     columns = _shown(table, done)
+    compared = any(column.compares and column.paper for column in columns)
     rows = [_row(case, columns, done, notes, math.prod(data.event_shape[-3:])) for case in table.cases]
     heads = ["decoder"]
     for column in columns:
         heads.append(fid_name(done, column.field) if column.field in ("fid", "kid") else column.heading)
         heads += [f"paper's {column.heading}"] if column.paper else []
-        heads += ["beside the paper"] if column.compares else []
-    lines = [f"# {table.title}", "", _setting(config, data, done, planned), "", *_grid(heads, rows)]
+        heads += ["beside the paper"] if column.compares and column.paper else []
+    lines = [f"# {table.title}", "", _setting(config, data, done, planned, compared), "", *_grid(heads, rows)]
     verdict = ordering_holds(table, done)
     lines += ["", verdict] if verdict else []
     lines += ["", table.remark] if table.remark else []
@@ -161,7 +162,7 @@ def _row(
         if column.paper:
             mark = f" [{notes.index(doubt) + 1}]" if doubt else ""
             cells.append(("–" if paper is None else f"{paper:g}") + mark)
-        if column.compares:
+        if column.compares and column.paper:
             compared = "–" if ours is None or paper is None or doubt else agreement(ours.value - paper, dimensions)
             cells.append(compared)
     return cells
@@ -172,26 +173,27 @@ def in_words(epochs: int) -> str:
 
 
 def _shown(table: Table, done: Sequence[Done]) -> list[Column]:
-    """The columns with a number of ours or of the paper's."""
-    return [
-        column
-        for column in table.columns
-        if any(mean(done, case, column) or column.paper in case.paper for case in table.cases)
-    ]
+    """The columns with a number of ours or of the paper's; without the paper's name where it says nothing of them."""
+    shown = []
+    for column in table.columns:
+        in_paper = any(column.paper in {*case.paper, *case.doubts} for case in table.cases)
+        if in_paper or any(mean(done, case, column) for case in table.cases):
+            shown.append(column if in_paper else column._replace(paper=""))
+    return shown
 
 
-def _setting(config: SweepConfig, data: Data, done: Sequence[Done], planned: int) -> str:
+def _setting(config: SweepConfig, data: Data, done: Sequence[Done], planned: int, compared: bool) -> str:
     noun, example = ("videos", "a frame") if isinstance(data, VideoData) else ("images", "an image")
     part = f", the first {config.fraction:.0%} of its training {noun}" if config.fraction < 1 else ""
     seeds = "one seed" if config.seeds == 1 else f"mean ± standard error over {config.seeds} seeds"
     rows = "" if not config.only else f" Only rows of: {', '.join(config.only)}."
     progress = "" if len(done) == planned else f" **Unfinished: {len(done)} of {planned} runs.**"
     dimensions = math.prod(data.event_shape[-3:])
+    agrees = f' "agrees": within {AGREES_WITHIN} nats a dimension, {AGREES_WITHIN * dimensions:.0f} in all.'
     return (
         f"{data.name}{part}: {len(data.train):,} training and {len(data.test):,} test {noun} of "
         f"{'×'.join(map(str, data.event_shape))}, {in_words(config.epochs)}, {seeds}. Test {noun}, one posterior "
-        f'sample, the running average\'s σ; nats {example}. "agrees": within {AGREES_WITHIN} nats a dimension, '
-        f"{AGREES_WITHIN * dimensions:.0f} in all.{rows}{progress}"
+        f"sample, the running average's σ; nats {example}.{agrees if compared else ''}{rows}{progress}"
     )
 
 
