@@ -29,7 +29,7 @@ TABLE = Table(
     ordering=(decoders.OPTIMAL[0], decoders.GAUSSIAN[0]),
     remark=(
         "Nats are those of a frame that is predicted from the true ones before it. PSNR and SSIM: data range 1. Nearly "
-        "all pixels are black or white: the two levels whose bins are open, to which σ = 1 gives half of its mass each. "
+        "all pixels are black or white: levels whose bins are open, to which σ = 1 gives half of its mass each. "
         "So its -log P of 256 levels is low, whatever it predicts."
     ),
     image_size=64,
