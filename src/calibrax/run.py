@@ -223,7 +223,7 @@ class Run:
         """
         results_file = self.folder / run_folder.RESULTS_FILE
         if training is None and results_file.exists():
-            with contextlib.suppress(run_folder.RunError):  # a damaged record is about to be replaced
+            with contextlib.suppress(run_folder.RunError, AttributeError):  # a damaged record is about to be replaced
                 training = run_folder.read_json(results_file).get("training")
         state, noun = self.saved_state(), self.modality.noun
         trained, train_part = self.trained(state), self.modality.to_score(self.data.train)
