@@ -240,6 +240,9 @@ def test_a_step_that_goes_bad_again_and_again_stops_with_its_place(trained, tmp_
     assert "no usable update in 5 steps from step 4 on (loss nan" in message
     assert "the first that is not finite is the output of stage_1/inference_0/conv_1" in message
     monkeypatch.undo()
-    assert run.checkpoints.latest_step() == good.step
+    # What was saved meanwhile is the state before: no discarded step has touched it.
+    assert [run.checkpoints.verify(step) for step in (3, run.checkpoints.latest_step())] == [None, None]
+    newest = run.checkpoints.restore(good)
+    chex.assert_trees_all_equal(newest.params, bad.params)
     rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["split"] == "train"]
     assert [row["skipped"] for row in rows] == 3 * [0.0] + 5 * [1.0]
