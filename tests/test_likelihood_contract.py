@@ -42,9 +42,7 @@ LIKELIHOODS = {
     "discretized-gaussian": cx.discretized_gaussian(),
     "discretized-logistic": cx.discretized_logistic(),
     "tempered": cx.tempered(cx.optimal_sigma(), 0.5),
-    "framewise": cx.framewise(cx.optimal_sigma()),
     "framewise of frames": cx.framewise(cx.optimal_sigma(axis="image", link="identity")),
-    "framewise categorical of 5 levels": cx.framewise(cx.categorical(5)),
 }
 OVER_LEVELS = {name for name in LIKELIHOODS if "categorical" in name or "mixture" in name or "discretized" in name}
 

@@ -117,11 +117,7 @@ def test_samples_of_a_test_video(folder, tmp_path, capsys):
     path = tmp_path / "second.png"
     assert cli.main(["sample", str(folder), "--num", "2", "--clip", "2", "--out", str(path)]) == 0
     assert capsys.readouterr().out.strip() == str(path)
-    first = path.read_bytes()
     assert num_frames(path.with_suffix(".gif")) == TEST_FRAMES
-    assert cli.main(["sample", str(folder), "--num", "2", "--clip", "2", "--out", str(path)]) == 0
-    assert path.read_bytes() == first
-    capsys.readouterr()
     refused(capsys, ["sample", str(folder), "--clip", "6"], "--clip is 6; expected 1 to 5, the test videos")
     refused(capsys, ["sample", str(folder), "--noise"], "--noise is for images")
 
