@@ -67,7 +67,7 @@ def test_a_run_leaves_metrics_films_and_scores(folder):
     tested = rows(folder, "test")
     assert [row["step"] for row in tested] == [3, 6]
     for row in tested:
-        assert row["psnr_best"] >= row["psnr_random"] - 0.5
+        assert row["ssim_best"] >= row["ssim_random"] - 1e-6  # the best of several, among them that one
         assert 0 < row["ssim_copied"] <= 1
         assert row["num_examples"] == 5
     for step in (3, 6):

@@ -61,8 +61,8 @@ class SVG(nn.Module):
       dtype: of the network's computation, None for float32. Parameters, LSTM states, Gaussians, KL and outputs are
         float32.
       remat: encode and decode one time step after another, and recompute their insides in the backward pass instead of
-        keeping them in memory: with the VGG and 100 videos of 12 frames, about 3 GiB instead of 30. Without it all
-        steps pass encoder and decoder at once, and only the recurrent parts go step by step.
+        keeping them in memory. Without it all steps pass encoder and decoder at once, and only the recurrent parts go
+        step by step.
       unroll: a Python loop over time in the place of a scan, for `nn.intercept_methods` to see into; slow to compile.
       axis_name: the mapped axis over which the batch is spread, if any, across which batch norm averages; `init` does
         not need it. `model.clone(axis_name="batch")` is the same model under `pmap`.
