@@ -31,7 +31,7 @@ TABLES := table1 table2-svhn table3 table5
 FIGURES := figure3 figure4 figure5 figure8 figure9
 
 .DEFAULT_GOAL := help
-.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 moving-digits $(FIGURES) figures figure two-modalities test lint typecheck format bench bench-decoders clean
+.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 moving-digits $(FIGURES) figures figure two-modalities test lint typecheck format bench bench-decoders faults soak clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [DATA=svhn|mnist|images.npz|folder] [DATA_DIR=] [EPOCHS=] [SEED=] [PARALLEL=jit|pmap|sharded] [RUN=] [ARGS=]"
@@ -102,6 +102,12 @@ bench: install ## Time the training step against a PyTorch eager twin (TORCH_PYT
 
 bench-decoders: install ## Time the likelihoods against NumPyro, Distrax, TFP and PyTorch (those that are installed)
 	@$(BIN)/python -m benchmarks.decoders --torch-python $(TORCH_PYTHON) $(ARGS)
+
+faults: install ## Kill training at 120 moments, resume it, compare to the bit (ARGS="--kills 20 --terms 5" for fewer)
+	@$(BIN)/python -m benchmarks.faults $(ARGS)
+
+soak: install ## Take 20,000 small steps and watch memory, compilations, files and threads
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
 clean: ## Remove .venv and caches; runs and data stay
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

@@ -16,10 +16,10 @@ from calibrax import run, run_folder
 from calibrax.config import ConfigError, TrainConfig, check_name
 from calibrax.data import steps_per_epoch
 from calibrax.evaluation import fid, full
+from calibrax.interrupts import Interrupted
 from calibrax.measure import measure
 from calibrax.modality import Data, modality
 from calibrax.presets import LIKELIHOODS
-from calibrax.progress import Interrupted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +148,7 @@ def sweep(
                 print(f"left out, as training diverged: {case.label}, seed {seed}: {error}", file=sys.stderr)
                 continue
             except Interrupted as stop:
-                raise Interrupted("saved; the same command goes on from there") from stop
+                raise Interrupted("saved; the same command goes on from there", stop.exit_code) from stop
             made += 1
         yield Done(case, settings, _measured(config, settings, data, record, information, futures))
 

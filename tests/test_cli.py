@@ -1,13 +1,10 @@
 """The command line in process: whole runs on tiny images, resuming, and one line for every mistake."""
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import chex
@@ -182,69 +179,6 @@ def test_two_processes_do_not_train_in_one_folder(images, tmp_path, capsys):
     assert (folder / "config.json").read_text() == described
     assert cli.main(["train", "--resume", "--run-dir", str(folder), "--epochs", "1"]) == 0  # the lock is let go
     assert not list(folder.rglob("*.tmp"))
-
-
-SLOW_TRAIN = """
-import sys, time
-from calibrax import cli, training
-from calibrax import run
-original = run.jit_step
-def slow(**parts):
-    stepper = original(**parts)
-    def step(*args):
-        time.sleep(0.15)
-        return stepper.step(*args)
-    return stepper._replace(step=step)
-run.STEPPERS["jit"] = slow
-sys.exit(cli.main(sys.argv[1:]))
-"""
-
-
-def start_slow(images, folder, *extra):
-    environment = os.environ | {"XLA_FLAGS": ""}
-    return subprocess.Popen(
-        [sys.executable, "-c", SLOW_TRAIN, *train_args(images, folder, "--save-every", "2", *extra)],
-        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment,
-    )  # fmt: skip
-
-
-def wait_for_checkpoint(process, folder, step):
-    deadline = time.monotonic() + 90
-    while not (folder / "checkpoints" / str(step)).exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def command(*args):
-    """In a process of one device, as users run it."""
-    arguments = [sys.executable, "-m", "calibrax.cli", *args]
-    subprocess.run(arguments, check=True, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    command(*train_args(write_images(folder / "tiny.npz"), folder / "run"))
-    return folder / "run"
-
-
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_killed_and_resumed_is_bit_identical(images, tmp_path, uninterrupted, signum):
-    folder = tmp_path / "killed"
-    process = start_slow(images, folder)
-    wait_for_checkpoint(process, folder, 4)
-    process.send_signal(signum)
-    _, stderr = process.communicate(timeout=60)
-    if signum == signal.SIGKILL:
-        assert process.returncode == -signal.SIGKILL
-    else:
-        assert process.returncode == 130
-        assert f"train --resume --run-dir {folder}" in stderr.splitlines()[-1]
-    assert int(final_state(folder).step) < 9
-    command("train", "--resume", "--run-dir", str(folder))
-    chex.assert_trees_all_equal(final_state(folder), final_state(uninterrupted))
-    assert read_metrics(folder / "metrics.jsonl") == read_metrics(uninterrupted / "metrics.jsonl")
 
 
 def assert_one_line(capsys, code, match):

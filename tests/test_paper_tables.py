@@ -15,7 +15,7 @@ import pytest
 from calibrax import run
 from calibrax.config import ConfigError, TrainConfig
 from calibrax.data import ImageData
-from calibrax.progress import Interrupted
+from calibrax.interrupts import Interrupted
 from experiments import (
     moving_digits,
     paper_figure,

@@ -110,7 +110,7 @@ def guarded(command: Any) -> int:
     """Call a command; turn a user's mistake into one line on stderr and exit code 2, an interruption into 130."""
     from calibrax.config import ConfigError
     from calibrax.data import DataError
-    from calibrax.progress import Interrupted
+    from calibrax.interrupts import Interrupted
     from calibrax.run_folder import RunError
 
     try:
@@ -120,12 +120,15 @@ def guarded(command: Any) -> int:
     except FloatingPointError as error:
         return fail(f"training stopped: {error}; the newest checkpoint before it is whole", code=1)
     except Interrupted as stop:
-        return fail(str(stop), code=130)
+        return fail(str(stop), code=stop.exit_code)
     except KeyboardInterrupt:
         return fail("interrupted", code=130)
     except BrokenPipeError:
         sys.stderr.close()
         return 141
+    except OSError as error:  # a full disk, a folder that vanished or that nobody may write to
+        where = f"{error.filename}: " if error.filename else ""
+        return fail(f"{where}{error.strerror or error}; what was written before is whole", code=1)
     return 0
 
 

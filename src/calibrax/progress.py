@@ -1,17 +1,9 @@
-"""What a person sees of a long run: a progress bar, and Ctrl-C that loses nothing."""
+"""What a person sees of a long run."""
 
 import math
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 SECONDS_BETWEEN_LINES = 30  # where the output is a file, not a terminal
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM arrived and the run is saved; the message says how to go on."""
 
 
 class ProgressBar:
@@ -54,24 +46,3 @@ class ProgressBar:
 
     def __exit__(self, *exc_info) -> None:
         self._bar.close()
-
-
-@contextmanager
-def catch_interrupts() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets, for the loop to save and leave; a second Ctrl-C stops at once."""
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-
-    def note(signum, frame):
-        if interrupted.is_set() and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        interrupted.set()
-
-    previous = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interrupted
-    finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)

@@ -22,8 +22,9 @@ from calibrax.evaluation import Evaluation, Trained, calibrate_on, evaluate_like
 from calibrax.evaluation.curves import save_training_curves
 from calibrax.evaluation.hierarchy_figure import save_layer_kls
 from calibrax.evaluation.report import results_table
+from calibrax.interrupts import Interrupts, catch_interrupts
 from calibrax.modality import Data, modality
-from calibrax.progress import Interrupted, ProgressBar, catch_interrupts
+from calibrax.progress import ProgressBar
 from calibrax.training import (
     BadSteps,
     Checkpoints,
@@ -55,7 +56,8 @@ def train(config: TrainConfig, data: Data | None = None) -> dict[str, Any]:
 
     Raises:
       ConfigError, RunError, DataError: the user's mistake, in one line; nothing already written is lost.
-      Interrupted: after Ctrl-C or SIGTERM, with the state saved.
+      Interrupted: after Ctrl-C or SIGTERM, with the state saved. SIGTERM ends the process itself, with exit code 0, in
+        the middle of what is long and unsaved anyway (an evaluation), as it leaves only seconds.
       FloatingPointError: if too many updates in a row are not finite or too large.
     """
     num_devices = 1 if config.parallel == "jit" else jax.device_count()
@@ -150,44 +152,56 @@ class Run:
 
     def train(self) -> dict[str, Any]:
         """Train from the newest checkpoint, or from the start, to the last epoch; then evaluate."""
-        begin, resuming = time.monotonic(), self.checkpoints.latest_step() is not None
-        state = self.saved_state() if resuming else self.initial_state()
-        with _damage_said():
-            log = MetricsLog(self.folder, step=int(state.step), max_skipped=self.config.max_skipped)
-        try:
-            self._train_loop(state, log)
-        finally:
-            log.close()
-        seconds = round(time.monotonic() - begin, 1)
-        return self.evaluate({"from_step": int(state.step), "seconds": seconds, "skipped_steps": log.num_skipped})
+        begin = time.monotonic()
+        with catch_interrupts(self._how_to_go_on) as interrupts:
+            with interrupts.at_once():
+                self.checkpoints.remove_leftovers()
+                resuming = self.checkpoints.latest_step() is not None
+                state = self.saved_state() if resuming else self.initial_state()
+            with _damage_said():
+                log = MetricsLog(self.folder, step=int(state.step), max_skipped=self.config.max_skipped)
+            with log:
+                self._train_loop(state, log, interrupts)
+            seconds = round(time.monotonic() - begin, 1)
+            with interrupts.at_once():
+                from_step = int(state.step)
+                return self.evaluate({"from_step": from_step, "seconds": seconds, "skipped_steps": log.num_skipped})
 
-    def _train_loop(self, state: TrainState, log: MetricsLog) -> None:
+    def _train_loop(self, state: TrainState, log: MetricsLog, interrupts: Interrupts) -> None:
         batch_size = self.config.batch_size
         per_epoch = steps_per_epoch(len(self.data.train), batch_size)
         save_every, last_step = self.config.save_every or per_epoch, self.config.epochs * per_epoch
         stepper: Stepper = STEPPERS[self.config.parallel](**self.parts, options=self.config.make_step_options())
-        step, device_state = int(state.step), stepper.put_state(state)
-        feed = self.batches(start_step=step)
-        save = functools.partial(self.checkpoints.save, seed=self.config.seed, steps_per_epoch=per_epoch)
-        with catch_interrupts() as interrupted, ProgressBar(step, last_step, batch_size, self.modality.unit) as bar:
-            while True:
-                if interrupted.is_set():
-                    save(stepper.get_state(device_state))
-                    raise Interrupted(f"saved at step {step}; go on with: {self.resume_command()}")
-                due = step % (per_epoch * self.config.eval_every) == 0 or step >= last_step
-                if due and step and step not in log.evaluated_steps:
-                    self._evaluate_epoch(stepper.get_state(device_state), step, log)
-                if step >= last_step:
-                    return
-                device_state, metrics = stepper.step(device_state, stepper.put_batch(next(feed)), self.train_key)
-                step += 1
-                try:
+        step = on_disk = int(state.step)
+        device_state, feed = stepper.put_state(state), self.batches(start_step=step)
+
+        def save():
+            log.sync()  # first: no row of a step before a checkpoint is ever missing
+            state = stepper.get_state(device_state)
+            self.checkpoints.save(state, seed=self.config.seed, steps_per_epoch=per_epoch)
+
+        with ProgressBar(step, last_step, batch_size, self.modality.unit) as bar:
+            try:
+                while True:
+                    if interrupts.arrived:
+                        save()
+                        raise interrupts.interrupted()
+                    due = step % (per_epoch * self.config.eval_every) == 0 or step >= last_step
+                    if due and step and step not in log.evaluated_steps:
+                        with interrupts.at_once(step == on_disk):
+                            self._evaluate_epoch(stepper.get_state(device_state), step, log)
+                    if step >= last_step:
+                        return
+                    with interrupts.at_once(step == on_disk):  # the first one is compiled, too
+                        batch = stepper.put_batch(next(feed))
+                        device_state, metrics = stepper.step(device_state, batch, self.train_key)
+                    step += 1
                     bar.advance(log.train(step, metrics))
                     if step % save_every == 0 or step % per_epoch == 0:
-                        log.flush()
-                        save(stepper.get_state(device_state))
-                except BadSteps as bad:
-                    raise self._located(bad, stepper.get_state(device_state)) from None
+                        save()
+                        on_disk = step
+            except BadSteps as bad:
+                raise self._located(bad, stepper.get_state(device_state)) from None
 
     def _located(self, bad: BadSteps, state: TrainState) -> FloatingPointError:
         """The error with the tensor where the first of the discarded steps went wrong, found by taking it again.
@@ -275,6 +289,9 @@ class Run:
     def caption(self, state: TrainState) -> str:
         """What pictures of a state begin their title with."""
         return f"{self.data.name}, {self.config.likelihood}, step {int(state.step)}"
+
+    def _how_to_go_on(self) -> str:
+        return f"saved at step {self.checkpoints.latest_step() or 0}; go on with: {self.resume_command()}"
 
     def resume_command(self) -> str:
         """What to type here to go on: the installed command, or this interpreter where it is not on the PATH."""

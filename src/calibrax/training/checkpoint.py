@@ -1,7 +1,9 @@
 """Checkpoints with orbax: the whole `TrainState` and the place in the data."""
 
+import errno
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -11,11 +13,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from calibrax.atomic import sync_folder
 from calibrax.training.manifest import MANIFEST_FILE, find_damage, write_manifest
 from calibrax.training.state import TrainState
 
 STEP_METADATA = "_CHECKPOINT_METADATA"  # orbax's name
 STAGING = ".saving"
+ROOM_BESIDE_ARRAYS = 1 << 18  # bytes: orbax's indices, metadata and the manifest
 
 
 class DamagedCheckpoint(ValueError):
@@ -60,27 +64,29 @@ class Checkpoints:
         """Write `state` unless an intact checkpoint of its step exists; returns when it is on disk.
 
         A damaged one of its step is replaced; those that `restore` had to pass over are removed.
+
+        Raises:
+          OSError: if it cannot be written; the earlier ones are as they were.
         """
         step = int(state.step)
         if step in self._steps() and step not in self._damaged and self.verify(step) is None:
             return
         position = {"seed": seed, "epoch": step // steps_per_epoch, "batch": step % steps_per_epoch}
         staging = self._folder / STAGING
-        shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
-        self._checkpointer.save(
-            staging / str(step),
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_present(jax.tree.map(np.asarray, state))),
-                position=ocp.args.JsonSave(position),
-            ),
-            custom_metadata={"manifest": MANIFEST_FILE},
-        )
-        write_manifest(staging / str(step))
-        self._remove({step, *self._damaged})
-        os.rename(staging / str(step), self._path(step))
-        earlier = [saved for saved in self._steps() if saved <= step]
-        self._remove(set(earlier[: -self._keep]))
-        shutil.rmtree(staging, ignore_errors=True)
+        self.remove_leftovers()
+        try:
+            self._write(staging / str(step), state, position)
+            self._remove({step, *self._damaged})
+            os.rename(staging / str(step), self._path(step))
+            sync_folder(self._folder)
+            earlier = [saved for saved in self._steps() if saved <= step]
+            self._remove(set(earlier[: -self._keep]))
+        finally:
+            self.remove_leftovers()
+
+    def remove_leftovers(self) -> None:
+        """Remove what a process left that was killed while it saved; no other may be saving."""
+        shutil.rmtree(self._folder / STAGING, ignore_errors=True)
 
     def restore(self, like: TrainState, step: int | None = None) -> TrainState:
         """The newest intact checkpoint, or that of `step`, in the structure, shapes and dtypes of `like`.
@@ -116,6 +122,22 @@ class Checkpoints:
 
     def close(self) -> None:
         self._checkpointer.close()
+
+    def _write(self, path: Path, state: TrainState, position: dict[str, int]) -> None:
+        """A whole checkpoint with its manifest."""
+        arrays = _present(jax.tree.map(np.asarray, state))
+        args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), position=ocp.args.JsonSave(position))
+        _check_room(self._folder, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
+        try:
+            self._checkpointer.save(path, args=args, custom_metadata={"manifest": MANIFEST_FILE})
+        except OSError:
+            raise
+        except Exception as error:  # what tensorstore raises on a full disk is no OSError
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            code = re.search(r"os_error_code='(\d+)'", reason)
+            number = int(code[1]) if code else errno.EIO
+            raise OSError(number, os.strerror(number) if code else reason, str(path)) from error
+        write_manifest(path)
 
     def _restore(self, like: TrainState, step: int) -> TrainState:
         damage = self.verify(step)
@@ -158,6 +180,26 @@ class Checkpoints:
             os.rename(self._path(step), removed)
             shutil.rmtree(removed)
         self._damaged -= steps
+
+
+def _check_room(folder: Path, num_bytes: int) -> None:
+    """Raise OSError where a checkpoint of arrays of so many bytes would not fit, by a file of that size for a moment.
+
+    Orbax, out of room halfway, prints pages from threads that still write. Only asking for room tells of quotas, too.
+    """
+    path = folder / STAGING / "room"
+    path.parent.mkdir()
+    with path.open("wb") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, num_bytes + num_bytes // 32 + ROOM_BESIDE_ARRAYS)
+        except AttributeError:  # macOS, Windows
+            pass
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                message = f"no room for a checkpoint ({error.strerror})"
+                raise OSError(error.errno, message, str(folder)) from error
+        finally:
+            path.unlink()
 
 
 def _check_shapes(where: Path, wanted: Any, found: Any) -> None:

@@ -89,12 +89,28 @@ class MetricsLog:
         self.evaluated_steps.add(step)
         self._file.flush()
 
-    def close(self) -> None:
+    def sync(self) -> None:
+        """Write what is pending and bring it to the disk."""
         self.flush()
         os.fsync(self._file.fileno())
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
+
+    def close(self) -> None:
+        try:
+            self.sync()
+        finally:
+            self._file.close()
+            if self._board is not None:
+                self._board.close()
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, kind, *exc_info) -> None:
+        try:
+            self.close()
+        except (OSError, BadSteps):
+            if kind is None:  # else it is the lesser news, or the same
+                raise
 
     def _count(self, row: Row) -> None:
         skipped = row.get("skipped", 0) > 0 or not math.isfinite(row["loss"])
