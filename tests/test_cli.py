@@ -1,21 +1,20 @@
 """The command line in process: whole runs on tiny images, resuming, and one line for every mistake."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import chex
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_runs import assert_one_line, final_state, train_args, train_rows, write_images
 
 from calibrax import cli, run_folder
 from calibrax.config import TrainConfig
-from calibrax.run import Run, load_data
+from calibrax.run import load_data
 from calibrax.run_folder import RunError
 from calibrax.training import read_metrics
 
@@ -29,27 +28,6 @@ def _standard_promotion():
 @pytest.fixture
 def images(tmp_path):
     return write_images(tmp_path / "tiny.npz")
-
-
-def write_images(path):
-    rng = np.random.default_rng(0)
-    base = rng.normal(size=(8, 8, 3))
-    pixels = 128 + 40 * rng.normal(size=(60, 1, 1, 1)) * base + 4 * rng.normal(size=(60, 8, 8, 3))
-    pixels = np.clip(pixels, 0, 255).astype(np.uint8)
-    np.savez(path, train=pixels[:50], test=pixels[50:])
-    return path
-
-
-def train_args(images, folder, *extra):
-    return ["train", "--data", str(images), "--run-dir", str(folder), "--epochs", "3", "--batch-size", "16", *extra]
-
-
-def final_state(folder):
-    return jax.device_get(Run.open(folder).saved_state())
-
-
-def train_rows(folder):
-    return [row for row in read_metrics(Path(folder) / "metrics.jsonl") if row["split"] == "train"]
 
 
 @pytest.mark.parametrize("likelihood", ["optimal-sigma", "bernoulli", "pixel-sigma"])
@@ -179,15 +157,6 @@ def test_two_processes_do_not_train_in_one_folder(images, tmp_path, capsys):
     assert (folder / "config.json").read_text() == described
     assert cli.main(["train", "--resume", "--run-dir", str(folder), "--epochs", "1"]) == 0  # the lock is let go
     assert not list(folder.rglob("*.tmp"))
-
-
-def assert_one_line(capsys, code, match):
-    captured = capsys.readouterr()
-    assert code == 2
-    lines = captured.err.strip().splitlines()
-    assert len(lines) == 1, captured.err
-    assert lines[0].startswith("calibrax: ")
-    assert re.search(match, lines[0]), lines[0]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -118,7 +118,7 @@ def guarded(command: Any) -> int:
     except (ConfigError, DataError, RunError) as error:
         return fail(str(error))
     except FloatingPointError as error:
-        return fail(f"training stopped: {error}; the newest checkpoint before it is whole", code=1)
+        return fail(f"training stopped: {error}", code=1)
     except Interrupted as stop:
         return fail(str(stop), code=stop.exit_code)
     except KeyboardInterrupt:
@@ -133,10 +133,29 @@ def guarded(command: Any) -> int:
 
 
 def train(argv: Sequence[str]) -> None:
-    from calibrax import run
-    from calibrax.config import TrainConfig
+    from calibrax import run, run_folder
+    from calibrax.config import ConfigError, TrainConfig
 
-    run.train(parse(TrainConfig, "calibrax train", argv, default=train_defaults(argv)))
+    @dataclasses.dataclass(frozen=True)
+    class TrainArguments(TrainConfig):
+        __doc__ = TrainConfig.__doc__
+        again: Annotated[str | None, import_tyro().conf.arg(name="from")] = None
+        """A run's config.json, whose settings a new run takes, but for those given beside it."""
+
+    given = parse(TrainArguments, "calibrax train", argv, default=TrainArguments(**vars(train_defaults(argv))))
+    settings = vars(given).copy()
+    source = settings.pop("again")
+    config = TrainConfig(**settings)
+    if source is None:
+        run.train(config)
+        return
+    if config.resume:
+        raise ConfigError("--from begins a new run, and --resume goes on with one; give one of them")
+    run_folder.check_usable(config)
+    data = run.load_data(config)
+    if config.data == run_folder.read_settings(source).data:
+        run_folder.check_data(source, data)
+    run.train(config, data)
 
 
 def evaluate(argv: Sequence[str]) -> None:
@@ -230,11 +249,7 @@ def parse(kind: type[T], prog: str, argv: Sequence[str], *, default: T | None = 
     """A config from the command line by tyro, whose boxed errors become a one-line `ConfigError`."""
     from calibrax.config import ConfigError
 
-    try:
-        import tyro
-    except ImportError as error:
-        raise ConfigError("the command line needs tyro (pip install tyro); calibrax.run.train works without") from error
-    options: dict[str, Any] = {} if default is None else {"default": default}
+    tyro, options = import_tyro(), {} if default is None else {"default": default}
     stderr = io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr):
@@ -251,16 +266,28 @@ def parse(kind: type[T], prog: str, argv: Sequence[str], *, default: T | None = 
         raise ConfigError(unboxed(stderr.getvalue())) from None
 
 
+def import_tyro() -> Any:
+    """The module tyro; ConfigError where it is not installed."""
+    from calibrax.config import ConfigError
+
+    try:
+        import tyro
+    except ImportError as error:
+        raise ConfigError("the command line needs tyro (pip install tyro); calibrax.run.train works without") from error
+    return tyro
+
+
 def unboxed(message: str) -> str:
     """The text of tyro's error box on one line, without the pointer to the help."""
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("╭╮╰╯│─ \n") for line in message.splitlines()[1:]]
-    text = " ".join(line for line in lines if line)
+    lines = (re.sub(r"\x1b\[[0-9;]*m", "", line) for line in message.splitlines()[1:])
+    lines = (line.strip("│| \n") for line in lines)
+    text = " ".join(line for line in lines if re.search(r"[^-+─╭╮╰╯]", line))  # ASCII where the stream is
     text = re.split(r"\s*(Argument helptext|For full helptext)", text)[0]
     return re.sub(r"^Error parsing \w+: ", "", text)
 
 
 def train_defaults(argv: Sequence[str], **settings: Any) -> Any:
-    """The settings that need not be given: with --resume those of the run in --run-dir, else those of the model.
+    """The settings that need not be given: those of the run to resume or to make again, or else those of the model.
 
     Args:
       argv: the command line.
@@ -269,9 +296,11 @@ def train_defaults(argv: Sequence[str], **settings: Any) -> Any:
     from calibrax import run_folder
     from calibrax.config import TrainConfig
 
-    folders = _values(argv, "--run-dir")
+    folders, sources = _values(argv, "--run-dir"), _values(argv, "--from")
     if "--resume" in argv and folders:
         return run_folder.read_config(folders[-1])
+    if sources:
+        return run_folder.read_settings(sources[-1])
     return TrainConfig.for_model((_values(argv, "--model") or [TrainConfig.model])[-1], **settings)
 
 

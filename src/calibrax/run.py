@@ -212,9 +212,10 @@ class Run:
         batch = next(self.batches(start_step=first))
         state = state._replace(step=np.int32(first))
         where = first_bad_tensor(state, batch, self.train_key, model=self.model, likelihood=self.likelihood)
-        if where is None:
-            return bad
-        return FloatingPointError(f"{bad}; the first that is not finite is {where}")
+        latest = self.checkpoints.latest_step()
+        saved = "there is no checkpoint yet" if latest is None else f"the last good checkpoint is of step {latest}"
+        found = "" if where is None else f"; the first that is not finite is {where}"
+        return FloatingPointError(f"{bad}{found}; {saved}")
 
     def _evaluate_epoch(self, state: TrainState, step: int, log: MetricsLog) -> None:
         """Pictures, and then test metrics into the log: whoever is killed in between finds both made again."""

@@ -68,7 +68,7 @@ def claimed(config: TrainConfig, data: ImageData | VideoData) -> Iterator[Path]:
     with _locked(folder):
         check_usable(dataclasses.replace(config, run_dir=str(folder)))  # again: another process may have been first
         if config.resume:
-            check_data(config, data)
+            check_data(folder / CONFIG_FILE, data)
         else:
             write_json(folder / CONFIG_FILE, _description(config, data, folder))
         yield folder
@@ -96,13 +96,16 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def check_data(config: TrainConfig, data: ImageData | VideoData) -> None:
-    """Refuse to go on with a run on other data than it was begun with."""
-    saved = read_json(Path(config.run_dir or "") / CONFIG_FILE)["data"]
+def check_data(config_file: str | Path, data: ImageData | VideoData) -> None:
+    """Refuse other data than the run of a config.json was begun with."""
+    try:
+        saved = dict(read_json(Path(config_file))["data"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"cannot read {config_file}: it does not say what data the run was begun on") from error
     for name, value in _data_description(data).items():
         if saved.get(name) != value:
-            begun = f"{config.run_dir} was begun on data with {name} {saved.get(name)}"
-            raise RunError(f"{begun}; {config.data} has {value}")
+            begun = f"{config_file}: the run was begun on data with {name} {saved.get(name)}"
+            raise RunError(f"{begun}; {data.name} has {value}")
 
 
 def _description(config: TrainConfig, data: ImageData | VideoData, folder: Path) -> dict[str, Any]:
@@ -126,10 +129,21 @@ def read_config(folder: str | Path) -> TrainConfig:
     path = Path(folder) / CONFIG_FILE
     if not path.exists():
         raise RunError(f"{folder} holds no run: there is no {CONFIG_FILE} in it")
+    return _settings(path, run_dir=str(folder))
+
+
+def read_settings(path: str | Path) -> TrainConfig:
+    """The settings in a config.json, for a new run."""
+    if not Path(path).is_file():
+        raise RunError(f"there is no file {path}; expected the {CONFIG_FILE} of a run")
+    return _settings(Path(path), run_dir=None)
+
+
+def _settings(path: Path, run_dir: str | None) -> TrainConfig:
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     try:
         settings: dict[str, Any] = {name: value for name, value in read_json(path)["config"].items() if name in known}
-        settings["run_dir"] = str(folder)
+        settings["run_dir"] = run_dir
         return TrainConfig(**settings)
     except (AttributeError, KeyError, TypeError) as error:
         raise RunError(f"cannot read {path}: it holds no settings of a run") from error

@@ -5,9 +5,10 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from calibrax.likelihoods._checks import check_data, check_event_shape, data_shape
+from calibrax.likelihoods._checks import check_data, check_event_shape, check_levels, check_number, data_shape
 
 PyTree = Any
 Stats = dict[str, jax.Array]
@@ -46,6 +47,12 @@ class Likelihood(NamedTuple):
     discretized_nll: Callable[..., jax.Array] | None = None
 
 
+def check_likelihood(name: str, value: Any) -> None:
+    """Raise ValueError where a combinator is given something else."""
+    if not isinstance(value, Likelihood):
+        raise ValueError(f"{name} is a {type(value).__name__}; expected a Likelihood, such as optimal_sigma()")
+
+
 def soft_clip(
     log_sigma: Float[Array, "..."], low: float | None = None, high: float | None = None
 ) -> Float[Array, "..."]:
@@ -60,11 +67,14 @@ def soft_clip(
       high: upper bound, or None for none.
 
     Raises:
-      ValueError: if `low >= high`.
+      ValueError: if a bound is not a finite number, or `low >= high`.
 
     References:
       Section 3.1, "Variance implementation details"; Chua et al. 2018.
     """
+    for name, bound in (("low", low), ("high", high)):
+        if bound is not None:
+            check_number(name, bound)
     if low is not None and high is not None and low >= high:
         raise ValueError(f"low is {low}; expected a number under high = {high}")
     if high is not None:
@@ -121,6 +131,16 @@ def apply_link(link: Link, outputs: jax.Array) -> jax.Array:
     outputs = jnp.asarray(outputs)
     outputs = outputs.astype(compute_dtype(outputs))
     return jax.nn.sigmoid(outputs) if link == "sigmoid" else outputs
+
+
+def inverse_scale(log_scale: jax.Array) -> jax.Array:
+    """exp(-log_scale), never infinite: however small the scale, 0 times it is 0 and has a finite gradient.
+
+    A learned scale does fall that far, on black images: a mean of exactly 0 fits them, and nothing holds it up.
+    """
+    dtype = np.dtype(log_scale.dtype)
+    most = np.nextafter(np.log(np.finfo(dtype).max), dtype.type(0))
+    return jnp.exp(jnp.minimum(-log_scale, most))
 
 
 def softplus(x: jax.Array) -> jax.Array:
@@ -193,22 +213,33 @@ def from_family(
         check_event_shape(event_shape)
         return init_params(), {}
 
+    def shape_of(outputs):
+        return data_shape(outputs, outputs_per_channel, outputs_per_position)
+
+    def checked_parameters(params, state, outputs):
+        shape_of(outputs)
+        return parameters(params, state, jnp.asarray(outputs))
+
     def nll(params, state, outputs, x, train=True, axis_name=None, mask=None):
         del train, axis_name  # nothing here depends on the batch
-        check_data(x, mask, data_shape(outputs, outputs_per_channel, outputs_per_position))
-        return family.nll(x, *parameters(params, state, jnp.asarray(outputs)), mask=mask)
+        check_data(x, mask, shape_of(outputs))
+        return family.nll(x, *checked_parameters(params, state, outputs), mask=mask)
 
     def discretized_nll(params, state, outputs, x, mask=None):
-        check_data(x, mask, data_shape(outputs, outputs_per_channel, outputs_per_position))
+        check_data(x, mask, shape_of(outputs))
         assert family.discretized_nll is not None
-        return family.discretized_nll(x, *parameters(params, state, jnp.asarray(outputs)), mask=mask)[0]
+        return family.discretized_nll(x, *checked_parameters(params, state, outputs), mask=mask)[0]
+
+    def output_channels(channels):
+        check_levels("channels", channels, low=1)
+        return outputs_per_position + outputs_per_channel * channels
 
     return Likelihood(
         init=init,
         nll=nll,
         update=lambda state, stats: state,
-        mean=lambda params, state, outputs: family.mean(*parameters(params, state, jnp.asarray(outputs))),
-        sample=lambda key, params, state, outputs: family.sample(key, *parameters(params, state, jnp.asarray(outputs))),
-        output_channels=lambda channels: outputs_per_position + outputs_per_channel * channels,
+        mean=lambda params, state, outputs: family.mean(*checked_parameters(params, state, outputs)),
+        sample=lambda key, params, state, outputs: family.sample(key, *checked_parameters(params, state, outputs)),
+        output_channels=output_channels,
         discretized_nll=None if family.discretized_nll is None else discretized_nll,
     )

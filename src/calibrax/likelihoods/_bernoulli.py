@@ -51,8 +51,9 @@ def bernoulli_nll(
       Gulrajani et al. 2017, the "Bernoulli VAE" of Table 2.
     """
     dtype = compute_dtype(x, logits)
+    logits = jnp.asarray(logits, dtype)
     check_data(x, mask, logits.shape)
-    return sum_event(binary_cross_entropy(as_unit(hide(x, mask), dtype), jnp.asarray(logits, dtype)), mask), {}
+    return sum_event(binary_cross_entropy(as_unit(hide(x, mask), dtype), logits), mask), {}
 
 
 def bernoulli() -> Likelihood:
@@ -105,8 +106,9 @@ def continuous_bernoulli_nll(
       Loaiza-Ganem and Cunningham 2019. Not in the paper.
     """
     dtype = compute_dtype(x, logits)
+    logits = jnp.asarray(logits, dtype)
     check_data(x, mask, logits.shape)
-    x, logits = as_unit(hide(x, mask), dtype), jnp.asarray(logits, dtype)
+    x = as_unit(hide(x, mask), dtype)
     small, near, far = _near_and_far(logits)
     of_near = near * (0.5 - x) + _log_sinhc_half(near)
     # exp(l·x) is largest at the end that l points to: measured from there, nothing cancels.

@@ -25,7 +25,7 @@ def calibrate(likelihood: Likelihood, params: PyTree, pairs: Iterable[tuple[PyTr
       A state to use with `train=False`; the initial state for a likelihood that averages nothing.
 
     Raises:
-      ValueError: if `pairs` is empty.
+      ValueError: if `pairs` is empty, holds something else than pairs, or examples whose averages differ in shape.
 
     Example:
       >>> state = calibrate(likelihood, params, ((decode(params, x), x) for x in batches))
@@ -41,8 +41,14 @@ def calibrate(likelihood: Likelihood, params: PyTree, pairs: Iterable[tuple[PyTr
         return likelihood.update(state, stats)  # of a fresh state: linear in this batch alone
 
     total = None
-    for outputs, x in pairs:
+    for pair in pairs:
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):  # an array of two examples would unpack, too
+            raise ValueError(f"pairs holds a {type(pair).__name__}; expected pairs (outputs, x)")
+        outputs, x = pair
         state = one_batch(params, outputs, x)
+        shapes, before = (jax.tree.map(jnp.shape, tree) for tree in (state, state if total is None else total))
+        if shapes != before:
+            raise ValueError(f"pairs give averages of shapes {shapes} after {before}; expected examples of one shape")
         num_examples = jax.tree.leaves(x)[0].shape[0]
         weighted = jax.tree.map(lambda leaf, n=num_examples: n * np.asarray(leaf, np.float64), state)
         total = weighted if total is None else jax.tree.map(np.add, total, weighted)

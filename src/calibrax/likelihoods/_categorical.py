@@ -47,9 +47,9 @@ def categorical_nll(
     References:
       The "Categorical VAE" of Tables 2 and 5; van den Oord et al. 2016.
     """
+    logits = jnp.asarray(logits, compute_dtype(logits))
     check_data(x, mask, logits.shape[:-1])
     check_levels("the number of logits", logits.shape[-1])
-    logits = jnp.asarray(logits, compute_dtype(logits))
     return sum_event(cross_entropy(logits, as_level(hide(x, mask), logits.shape[-1])), mask), {}
 
 
@@ -145,13 +145,13 @@ def bitwise_categorical_nll(
     References:
       The "Bitwise-categorical VAE" of Table 2.
     """
+    logits = jnp.asarray(logits, compute_dtype(logits))
     check_data(x, mask, logits.shape[:-1])
     bits = logits.shape[-1]
     check_levels("the number of logits", bits, low=1, high=24)
     level = as_level(hide(x, mask), 2**bits)
     place = lax.broadcasted_iota(level.dtype, logits.shape, logits.ndim - 1)
     bit = (level[..., None] >> (bits - 1 - place)) & 1
-    logits = jnp.asarray(logits, compute_dtype(logits))
     by_bit = softplus(jnp.where(bit == 1, -logits, logits))
     return sum_event(by_bit, None if mask is None else jnp.asarray(mask)[..., None]), {}
 

@@ -46,8 +46,11 @@ def categorical_nll_from_features(
     Example:
       >>> nll, _ = categorical_nll_from_features(images, features, params["kernel"], params["bias"])
     """
-    check_data(x, mask, (*features.shape[:-1], x.shape[-1]))
+    for name, array, axes in (("x", x, 2), ("features", features, 2), ("kernel", kernel, 2), ("bias", bias, 1)):
+        if jnp.ndim(array) < axes:
+            raise ValueError(f"{name} has shape {jnp.shape(array)}; expected {axes} or more axes")
     channels = x.shape[-1]
+    check_data(x, mask, (*features.shape[:-1], channels))
     check_shape("kernel", kernel, (features.shape[-1], bias.shape[-1]))
     check_shape("bias", bias, (kernel.shape[-1],))
     if bias.shape[0] % channels:

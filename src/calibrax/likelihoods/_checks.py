@@ -1,7 +1,8 @@
 """Checks of arguments, settings at construction and shapes at trace time; one line, `name is value; expected ...`."""
 
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,10 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def shown(value: Any) -> str:
+    """`repr` on one line, which that of an array is not."""
+    return " ".join(repr(value).split())
+
+
 def check_link(link: str) -> None:
-    if link not in ("sigmoid", "identity"):
+    if not isinstance(link, str) or link not in ("sigmoid", "identity"):
         raise ValueError(
-            f"link is {link!r}; expected 'sigmoid' for data in [0, 1] or 'identity' for data without a range"
+            f"link is {shown(link)}; expected 'sigmoid' for data in [0, 1] or 'identity' for data without a range"
         )
 
 
@@ -21,25 +27,26 @@ def check_number(
 ) -> None:
     """A finite real number strictly between the bounds (`closed`: or equal to the lower)."""
     kind = isinstance(number, int | float | np.floating | np.integer) and not isinstance(number, bool)
-    inside = kind and math.isfinite(number) and (low <= number if closed else low < number) and number < high
+    inside = kind and abs(number) <= sys.float_info.max  # false of NaN, and of integers that are no float
+    inside = inside and (low <= number if closed else low < number) and number < high
     if not inside:
         bounds = f"{'[' if closed else '('}{low}, {high})"
-        raise ValueError(f"{name} is {number!r}; expected a number in {bounds}")
+        raise ValueError(f"{name} is {shown(number)}; expected a number in {bounds}")
 
 
 def check_levels(name: str, number: Any, *, low: int = 2, high: int = 2**24) -> None:
     """An integer from low to high; more than 2^24 levels float32 cannot tell apart."""
     whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
     if not (whole and low <= number <= high):
-        raise ValueError(f"{name} is {number!r}; expected an integer from {low} to {high}")
+        raise ValueError(f"{name} is {shown(number)}; expected an integer from {low} to {high}")
 
 
 def check_event_shape(event_shape: Any) -> tuple[int, ...]:
     """`event_shape` as a tuple of positive ints."""
-    good = isinstance(event_shape, Sequence) and not isinstance(event_shape, str)
+    good = isinstance(event_shape, Sequence) and not isinstance(event_shape, str) and len(event_shape) > 0
     good = good and all(isinstance(n, int | np.integer) and n > 0 for n in event_shape)
     if not good:
-        raise ValueError(f"event_shape is {event_shape!r}; expected a tuple of positive ints such as (28, 28, 3)")
+        raise ValueError(f"event_shape is {shown(event_shape)}; expected a tuple of positive ints such as (28, 28, 3)")
     return tuple(int(n) for n in event_shape)
 
 
@@ -50,8 +57,10 @@ def check_shape(name: str, array: jax.typing.ArrayLike, expected: Sequence[int])
 
 
 def check_data(x: jax.typing.ArrayLike, mask: Any, shape: Sequence[int]) -> None:
-    """Data and mask of the given shape."""
+    """Data and mask of the given shape, at least one value."""
     check_shape("x", x, shape)
+    if 0 in tuple(shape):
+        raise ValueError(f"x has shape {tuple(shape)}; expected at least one value")
     check_mask(mask, shape)
 
 
@@ -73,6 +82,8 @@ def data_shape(
     shape = jnp.shape(outputs)
     if len(shape) < 2:
         raise ValueError(f"outputs has shape {shape}; expected [B, ..., channels]")
+    if jnp.iscomplexobj(outputs):
+        raise ValueError(f"outputs has dtype {jnp.result_type(outputs)}; expected real numbers")
     channels, rest = divmod(shape[-1] - outputs_per_position, outputs_per_channel)
     if rest or channels < 1:
         more = f"{outputs_per_position} and " if outputs_per_position else ""
@@ -91,3 +102,12 @@ def broadcast_parameter(name: str, parameter: jax.typing.ArrayLike, shape: Seque
     if not fits:
         raise ValueError(f"{name} has shape {parameter.shape}; expected one that broadcasts to {shape}")
     return parameter.reshape((1,) * (len(shape) - parameter.ndim) + parameter.shape)
+
+
+def entry(name: str, tree: Any, key: str) -> Any:
+    """`tree[key]` of the params, state or stats of a likelihood."""
+    if not isinstance(tree, Mapping):
+        raise ValueError(f"{name} is a {type(tree).__name__}; expected a dict with {key!r}")
+    if key not in tree:
+        raise ValueError(f"{name} has keys {list(tree)}; expected {key!r}")
+    return tree[key]

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from calibrax.likelihoods._base import Likelihood, Mask
+from calibrax.likelihoods._base import Likelihood, Mask, check_likelihood
 from calibrax.likelihoods._checks import check_number
 
 
@@ -23,15 +23,19 @@ def joint(likelihoods: Mapping[str, Likelihood]) -> Likelihood:
       A `Likelihood` of dicts. It has a `discretized_nll` where all of its parts do.
 
     Raises:
-      ValueError: if there is none, or a name is not a string without a slash; and at trace time if keys are missing
-        or unknown, or the batches differ.
+      ValueError: if there is none, one is no `Likelihood`, or a name is not a string without a slash; and at trace
+        time if keys are missing or unknown, or the batches differ.
 
     Example:
       >>> likelihood = joint({"image": optimal_sigma(), "state": optimal_sigma(link="identity")})
     """
+    if not isinstance(likelihoods, Mapping):
+        raise ValueError(f"likelihoods is a {type(likelihoods).__name__}; expected a dict of them by name")
     parts = dict(likelihoods)
     if not parts or not all(isinstance(name, str) and name and "/" not in name for name in parts):
         raise ValueError(f"likelihoods has keys {list(parts)}; expected at least one name, without a slash")
+    for name, part in parts.items():
+        check_likelihood(f"likelihoods[{name!r}]", part)
 
     def init(event_shape):
         _check_keys("event_shape", event_shape, parts)
@@ -68,6 +72,7 @@ def joint(likelihoods: Mapping[str, Likelihood]) -> Likelihood:
         )
 
     def update(state, stats):
+        _check_keys("state", state, parts)
         own = {
             name: {stat.removeprefix(f"{name}/"): value for stat, value in stats.items() if stat.startswith(f"{name}/")}
             for name in parts
@@ -102,7 +107,11 @@ def masked(likelihood: Likelihood) -> Likelihood:
 
     Returns:
       A `Likelihood` of pairs. `init` takes the event shape of x alone or of the pair; `mean` and `sample` give x.
+
+    Raises:
+      ValueError: if it is no `Likelihood`; and at trace time if x is no pair, or the mask has another dtype or shape.
     """
+    check_likelihood("likelihood", likelihood)
 
     def init(event_shape):
         paired = isinstance(event_shape, tuple) and len(event_shape) == 2 and not isinstance(event_shape[0], int)
@@ -132,8 +141,10 @@ def tempered(likelihood: Likelihood, weight: float | jax.Array) -> Likelihood:
       weight: a positive number, or a scalar array (for a schedule), which is not checked.
 
     Raises:
-      ValueError: if the weight is a number that is not positive and finite, or an array with axes.
+      ValueError: if it is no `Likelihood`, or the weight is a number that is not positive and finite, or an array with
+        axes.
     """
+    check_likelihood("likelihood", likelihood)
     if jnp.ndim(weight) != 0:
         raise ValueError(f"weight has shape {jnp.shape(weight)}; expected a positive number or a scalar array")
     if not isinstance(weight, jax.Array):
@@ -153,7 +164,11 @@ def _split_pair(x: Any, outer: Any) -> tuple[Any, Any]:
     x, mask = x
     if mask is None or outer is None:
         return x, mask if outer is None else outer
-    return x, jax.tree.map(jnp.logical_and, mask, outer)
+    try:
+        return x, jax.tree.map(jnp.logical_and, mask, outer)
+    except (TypeError, ValueError) as error:
+        shapes = [jax.tree.map(jnp.shape, part) for part in (mask, outer)]
+        raise ValueError(f"masks have shapes {shapes[0]} and {shapes[1]}; expected x's in each `masked`") from error
 
 
 def _given(mask: Mask) -> dict[str, Any]:

@@ -18,11 +18,12 @@ from calibrax.likelihoods._base import (
     compute_dtype,
     from_family,
     hide,
+    inverse_scale,
     mean_observed,
     sum_event,
 )
 from calibrax.likelihoods._bins import expected_level, log_logistic_bin, log_normal_bin, side_of
-from calibrax.likelihoods._checks import broadcast_parameter, check_data, check_levels
+from calibrax.likelihoods._checks import broadcast_parameter, check_data, check_levels, entry
 
 
 def discretized_gaussian_nll(
@@ -49,7 +50,7 @@ def discretized_gaussian_nll(
       nll [B], nats, at least float32; stats `mse` [] and `log_sigma` [].
 
     Raises:
-      ValueError: if shapes do not match or x is neither uint8 nor float.
+      ValueError: if shapes do not match, x is neither uint8 nor float, or levels is not an integer of at least 2.
 
     Example:
       >>> nll, stats = discretized_gaussian_nll(images, jax.nn.sigmoid(outputs), -3.0)
@@ -81,7 +82,7 @@ def discretized_logistic_nll(
       nll [B], nats, at least float32; stats `mse` [] and `log_scale` [].
 
     Raises:
-      ValueError: if shapes do not match or x is neither uint8 nor float.
+      ValueError: as `discretized_gaussian_nll`.
 
     References:
       Table 5; Kingma et al. 2016, appendix; Salimans et al. 2017, section 2.1.
@@ -144,8 +145,9 @@ def to_nearest_level(x: jax.Array, levels: int) -> jax.Array:
 def _log_prob(log_bin: Callable, name: str, x, mean, log_scale, levels: int, mask: Mask):
     """log P of each level; the error of the mean in the [0, 1] range; and the scale as an array that broadcasts."""
     dtype = compute_dtype(mean, log_scale)
-    check_data(x, mask, mean.shape)
     mean = jnp.asarray(mean, dtype)
+    check_data(x, mask, mean.shape)
+    check_levels("levels", levels)
     log_scale = broadcast_parameter(name, log_scale, mean.shape, dtype)
     level = as_level(hide(x, mask), levels)
     error = level.astype(dtype) - (levels - 1) * mean  # in levels, which float32 holds exactly
@@ -161,7 +163,7 @@ def _shared_scale(nll: Callable, name: str, upper_tail: Callable, noise: Callabl
         return nll(x, mean, log_scale, levels=levels, mask=mask)
 
     def expectation(mean, log_scale):
-        rate = jnp.exp(-log_scale).astype(mean.dtype) / (levels - 1)  # of a level, in scales
+        rate = inverse_scale(log_scale).astype(mean.dtype) / (levels - 1)  # of a level, in scales
         return expected_level(lambda edge: upper_tail((edge - (levels - 1) * mean) * rate), mean, levels)
 
     def sample(key, mean, log_scale):
@@ -170,6 +172,6 @@ def _shared_scale(nll: Callable, name: str, upper_tail: Callable, noise: Callabl
 
     return from_family(
         Family(of_levels, expectation, sample, of_levels if levels == 256 else None),
-        lambda params, state, outputs: (apply_link("sigmoid", outputs), params[name]),
+        lambda params, state, outputs: (apply_link("sigmoid", outputs), entry("params", params, name)),
         init_params=lambda: {name: jnp.zeros((), jnp.float32)},
     )

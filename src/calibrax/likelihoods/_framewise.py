@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from calibrax.likelihoods._base import Likelihood
+from calibrax.likelihoods._base import Likelihood, check_likelihood
 from calibrax.likelihoods._checks import check_event_shape
 
 
@@ -22,25 +22,27 @@ def framewise(likelihood: Likelihood) -> Likelihood:
       A `Likelihood` of events [T, H, W, C]. `mean` and `sample` of a single frame take outputs with T = 1.
 
     Raises:
-      ValueError: at trace time, if x or the outputs have no time axis, or lengths differ.
+      ValueError: if it is no `Likelihood`; at trace time, if x or the outputs have no time axis, or lengths differ.
 
     Example:
       >>> likelihood = framewise(optimal_sigma(axis="image"))
     """
 
+    check_likelihood("likelihood", likelihood)
+
     def init(event_shape):
-        return likelihood.init(jax.tree.map(lambda shape: check_event_shape(shape)[1:], event_shape, is_leaf=_is_shape))
+        return likelihood.init(jax.tree.map(_of_a_frame, event_shape, is_leaf=_is_shape))
 
     def nll(params, state, outputs, x, train=True, axis_name=None, mask=None):
         options: dict[str, Any] = {"train": train, "axis_name": axis_name}
-        images, videos = _frames("outputs", outputs), _frames("x", x)
-        losses, stats = likelihood.nll(params, state, images, videos, **options, **_of_frames(mask))
+        images, videos = _frames("outputs", outputs), _frames("x", x, like=outputs)
+        losses, stats = likelihood.nll(params, state, images, videos, **options, **_of_frames(mask, outputs))
         return _per_video(losses, x), stats
 
     def discretized_nll(params, state, outputs, x, mask=None):
         assert likelihood.discretized_nll is not None
-        images, videos = _frames("outputs", outputs), _frames("x", x)
-        return _per_video(likelihood.discretized_nll(params, state, images, videos, **_of_frames(mask)), x)
+        images, videos = _frames("outputs", outputs), _frames("x", x, like=outputs)
+        return _per_video(likelihood.discretized_nll(params, state, images, videos, **_of_frames(mask, outputs)), x)
 
     def mean(params, state, outputs):
         return _videos(likelihood.mean(params, state, _frames("outputs", outputs)), outputs)
@@ -52,6 +54,13 @@ def framewise(likelihood: Likelihood) -> Likelihood:
     return likelihood._replace(init=init, nll=nll, mean=mean, sample=sample, discretized_nll=discretized)
 
 
+def _of_a_frame(event_shape: Any) -> tuple[int, ...]:
+    shape = check_event_shape(event_shape)
+    if len(shape) < 2:
+        raise ValueError(f"event_shape is {shape}; expected (T, ...), the length of a video before a frame's shape")
+    return shape[1:]
+
+
 def _is_shape(tree: Any) -> bool:
     return isinstance(tree, tuple | list) and all(isinstance(size, int) for size in tree)
 
@@ -61,18 +70,21 @@ def _batch_and_time(videos: Any) -> tuple[int, int]:
     return size, time
 
 
-def _frames(name: str, videos: Any) -> Any:
-    """Arrays [B, T, ...] as [B·T, ...]."""
+def _frames(name: str, videos: Any, like: Any = None) -> Any:
+    """Arrays [B, T, ...] as [B·T, ...]; with B and T of `like`, where it is given."""
     shapes = [leaf.shape for leaf in jax.tree.leaves(videos)]
     if any(len(shape) < 3 or shape[:2] != shapes[0][:2] for shape in shapes):
         listed = ", ".join(map(str, shapes))
         raise ValueError(f"{name} has shape {listed}; expected a batch of videos, [B, T, ...]")
+    if like is not None and shapes and shapes[0][:2] != _batch_and_time(like):
+        # As many frames in all would do for the image's likelihood, which sees [B·T, ...].
+        raise ValueError(f"{name} has batch and length {shapes[0][:2]}; expected {_batch_and_time(like)}, the outputs'")
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), videos)
 
 
-def _of_frames(mask: Any) -> dict[str, Any]:
+def _of_frames(mask: Any, like: Any) -> dict[str, Any]:
     """The keyword, where there is a mask."""
-    return {} if mask is None else {"mask": _frames("mask", mask)}
+    return {} if mask is None else {"mask": _frames("mask", mask, like=like)}
 
 
 def _videos(images: Any, like: Any) -> Any:

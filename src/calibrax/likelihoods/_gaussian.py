@@ -17,11 +17,12 @@ from calibrax.likelihoods._base import (
     compute_dtype,
     from_family,
     hide,
+    inverse_scale,
     mean_observed,
     soft_clip,
     sum_event_and_constant,
 )
-from calibrax.likelihoods._checks import broadcast_parameter, check_data, check_link, check_number, data_shape
+from calibrax.likelihoods._checks import broadcast_parameter, check_data, check_link, check_number, data_shape, entry
 from calibrax.likelihoods._discretized import discretized_gaussian_nll
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -53,11 +54,11 @@ def gaussian_nll(
       Equations (2) and (3).
     """
     dtype = compute_dtype(x, mean, log_sigma)
-    check_data(x, mask, mean.shape)
     mean = jnp.asarray(mean, dtype)
+    check_data(x, mask, mean.shape)
     log_sigma = broadcast_parameter("log_sigma", log_sigma, mean.shape, dtype)
     error = as_unit(hide(x, mask), dtype) - mean
-    nll = sum_event_and_constant(0.5 * jnp.square(error * jnp.exp(-log_sigma)), log_sigma + HALF_LOG_2PI, mask)
+    nll = sum_event_and_constant(0.5 * jnp.square(error * inverse_scale(log_sigma)), log_sigma + HALF_LOG_2PI, mask)
     return nll, {"mse": mean_observed(jnp.square(error), mask), "log_sigma": jnp.mean(log_sigma)}
 
 
@@ -113,7 +114,7 @@ def shared_sigma(*, link: Link = "sigmoid") -> Likelihood:
     check_link(link)
     return from_family(
         gaussian_family(link),
-        lambda params, state, outputs: (apply_link(link, outputs), params["log_sigma"]),
+        lambda params, state, outputs: (apply_link(link, outputs), entry("params", params, "log_sigma")),
         init_params=lambda: {"log_sigma": jnp.zeros((), jnp.float32)},
     )
 

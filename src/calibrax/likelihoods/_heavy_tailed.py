@@ -17,6 +17,7 @@ from calibrax.likelihoods._base import (
     compute_dtype,
     from_family,
     hide,
+    inverse_scale,
     mean_observed,
     minus_abs,
     soft_clip,
@@ -24,7 +25,7 @@ from calibrax.likelihoods._base import (
     sum_event,
     sum_event_and_constant,
 )
-from calibrax.likelihoods._checks import broadcast_parameter, check_data, check_link, check_number, data_shape
+from calibrax.likelihoods._checks import broadcast_parameter, check_data, check_link, check_number, data_shape, entry
 
 MIN_LOG_SCALE = -6.0  # section 3.1's floor of log σ
 MIN_DF = 1.0  # of an emitted df: the mean exists above it
@@ -55,7 +56,7 @@ def student_t_nll(
       nll [B], nats, at least float32; stats `mse`, `log_scale` and `df` [], their means.
 
     Raises:
-      ValueError: if shapes do not match or x is neither uint8 nor float.
+      ValueError: if shapes do not match, x is neither uint8 nor float, or df is a number that is not positive.
 
     Example:
       >>> nll, stats = student_t_nll(jnp.zeros((2, 3)), jnp.zeros((2, 3)), 0.0, 4.0)
@@ -63,13 +64,15 @@ def student_t_nll(
     References:
       Takahashi et al. 2018; the "Student-t VAE" of Table 2.
     """
+    if isinstance(df, int | float):
+        check_number("df", df, low=0)
     dtype = compute_dtype(x, mean, log_scale, df)
-    check_data(x, mask, mean.shape)
     mean = jnp.asarray(mean, dtype)
+    check_data(x, mask, mean.shape)
     log_scale = broadcast_parameter("log_scale", log_scale, mean.shape, dtype)
     df = broadcast_parameter("df", df, mean.shape, dtype)
     error = as_unit(hide(x, mask), dtype) - mean
-    size = jnp.abs(error) * jnp.exp(-log_scale) / jnp.sqrt(df)
+    size = jnp.abs(error) * inverse_scale(log_scale) / jnp.sqrt(df)
     far = size > FAR
     near_log = jnp.log1p(jnp.square(jnp.where(far, 0.0, size)))
     tail = jnp.where(far, 2 * jnp.log(jnp.where(far, size, 1.0)), near_log)
@@ -138,11 +141,11 @@ def laplace_nll(
       ValueError: if shapes do not match or x is neither uint8 nor float.
     """
     dtype = compute_dtype(x, mean, log_scale)
-    check_data(x, mask, mean.shape)
     mean = jnp.asarray(mean, dtype)
+    check_data(x, mask, mean.shape)
     log_scale = broadcast_parameter("log_scale", log_scale, mean.shape, dtype)
     error = as_unit(hide(x, mask), dtype) - mean
-    nll = sum_event_and_constant(-minus_abs(error) * jnp.exp(-log_scale), log_scale + math.log(2), mask)
+    nll = sum_event_and_constant(-minus_abs(error) * inverse_scale(log_scale), log_scale + math.log(2), mask)
     mae, mse = mean_observed(jnp.abs(error), mask), mean_observed(jnp.square(error), mask)
     return nll, {"mae": mae, "mse": mse, "log_scale": jnp.mean(log_scale)}
 
@@ -164,7 +167,7 @@ def laplace(*, link: Link = "sigmoid") -> Likelihood:
     check_link(link)
     return from_family(
         LAPLACE,
-        lambda params, state, outputs: (apply_link(link, outputs), params["log_scale"]),
+        lambda params, state, outputs: (apply_link(link, outputs), entry("params", params, "log_scale")),
         init_params=lambda: {"log_scale": jnp.zeros((), jnp.float32)},
     )
 

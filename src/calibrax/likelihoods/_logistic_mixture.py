@@ -58,12 +58,13 @@ def logistic_mixture_nll(
       Salimans et al. 2017, section 2, without the coefficients between channels; the "Logistic mixture VAE" of
       Table 2.
     """
+    dtype = compute_dtype(mixture_logits, means, log_scales)
+    mixture_logits, means, log_scales = (jnp.asarray(a, dtype) for a in (mixture_logits, means, log_scales))
     check_data(x, mask, means.shape[:-1])
+    check_levels("the number of components", means.shape[-1], low=1)
     check_shape("mixture_logits", mixture_logits, (*means.shape[:-2], means.shape[-1]))
     check_shape("log_scales", log_scales, means.shape)
     check_levels("levels", levels)
-    dtype = compute_dtype(mixture_logits, means, log_scales)
-    mixture_logits, means, log_scales = (jnp.asarray(a, dtype) for a in (mixture_logits, means, log_scales))
     level = as_level(hide(x, mask), levels)[..., None]
     error = level.astype(dtype) - (levels - 1) * means
     side = jnp.broadcast_to(side_of(level, levels), error.shape)

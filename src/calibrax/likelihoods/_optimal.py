@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Num
 
@@ -25,13 +26,22 @@ from calibrax.likelihoods._base import (
     minus_abs,
     sum_event_and_constant,
 )
-from calibrax.likelihoods._checks import check_data, check_event_shape, check_link, check_number, data_shape
+from calibrax.likelihoods._checks import (
+    check_data,
+    check_event_shape,
+    check_link,
+    check_number,
+    data_shape,
+    entry,
+    shown,
+)
 from calibrax.likelihoods._gaussian import gaussian_family
 from calibrax.likelihoods._heavy_tailed import LAPLACE
 
 Axis = None | Literal["image", "pixel", "channel"] | int | Sequence[int]
 
 MIN_LOG_SIGMA = -6.0  # section 3.1
+HIGHEST_FLOOR = 44.0  # of log σ and of log scales: in float32 exp(2·44) is finite
 INITIAL = 1.0  # before the first update the running σ² is 1, that of the "Gaussian VAE"; so is the Laplace scale
 
 
@@ -66,7 +76,8 @@ def optimal_sigma_nll(
       observed fraction that stands behind each of those means.
 
     Raises:
-      ValueError: if shapes do not match, x is neither uint8 nor float, or the axis does not exist.
+      ValueError: if shapes do not match, x is neither uint8 nor float, the axis does not exist or `axis_name` is not
+        mapped here, or `min_log_sigma` is not a number under 44.
 
     Example:
       >>> nll, stats = optimal_sigma_nll(images, jax.nn.sigmoid(outputs))
@@ -74,6 +85,7 @@ def optimal_sigma_nll(
     References:
       Equation (5), whose left side should read σ*², and section 4.
     """
+    check_number("min_log_sigma", min_log_sigma, high=HIGHEST_FLOOR)
     error = _error(x, mean, mask)
     mse = _average(jnp.square(error), axis, axis_name, mask)
     variance = jnp.maximum(mse.value, math.exp(2 * min_log_sigma))  # inside the log: a perfect fit stays finite
@@ -107,6 +119,7 @@ def optimal_laplace_nll(
     References:
       Not in the paper: section 4's argument for the absolute error.
     """
+    check_number("min_log_scale", min_log_scale, high=HIGHEST_FLOOR)
     error = _error(x, mean, mask)
     mae = _average(-minus_abs(error), axis, axis_name, mask)
     scale = jnp.maximum(mae.value, math.exp(min_log_scale))
@@ -141,7 +154,7 @@ def optimal_sigma(
       Section 4, "optimal σ-VAE" and "per-image optimal σ-VAE".
     """
     check_link(link)
-    check_number("min_log_sigma", min_log_sigma)
+    check_number("min_log_sigma", min_log_sigma, high=HIGHEST_FLOOR)
     return _with_running_scale(
         lambda *args, mask: optimal_sigma_nll(*args, min_log_sigma=min_log_sigma, mask=mask),
         gaussian_family(link),
@@ -174,7 +187,7 @@ def optimal_laplace(
       Not in the paper.
     """
     check_link(link)
-    check_number("min_log_scale", min_log_scale)
+    check_number("min_log_scale", min_log_scale, high=HIGHEST_FLOOR)
     return _with_running_scale(
         lambda *args, mask: optimal_laplace_nll(*args, min_log_scale=min_log_scale, mask=mask),
         LAPLACE,
@@ -213,7 +226,7 @@ def _with_running_scale(
 
     def running_log_scale(state, ndim):
         """The test-time log scale, shaped to broadcast against data of this rank."""
-        log_scale = log_scale_of(running_average.value(state[average], initial=INITIAL))
+        log_scale = log_scale_of(running_average.value(entry("state", state, average), initial=INITIAL))
         return jnp.expand_dims(log_scale, sorted({0, *reduced_axes(axis, ndim)}))
 
     def parameters(params, state, outputs):
@@ -238,9 +251,12 @@ def _with_running_scale(
         return loss, stats
 
     def update(state, stats):
-        value = stats.get(f"batch_{average}", stats[average])
-        weight = stats.get("observed", 1.0)
-        return {average: running_average.update(state[average], value, decay=decay, weight=weight)}
+        before, value = entry("state", state, average), entry("stats", stats, average)
+        value, weight = stats.get(f"batch_{average}", value), stats.get("observed", 1.0)
+        if jnp.shape(value) != before.total.shape:
+            shape = before.total.shape
+            raise ValueError(f"stats have a {average} of shape {jnp.shape(value)}; expected {shape}, as in state")
+        return {average: running_average.update(before, value, decay=decay, weight=weight)}
 
     return at_test._replace(init=init, nll=nll, update=update)
 
@@ -248,8 +264,9 @@ def _with_running_scale(
 def _error(x, mean, mask: Mask) -> jax.Array:
     """x - mean where x is observed."""
     dtype = compute_dtype(x, mean)
+    mean = jnp.asarray(mean, dtype)
     check_data(x, mask, mean.shape)
-    return as_unit(hide(x, mask), dtype) - jnp.asarray(mean, dtype)
+    return as_unit(hide(x, mask), dtype) - mean
 
 
 class _Average(NamedTuple):
@@ -298,7 +315,14 @@ def _average(values: jax.Array, axis: Axis, axis_name: str | None, mask: Mask) -
 
     def over_batch(array):
         array = jnp.mean(array, 0, keepdims=True)
-        return array if axis_name is None else lax.pmean(array, axis_name)
+        if axis_name is None:
+            return array
+        try:
+            return lax.pmean(array, axis_name)
+        except NameError as error:
+            raise ValueError(
+                f"axis_name is {axis_name!r}; expected an axis that pmap, vmap or shard_map maps"
+            ) from error
 
     def ratio(total, seen):
         return total if mask is None else total / jnp.where(seen > 0, seen, 1.0)
@@ -317,12 +341,14 @@ def reduced_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     if isinstance(axis, str):
         named = {"image": range(1, ndim), "pixel": range(1), "channel": range(ndim - 1)}
         if axis not in named:
-            raise ValueError(f"axis is {axis!r}; expected None, 'image', 'pixel', 'channel', or ints as in NumPy")
+            raise ValueError(f"axis is {shown(axis)}; expected None, 'image', 'pixel', 'channel', or ints as in NumPy")
         return tuple(named[axis])
     axes = tuple(axis) if isinstance(axis, Sequence) else (axis,)
-    if not all(isinstance(i, int) and not isinstance(i, bool) and -ndim <= i < ndim for i in axes):
-        raise ValueError(f"axis is {axis!r}; expected axes of a rank-{ndim} batch, in [-{ndim}, {ndim})")
-    normal = sorted(i % ndim for i in axes)
+    if not all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in axes):
+        raise ValueError(f"axis is {shown(axis)}; expected None, 'image', 'pixel', 'channel', or ints as in NumPy")
+    if not all(-ndim <= i < ndim for i in axes):
+        raise ValueError(f"axis is {shown(axis)}; expected axes of a rank-{ndim} batch, in [-{ndim}, {ndim})")
+    normal = sorted(int(i) % ndim for i in axes)
     if not normal or len(set(normal)) < len(normal):
-        raise ValueError(f"axis is {axis!r}; expected at least one axis, and each once")
+        raise ValueError(f"axis is {shown(axis)}; expected at least one axis, and each once")
     return tuple(normal)
