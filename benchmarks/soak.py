@@ -3,8 +3,9 @@
 Command:   make soak                         (or: python -m benchmarks.soak --steps 20000)
 
 The run is `calibrax.run.train` itself, with its log, checkpoints and evaluations. Memory is the resident set of the
-process, sampled along the way; its slope is fitted over all samples after the first quarter. JAX's own log of compilations
-must name the training step once, and nothing in the second half of the run, with its evaluations, pictures and saves.
+process, sampled along the way; its slope is fitted over all samples after the first quarter. JAX's own log of
+compilations must name the training step once, and nothing in the second half of the run, with its evaluations, pictures
+and saves.
 """
 
 import argparse
@@ -46,7 +47,7 @@ def sample(step: int, compiled: Counter[str]) -> Sample:
 
 @contextlib.contextmanager
 def compilations() -> Iterator[Counter[str]]:
-    """How often a program of each name is compiled while the block runs, from JAX's log, which is kept off the screen."""
+    """How often a program of each name is compiled while the block runs, from JAX's log, kept off the screen."""
     import jax
 
     found: Counter[str] = Counter()
@@ -67,14 +68,14 @@ def compilations() -> Iterator[Counter[str]]:
             logger.removeFilter(count)
 
 
-def soak(folder: Path, num_steps: int) -> tuple[list[Sample], Counter[str]]:
+def soak(folder: Path, num_steps: int, steps_per_epoch: int = STEPS_PER_EPOCH) -> tuple[list[Sample], Counter[str]]:
     """Train in `folder` for so many steps of 4 images of 4 x 4; what was seen along the way, and what was compiled."""
     from calibrax import run
     from calibrax.config import TrainConfig
 
     rng = np.random.default_rng(0)
-    images = {name: rng.integers(0, 256, (4 * STEPS_PER_EPOCH, 4, 4, 1), dtype=np.uint8) for name in ("train", "test")}
-    np.savez(folder / "images.npz", train=images["train"], test=images["test"][:256])
+    images = {name: rng.integers(0, 256, (4 * steps_per_epoch, 4, 4, 1), dtype=np.uint8) for name in ("train", "test")}
+    np.savez(folder / "images.npz", train=images["train"], test=images["test"][:64])
     samples: list[Sample] = []
     every = max(1, num_steps // NUM_SAMPLES)
     with compilations() as compiled:
@@ -100,8 +101,8 @@ def soak(folder: Path, num_steps: int) -> tuple[list[Sample], Counter[str]]:
                     run_dir=str(folder / "run"),
                     batch_size=4,
                     latent_dim=2,
-                    epochs=num_steps // STEPS_PER_EPOCH,
-                    eval_every=max(1, num_steps // STEPS_PER_EPOCH // 8),
+                    epochs=num_steps // steps_per_epoch,
+                    eval_every=max(1, num_steps // steps_per_epoch // 8),
                 )
             )
         finally:

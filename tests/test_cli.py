@@ -143,6 +143,31 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(images, tmp_p
     assert_one_line(capsys, cli.main(["evaluate", str(folder)]), "no intact checkpoint in .*: checkpoint 9 is damaged")
 
 
+def test_a_config_file_is_enough_to_run_again(images, tmp_path, capsys):
+    first, config = tmp_path / "first", str(tmp_path / "first" / "config.json")
+    cli.main(train_args(images, first, "--likelihood", "laplace", "--seed", "3"))
+    again, other = tmp_path / "again", tmp_path / "other"
+    assert cli.main(["train", "--from", config, "--run-dir", str(again)]) == 0
+    chex.assert_trees_all_equal(final_state(first), final_state(again))
+    assert (first / "metrics.jsonl").read_bytes() == (again / "metrics.jsonl").read_bytes()
+    assert cli.main(["train", f"--from={config}", "--run-dir", str(other), "--epochs", "1", "--seed", "4"]) == 0
+    saved = json.loads((other / "config.json").read_text())["config"]
+    assert [saved[name] for name in ("likelihood", "epochs", "seed")] == ["laplace", 1, 4]
+    capsys.readouterr()
+    new = ["--run-dir", str(tmp_path / "new")]
+    cases = [
+        (["--from", "none.json", *new], "there is no file none.json; expected the config.json of a run"),
+        (["--from", str(images), *new], "cannot read .*tiny.npz"),
+        (["--from", config, "--run-dir", str(again), "--resume"], "--from begins a new run, and --resume goes on"),
+        (["--from", config, "--run-dir", str(again)], "already holds a run"),
+    ]
+    for args, match in cases:
+        assert_one_line(capsys, cli.main(["train", *args]), match)
+    np.savez(images, **{name: np.zeros((40, 8, 8, 3), np.uint8) for name in ("train", "test")})
+    assert_one_line(capsys, cli.main(["train", "--from", config, *new]), "begun on data with train 50; tiny has 40")
+    assert not (tmp_path / "new").exists()
+
+
 def test_two_processes_do_not_train_in_one_folder(images, tmp_path, capsys):
     folder = tmp_path / "run"
     config = TrainConfig(data=str(images), run_dir=str(folder), batch_size=16)
