@@ -133,14 +133,13 @@ def apply_link(link: Link, outputs: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(outputs) if link == "sigmoid" else outputs
 
 
-def inverse_scale(log_scale: jax.Array) -> jax.Array:
-    """exp(-log_scale), never infinite: however small the scale, 0 times it is 0 and has a finite gradient.
+def floor_scale(log_scale: jax.Array) -> jax.Array:
+    """A log scale no smaller than the least whose inverse is a finite float: 0 times that is 0, and so is its gradient.
 
-    A learned scale does fall that far, on black images: a mean of exactly 0 fits them, and nothing holds it up.
+    Gradient descent leads there on black images: a mean of exactly 0 fits them, and nothing else holds a scale up.
     """
     dtype = np.dtype(log_scale.dtype)
-    most = np.nextafter(np.log(np.finfo(dtype).max), dtype.type(0))
-    return jnp.exp(jnp.minimum(-log_scale, most))
+    return jnp.maximum(log_scale, -np.nextafter(np.log(np.finfo(dtype).max), dtype.type(0)))
 
 
 def softplus(x: jax.Array) -> jax.Array:

@@ -16,9 +16,9 @@ from calibrax.likelihoods._base import (
     apply_link,
     as_level,
     compute_dtype,
+    floor_scale,
     from_family,
     hide,
-    inverse_scale,
     mean_observed,
     sum_event,
 )
@@ -163,7 +163,7 @@ def _shared_scale(nll: Callable, name: str, upper_tail: Callable, noise: Callabl
         return nll(x, mean, log_scale, levels=levels, mask=mask)
 
     def expectation(mean, log_scale):
-        rate = inverse_scale(log_scale).astype(mean.dtype) / (levels - 1)  # of a level, in scales
+        rate = jnp.exp(-floor_scale(log_scale)).astype(mean.dtype) / (levels - 1)  # of a level, in scales
         return expected_level(lambda edge: upper_tail((edge - (levels - 1) * mean) * rate), mean, levels)
 
     def sample(key, mean, log_scale):

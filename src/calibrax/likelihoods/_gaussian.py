@@ -15,9 +15,9 @@ from calibrax.likelihoods._base import (
     apply_link,
     as_unit,
     compute_dtype,
+    floor_scale,
     from_family,
     hide,
-    inverse_scale,
     mean_observed,
     soft_clip,
     sum_event_and_constant,
@@ -56,9 +56,9 @@ def gaussian_nll(
     dtype = compute_dtype(x, mean, log_sigma)
     mean = jnp.asarray(mean, dtype)
     check_data(x, mask, mean.shape)
-    log_sigma = broadcast_parameter("log_sigma", log_sigma, mean.shape, dtype)
+    log_sigma = floor_scale(broadcast_parameter("log_sigma", log_sigma, mean.shape, dtype))
     error = as_unit(hide(x, mask), dtype) - mean
-    nll = sum_event_and_constant(0.5 * jnp.square(error * inverse_scale(log_sigma)), log_sigma + HALF_LOG_2PI, mask)
+    nll = sum_event_and_constant(0.5 * jnp.square(error * jnp.exp(-log_sigma)), log_sigma + HALF_LOG_2PI, mask)
     return nll, {"mse": mean_observed(jnp.square(error), mask), "log_sigma": jnp.mean(log_sigma)}
 
 

@@ -15,9 +15,9 @@ from calibrax.likelihoods._base import (
     apply_link,
     as_unit,
     compute_dtype,
+    floor_scale,
     from_family,
     hide,
-    inverse_scale,
     mean_observed,
     minus_abs,
     soft_clip,
@@ -72,7 +72,7 @@ def student_t_nll(
     log_scale = broadcast_parameter("log_scale", log_scale, mean.shape, dtype)
     df = broadcast_parameter("df", df, mean.shape, dtype)
     error = as_unit(hide(x, mask), dtype) - mean
-    size = jnp.abs(error) * inverse_scale(log_scale) / jnp.sqrt(df)
+    size = jnp.abs(error) * jnp.exp(-log_scale) / jnp.sqrt(df)
     far = size > FAR
     near_log = jnp.log1p(jnp.square(jnp.where(far, 0.0, size)))
     tail = jnp.where(far, 2 * jnp.log(jnp.where(far, size, 1.0)), near_log)
@@ -143,9 +143,9 @@ def laplace_nll(
     dtype = compute_dtype(x, mean, log_scale)
     mean = jnp.asarray(mean, dtype)
     check_data(x, mask, mean.shape)
-    log_scale = broadcast_parameter("log_scale", log_scale, mean.shape, dtype)
+    log_scale = floor_scale(broadcast_parameter("log_scale", log_scale, mean.shape, dtype))
     error = as_unit(hide(x, mask), dtype) - mean
-    nll = sum_event_and_constant(-minus_abs(error) * inverse_scale(log_scale), log_scale + math.log(2), mask)
+    nll = sum_event_and_constant(-minus_abs(error) * jnp.exp(-log_scale), log_scale + math.log(2), mask)
     mae, mse = mean_observed(jnp.abs(error), mask), mean_observed(jnp.square(error), mask)
     return nll, {"mae": mae, "mse": mse, "log_scale": jnp.mean(log_scale)}
 
