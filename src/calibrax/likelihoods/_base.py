@@ -1,5 +1,6 @@
 """What every likelihood shares: the `Likelihood` record, families of distributions, links, masks and sums."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -212,11 +213,12 @@ def from_family(
         check_event_shape(event_shape)
         return init_params(), {}
 
-    def shape_of(outputs):
-        return data_shape(outputs, outputs_per_channel, outputs_per_position)
+    shape_of = functools.partial(
+        data_shape, outputs_per_channel=outputs_per_channel, outputs_per_position=outputs_per_position
+    )
 
     def checked_parameters(params, state, outputs):
-        shape_of(outputs)
+        shape_of(outputs, axes=1)
         return parameters(params, state, jnp.asarray(outputs))
 
     def nll(params, state, outputs, x, train=True, axis_name=None, mask=None):

@@ -76,11 +76,11 @@ def check_mask(mask: Any, shape: Sequence[int]) -> None:
 
 
 def data_shape(
-    outputs: jax.typing.ArrayLike, outputs_per_channel: int, outputs_per_position: int = 0
+    outputs: jax.typing.ArrayLike, outputs_per_channel: int, outputs_per_position: int = 0, axes: int = 2
 ) -> tuple[int, ...]:
     """The shape x must have for these outputs; raises where the last axis does not divide into channels."""
     shape = jnp.shape(outputs)
-    if len(shape) < 2:
+    if len(shape) < axes:
         raise ValueError(f"outputs has shape {shape}; expected [B, ..., channels]")
     if jnp.iscomplexobj(outputs):
         raise ValueError(f"outputs has dtype {jnp.result_type(outputs)}; expected real numbers")

@@ -78,7 +78,8 @@ def _frames(name: str, videos: Any, like: Any = None) -> Any:
         raise ValueError(f"{name} has shape {listed}; expected a batch of videos, [B, T, ...]")
     if like is not None and shapes and shapes[0][:2] != _batch_and_time(like):
         # As many frames in all would do for the image's likelihood, which sees [B·T, ...].
-        raise ValueError(f"{name} has batch and length {shapes[0][:2]}; expected {_batch_and_time(like)}, the outputs'")
+        expected = (*_batch_and_time(like), *shapes[0][2:])
+        raise ValueError(f"{name} has shape {shapes[0]}; expected {expected}, by the outputs' batch and time")
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), videos)
 
 

@@ -69,7 +69,7 @@ def student_t_nll(
     dtype = compute_dtype(x, mean, log_scale, df)
     mean = jnp.asarray(mean, dtype)
     check_data(x, mask, mean.shape)
-    log_scale = broadcast_parameter("log_scale", log_scale, mean.shape, dtype)
+    log_scale = floor_scale(broadcast_parameter("log_scale", log_scale, mean.shape, dtype))
     df = broadcast_parameter("df", df, mean.shape, dtype)
     error = as_unit(hide(x, mask), dtype) - mean
     size = jnp.abs(error) * jnp.exp(-log_scale) / jnp.sqrt(df)
