@@ -117,3 +117,15 @@ def test_float64_stays_float64(x64):
     x = RNG.uniform(0, 1, (5, 1))
     value = student_t_nll(jnp.asarray(x), jnp.zeros((5, 1)), -1.0, 2.5)[0]
     np.testing.assert_allclose(value, -sps.t.logpdf(x[:, 0], 2.5, 0, np.exp(-1)), rtol=1e-8)
+
+
+@pytest.mark.parametrize(("formula", "df"), [(student_t_nll, (4.0,)), (laplace_nll, ())])
+def test_a_scale_below_the_floats_under_a_perfect_fit_is_finite(formula, df):
+    zero = jnp.zeros((1, 4))
+
+    def nll(log_scale):
+        return formula(zero, zero, log_scale, *df)[0].sum()
+
+    value, slope = jax.value_and_grad(nll)(jnp.float32(-200.0))
+    assert jnp.isfinite(value)
+    assert jnp.isfinite(slope)
