@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from calibrax.data.types import DataError
+from calibrax.data.types import DataError, check_whole, is_whole
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -13,7 +13,7 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     Raises:
       DataError: if not even one batch is there.
     """
-    if not 1 <= batch_size <= num_examples:
+    if not is_whole(batch_size) or not 1 <= batch_size <= num_examples:
         raise DataError(f"batch size is {batch_size}; expected 1 to {num_examples}, the number of training examples")
     return num_examples // batch_size
 
@@ -31,7 +31,12 @@ def batches(images: np.ndarray, batch_size: int, *, seed: int, start_step: int =
       batch_size: examples a batch.
       seed: of the order.
       start_step: how many batches went before; the data position of a resumed run.
+
+    Raises:
+      DataError: with the first batch, if not even one is there, or a number is out of its range.
     """
+    check_whole("seed", seed, 0)
+    check_whole("start_step", start_step, 0)
     per_epoch = steps_per_epoch(len(images), batch_size)
     epoch, first = divmod(start_step, per_epoch)
     while True:

@@ -78,7 +78,7 @@ def face(photograph: tuple[str, bytes], size: tuple[int, int]) -> np.ndarray:
     except UnidentifiedImageError as error:
         raise DataError(f"{name} is no JPEG image") from error
     except Exception as error:  # Pillow raises many kinds on damaged files
-        raise DataError(f"{name} cannot be read as a JPEG image: {error}".replace("\n", " ")) from error
+        raise DataError(f"{name} cannot be read as a JPEG image: {error}") from error
     return np.asarray(cut.resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 

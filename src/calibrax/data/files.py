@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from calibrax.data.npz import SPLITS, read_npz
+from calibrax.data.transforms import Size, checked_size
 from calibrax.data.types import DataError, ImageData, check_splits
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -28,13 +29,17 @@ def load_npz(path: Path) -> ImageData:
     return ImageData(name=path.stem, **splits, license="see its source", origin=str(path))
 
 
-def load_folder(folder: Path, image_size: int | tuple[int, int] | None = None) -> ImageData:
+def load_folder(folder: Path, image_size: Size = None) -> ImageData:
     """Images from a folder with `train` and `test` (and `validation`) inside, or from one folder that is split here.
 
     A single folder is split by a hash of each file's name, one image in ten for testing, so that adding images moves
     none from one side to the other. Grey images give one channel when all of them are grey, otherwise three. Images of
     different sizes need `image_size`: each is then cropped to its central square and resized.
+
+    Raises:
+      DataError: in one line.
     """
+    size = checked_size(image_size)
     named = {name: _image_files(folder / name) for name in SPLITS if (folder / name).is_dir()}
     if "train" in named or "test" in named:
         for name in ("train", "test"):
@@ -51,13 +56,17 @@ def load_folder(folder: Path, image_size: int | tuple[int, int] | None = None) -
             raise DataError(f"{folder} holds {len(files)} image; expected at least two, to train and to test on")
         how = f"split by the hash of file names, {len(test)} of {len(files)} for testing"
     grey = all(_is_grey(path) for files in named.values() for path in files)
-    splits = {name: _read_images(files, grey, image_size) for name, files in named.items() if files}
+    splits = {name: _read_images(files, grey, size) for name, files in named.items() if files}
     check_splits(str(folder), splits)
     return ImageData(name=folder.resolve().name, **splits, license="see its source", origin=f"{folder} ({how})")
 
 
 def _image_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    paths = [path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path} is no file, such as a broken link; expected an image")
+    return sorted(paths)
 
 
 def _name_hash(path: Path) -> int:
@@ -80,30 +89,34 @@ def _picture(path: Path) -> Iterator[Any]:
             opened = Image.open(path, formats=FORMATS)
         with opened:
             yield opened
+    except DataError:
+        raise
     except UnidentifiedImageError as error:
         raise DataError(f"{path} cannot be read as an image: it is none of {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow raises many kinds on damaged files
-        raise DataError(f"{path} cannot be read as an image: {error}".replace("\n", " ")) from error
+        raise DataError(f"{path} cannot be read as an image: {error}") from error
 
 
-def _read_images(files: list[Path], grey: bool, image_size: int | tuple[int, int] | None) -> np.ndarray:
+def _read_images(files: list[Path], grey: bool, size: tuple[int, int] | None) -> np.ndarray:
     images: list[np.ndarray] = []
     for path in files:
-        images.append(_read_image(path, grey, image_size))
+        images.append(_read_image(path, grey, size))
         if images[-1].shape != images[0].shape:
             sizes = f"{files[0].name} is {images[0].shape[:2]}, {path.name} is {images[-1].shape[:2]}"
             raise DataError(f"images differ in size: {sizes}; give an image size to crop and resize them")
     return np.stack(images)
 
 
-def _read_image(path: Path, grey: bool, image_size: int | tuple[int, int] | None) -> np.ndarray:
+def _read_image(path: Path, grey: bool, size: tuple[int, int] | None) -> np.ndarray:
     """uint8 [H, W, 1] or [H, W, 3]."""
     from PIL import Image
 
     with _picture(path) as opened:
+        if opened.mode.startswith(("I", "F")):  # Pillow would cut off at 255, not scale
+            raise DataError(f"{path} has pixels of mode {opened.mode}; expected 8 bits a channel")
         picture = opened.convert("L" if grey else "RGB")
-        if image_size is not None:
-            height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if size is not None:
+            height, width = size
             side = min(picture.size)
             left, top = (picture.width - side) // 2, (picture.height - side) // 2
             box = (left, top, left + side, top + side) if height == width else None

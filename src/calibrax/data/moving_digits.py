@@ -9,6 +9,8 @@ import functools
 
 import numpy as np
 
+from calibrax.data.types import check_whole
+
 FRAME_SIZE = 64  # pixels, height and width
 MAX_SPEED = 4  # pixels a frame, each way
 NUM_FRAMES = 20
@@ -46,8 +48,7 @@ class MovingDigits:
     ):
         least = {"num": (num, 1), "seed": (seed, 0), "num_frames": (num_frames, 1), "num_digits": (num_digits, 1)}
         for name, (value, minimum) in least.items():
-            if value < minimum:
-                raise ValueError(f"{name} is {value}; expected {minimum} or more")
+            check_whole(name, value, minimum)
         digits = drawn_digits() if digits is None else np.asarray(digits)
         if (
             digits.dtype != np.uint8

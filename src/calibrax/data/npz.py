@@ -1,5 +1,6 @@
 """uint8 arrays of `.npz` files. What a file claims of its sizes is checked before any of it is inflated."""
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -27,7 +28,11 @@ def read_npz(path: Path, layout: str) -> dict[str, np.ndarray]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {Path(info.filename).stem: info for info in archive.infolist() if info.filename.endswith(".npy")}
+            listed = [(info.filename.removesuffix(".npy"), info) for info in archive.infolist()]
+            members = dict(listed)
+            for name in SPLITS:
+                if sum(member == name for member, _ in listed) > 1:
+                    raise DataError(f"{path} has several arrays '{name}'; expected one")
             for name in ("train", "test"):
                 if name not in members:
                     raise DataError(f"{path} has no array '{name}'; expected uint8 arrays 'train' and 'test' {layout}")
@@ -35,11 +40,13 @@ def read_npz(path: Path, layout: str) -> dict[str, np.ndarray]:
     except DataError:
         raise
     except Exception as error:  # zipfile raises many kinds on damaged files
-        raise DataError(f"{path} cannot be read as an .npz file: {error}".replace("\n", " ")) from error
+        raise DataError(f"{path} cannot be read as an .npz file: {error}") from error
 
 
 def num_axes(path: Path, name: str) -> int | None:
     """How many axes an array of an `.npz` file has, by its header; None where that cannot be read."""
+    if not os.path.isfile(path):  # to open a pipe would wait for its other end
+        return None
     try:
         with zipfile.ZipFile(path) as archive:
             return len(_read_header(path, archive, archive.getinfo(f"{name}.npy"))[0])
@@ -61,7 +68,7 @@ def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, la
     except DataError:
         raise
     except Exception as error:  # zipfile and NumPy raise many kinds on damaged files
-        raise DataError(f"{path}: array '{name}' cannot be read: {error}".replace("\n", " ")) from error
+        raise DataError(f"{path}: array '{name}' cannot be read: {error}") from error
 
 
 def _read_header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype]:

@@ -140,7 +140,7 @@ def _open_zip(path: Path, stack: contextlib.ExitStack) -> tuple[Collection[str],
             with lock, archive.open(info) as stream:
                 return stream.read(info.file_size)  # bounds what is inflated too, which archive.read does not
         except Exception as error:  # zipfile and zlib raise many kinds on damaged files
-            raise DataError(f"{path}: {name} cannot be read: {error}".replace("\n", " ")) from error
+            raise DataError(f"{path}: {name} cannot be read: {error}") from error
 
     return members, read
 

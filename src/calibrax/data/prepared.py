@@ -134,7 +134,7 @@ def readable(what: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{what} cannot be read: {error}".replace("\n", " ")) from error
+        raise DataError(f"{what} cannot be read: {error}") from error
 
 
 def _read_split(builder, split: str) -> np.ndarray:

@@ -140,7 +140,7 @@ def prepare_robot_pushing(data_dir: Path) -> None:
         builder = tfds.builder(ROBOT_PUSHING, data_dir=str(data_dir), file_format="array_record")
         builder.download_and_prepare()
     except Exception as error:  # TFDS and the network raise many kinds
-        raise DataError(f"{ROBOT_PUSHING} cannot be prepared in {data_dir}: {error}".replace("\n", " ")) from error
+        raise DataError(f"{ROBOT_PUSHING} cannot be prepared in {data_dir}: {error}") from error
 
 
 def _free(folder: Path) -> int:

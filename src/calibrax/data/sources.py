@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from calibrax.data.download import fetch
 from calibrax.data.files import load_folder, load_npz
 from calibrax.data.originals import ORIGINALS, Original
 from calibrax.data.prepared import prepare, prepared_name, read_prepared
-from calibrax.data.transforms import resize_data
-from calibrax.data.types import DataError, ImageData, check_splits
+from calibrax.data.transforms import Size, checked_size, resize_data
+from calibrax.data.types import DataError, ImageData, check_path, check_splits, check_whole
 
 STREET_DIGITS = "street-digits"
 ALIASES = {
@@ -28,10 +29,10 @@ TIMEOUT = 10.0  # seconds of silence; TFDS alone retries for minutes
 
 
 def load(
-    source: str,
+    source: str | Path,
     *,
     data_dir: str | Path | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: Size = None,
     download: bool = True,
     timeout: float = TIMEOUT,
     seed: int = 0,
@@ -54,24 +55,38 @@ def load(
     Raises:
       DataError: in one line, saying what would be accepted.
     """
-    name = ALIASES.get(source, source)
-    folder = Path(data_dir or DEFAULT_DATA_DIR).expanduser()
-    path = Path(source).expanduser()
+    source = check_path("data", source)
+    name, path = ALIASES.get(source, source), expanded(source)
+    folder = data_folder(data_dir)
+    if name != CELEBA:  # whose sizes are its own
+        checked_size(image_size)
     if name == STREET_DIGITS:
         data = _street_digits(seed, num_train, num_test)
     elif name in ORIGINALS:
         data = _load_original(name, ORIGINALS[name], folder, download=download, timeout=timeout)
     elif name == CELEBA:
         return load_celeba(folder, image_size)
-    elif path.suffix == ".npz":
-        if not path.is_file():
+    elif path.suffix.lower() == ".npz":
+        if not os.path.isfile(path):
             raise DataError(f"there is no file {source}")
         data = load_npz(path)
-    elif path.is_dir():
+    elif os.path.isdir(path):
         return load_folder(path, image_size)
+    elif os.path.isfile(path):
+        raise DataError(f"{source} is a file of another kind; expected an .npz file, or a folder of images")
     else:
         data = _load_prepared(source, folder)
     return resize_data(data, image_size)
+
+
+def data_folder(data_dir: str | Path | None) -> Path:
+    """Where data is looked for; raises DataError for what no path can be."""
+    return expanded(DEFAULT_DATA_DIR if data_dir is None else check_path("data_dir", data_dir))
+
+
+def expanded(path: str) -> Path:
+    """The path with ~ replaced, where there is such a user."""
+    return Path(os.path.expanduser(path))
 
 
 def known_sources() -> list[str]:
@@ -104,6 +119,8 @@ def levels_in_words(images: np.ndarray) -> str:
 def _street_digits(seed: int, num_train: int, num_test: int) -> ImageData:
     from calibrax.data.street_digits import draw
 
+    for name, value, least in (("seed", seed, 0), ("num_train", num_train, 1), ("num_test", num_test, 1)):
+        check_whole(name, value, least)
     return ImageData(
         name=STREET_DIGITS,
         train=draw(num_train, seed=2 * seed),

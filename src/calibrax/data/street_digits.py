@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from calibrax.data.types import check_whole
+
 FONTS = (
     "DejaVuSans.ttf",
     "DejaVuSans-Bold.ttf",
@@ -45,8 +47,7 @@ def draw(num: int, seed: int = 0, size: int = 32) -> np.ndarray:
 def draw_labelled(num: int, seed: int = 0, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
     """The images and their centred digits, int64 [num]."""
     for name, value, least in (("num", num, 1), ("seed", seed, 0), ("size", size, 8)):
-        if value < least:
-            raise ValueError(f"{name} is {value}; expected {least} or more")
+        check_whole(name, value, least)
     layout, grain = (np.random.default_rng((seed, stream)) for stream in range(2))
     images, labels = [], []
     for start in range(0, num, CHUNK):

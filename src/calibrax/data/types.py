@@ -1,12 +1,17 @@
 """Image data in memory."""
 
+import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 
 class DataError(ValueError):
-    """Data that cannot be had or used; the message is one line for the user."""
+    """Data that cannot be had or used; the message is one line for the user, whatever a file's name or a cause has."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,26 @@ class ImageData:
         """The splits that are there, by name."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: images for name, images in named.items() if images is not None}
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is an integer, of Python's or NumPy's."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raise DataError unless the value is a whole number, `least` or more."""
+    if not is_whole(value):
+        raise DataError(f"{name} is {value!r}; expected a whole number, {least} or more")
+    if value < least:
+        raise DataError(f"{name} is {value}; expected {least} or more")
+
+
+def check_path(name: str, value: Any) -> str:
+    """The path as a string; raises DataError, naming the argument, for what no path can be."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value).strip() or "\0" in os.fspath(value):
+        raise DataError(f"{name} is {value!r}; expected a name or a path")
+    return os.fspath(value)
 
 
 def check_splits(where: str, splits: dict[str, np.ndarray]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,9 +12,9 @@ import numpy as np
 from calibrax.data.moving_digits import NUM_FRAMES, MovingDigits
 from calibrax.data.robot_pushing import LICENSE, ROBOT_PUSHING, load_robot_pushing
 from calibrax.data.robot_pushing import NUM_FRAMES as NUM_ROBOT_FRAMES
-from calibrax.data.sources import DEFAULT_DATA_DIR, levels_in_words, load
-from calibrax.data.transforms import fraction_size, resize
-from calibrax.data.types import DataError, ImageData
+from calibrax.data.sources import data_folder, expanded, levels_in_words, load
+from calibrax.data.transforms import Size, checked_size, fraction_size, resize
+from calibrax.data.types import DataError, ImageData, check_path, check_whole, is_whole
 from calibrax.data.video_files import holds_videos, read_video_npz
 
 MOVING_DIGITS, MOVING_MNIST = "moving-digits", "moving-mnist"
@@ -23,7 +24,6 @@ ALIASES = {
     "moving_mnist": MOVING_MNIST,
 }
 TO_DESCRIBE = 256  # videos of a split at most
-Size = int | tuple[int, int] | None
 
 
 class Videos(Protocol):
@@ -68,7 +68,7 @@ class VideoData:
 
 
 def load_video(
-    source: str,
+    source: str | Path,
     *,
     data_dir: str | Path | None = None,
     num_frames: int | None = None,
@@ -102,7 +102,9 @@ def load_video(
     Raises:
       DataError: in one line, saying what would be accepted.
     """
-    name, folder = ALIASES.get(source, source), Path(data_dir or DEFAULT_DATA_DIR).expanduser()
+    source = check_path("data", source)
+    name, folder = ALIASES.get(source, source), data_folder(data_dir)
+    checked_size(image_size)
     if name.startswith(f"{MOVING_DIGITS}:"):
         name, _, digits = name.partition(":")
     whole = NUM_ROBOT_FRAMES if name == ROBOT_PUSHING else NUM_FRAMES
@@ -114,8 +116,8 @@ def load_video(
     elif name == ROBOT_PUSHING:
         splits, where = load_robot_pushing(folder, train_frames, test_frames, prepare=prepare)
         data = VideoData(name=ROBOT_PUSHING, **splits, license=LICENSE, origin=f"{where}, camera image_aux1")
-    elif Path(source).suffix == ".npz":
-        data = _from_file(Path(source).expanduser(), num_frames, num_test_frames)
+    elif Path(source).suffix.lower() == ".npz":
+        data = _from_file(expanded(source), num_frames, num_test_frames)
     else:
         close = difflib.get_close_matches(source, known_videos(), n=2, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
@@ -129,12 +131,13 @@ def known_videos() -> list[str]:
     return [MOVING_DIGITS, MOVING_MNIST, ROBOT_PUSHING]
 
 
-def is_video_source(source: str) -> bool:
+def is_video_source(source: str | Path) -> bool:
     """Whether `load_video` would take it, and `load` not: a name of videos, or an `.npz` file that holds some."""
+    source = check_path("data", source)
     name = ALIASES.get(source, source)
     if name in known_videos() or name.startswith(f"{MOVING_DIGITS}:"):
         return True
-    return Path(source).suffix == ".npz" and holds_videos(Path(source).expanduser())
+    return Path(source).suffix.lower() == ".npz" and holds_videos(expanded(source))
 
 
 def first_videos(videos: Videos, num: int | None = None) -> np.ndarray:
@@ -177,6 +180,7 @@ def _moving_digits(
     digits = (None, None) if images is None else (images.train, images.test)
     seeds = (2 * seed, 2 * seed + 1)
     try:
+        check_whole("seed", seed, 0)
         train, test = (
             MovingDigits(*arguments, deterministic=deterministic)
             for arguments in zip(digits, nums, seeds, frames, strict=True)
@@ -196,12 +200,12 @@ def _moving_digits(
 
 def _from_file(path: Path, num_frames: int | None, num_test_frames: int | None) -> VideoData:
     """The first frames of an `.npz` file's videos."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"there is no file {path}")
     splits = read_video_npz(path)
     for split, videos in splits.items():
         num = num_frames if split == "train" else num_test_frames
-        if num is not None and not 1 <= num <= videos.shape[1]:
+        if num is not None and not (is_whole(num) and 1 <= num <= videos.shape[1]):
             raise DataError(f"{path}: number of frames is {num}; expected 1 to {videos.shape[1]}, those of '{split}'")
         splits[split] = videos[:, :num]
     return VideoData(name=path.stem, **splits, license="see its source", origin=str(path))
@@ -209,13 +213,8 @@ def _from_file(path: Path, num_frames: int | None, num_test_frames: int | None) 
 
 def _resized(data: VideoData, image_size: Size) -> VideoData:
     """All splits at that size; what is in memory now, other videos when they are asked for."""
-    if image_size is None:
-        return data
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if min(size) < 1:
-        raise DataError(f"image size is {size[0]}x{size[1]}; expected 1 or more")
-    height, width = data.event_shape[1:3]
-    if size == (height, width):
+    size, (height, width) = checked_size(image_size), data.event_shape[1:3]
+    if size is None or size == (height, width):
         return data
     splits = {}
     for split, videos in data.splits.items():

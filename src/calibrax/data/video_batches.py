@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from calibrax.data.batches import batches, epoch_order, steps_per_epoch
-from calibrax.data.types import DataError
+from calibrax.data.types import DataError, check_whole
 from calibrax.data.video import Videos
 
 MAX_THREADS = 16
@@ -27,8 +27,10 @@ def video_batches(videos: Videos, batch_size: int, *, seed: int, start_step: int
       start_step: how many batches went before; the data position of a resumed run.
 
     Raises:
-      DataError: if not even one batch is there, or a video cannot be read.
+      DataError: if not even one batch is there, a number is out of its range, or a video cannot be read.
     """
+    check_whole("seed", seed, 0)
+    check_whole("start_step", start_step, 0)
     if isinstance(videos, np.ndarray):
         yield from batches(videos, batch_size, seed=seed, start_step=start_step)
         return
