@@ -5,6 +5,8 @@ import difflib
 import functools
 import itertools
 import math
+import types
+import typing
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -17,9 +19,22 @@ import calibrax as cx
 from calibrax.presets import LIKELIHOODS, MODEL_FIELDS, MODELS
 from calibrax.training import StepOptions
 
+# Settings of one likelihood.
+LIKELIHOOD_FIELDS = {"beta": "beta-gaussian", "df": "student-t", "components": "logistic-mixture"}
+TYPES_IN_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    types.NoneType: "nothing",
+}
+
 
 class ConfigError(ValueError):
-    """A setting that cannot be; the message is one line for the user."""
+    """A setting that cannot be; the message is one line for the user, whatever the value."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,14 +123,21 @@ class TrainConfig:
     """Epochs between evaluations and pictures; the last epoch always has them."""
 
     def __post_init__(self):
+        _check_types(self)
         check_name("likelihood", self.likelihood, LIKELIHOODS)
         check_name("model", self.model, MODELS)
+        for name in ("data", "data_dir", "run_dir"):
+            value = getattr(self, name)
+            _check(name, repr(value), value is None or _may_be_a_path(value), "a name or a path")
         for name in ("epochs", "batch_size", "latent_dim", "eval_every", "accumulate", "n_past", "n_future"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        _check("epochs", self.epochs, self.epochs < 2**31, "less than 2^31")
+        _check("latent_dim", self.latent_dim, self.latent_dim <= 2**20, "at most 2^20")
         for name in ("save_every", "seed", "max_skipped", "kl_warmup"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 2**32, "in [0, 2^32)")
         if self.image_size is not None:
             _check("image_size", self.image_size, self.image_size >= 4, "at least 4")
+            _check("image_size", self.image_size, self.image_size <= 2**14, "at most 2^14")
         if self.n_eval is not None:
             _check(
                 "n_eval", self.n_eval, self.n_eval > self.n_past, f"more than the {self.n_past} frames that are given"
@@ -126,6 +148,8 @@ class TrainConfig:
             _check(name, value, value is None or 0 < value < math.inf, "a positive number")
         for name in ("lr_floor", "free_bits"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "a finite number from 0")
+        start = f"at most the learning rate, {self.learning_rate}"
+        _check("lr_floor", self.lr_floor, self.lr_floor <= self.learning_rate, start)
         _check("lr_decay", self.lr_decay, 0 < self.lr_decay <= 1, "more than 0, at most 1")
         _check("dropout", self.dropout, 0 <= self.dropout < 1, "at least 0, less than 1")
         _check("ema_decay", self.ema_decay, self.ema_decay is None or 0 < self.ema_decay < 1, "between 0 and 1")
@@ -140,6 +164,9 @@ class TrainConfig:
         for field in dataclasses.fields(self):
             if field.name in MODEL_FIELDS - preset.fields and getattr(self, field.name) != field.default:
                 raise ConfigError(f"--{field.name.replace('_', '-')} has no meaning for --model {self.model}")
+        for name, likelihood in LIKELIHOOD_FIELDS.items():
+            if self.likelihood != likelihood and getattr(self, name) != getattr(TrainConfig, name):
+                raise ConfigError(f"--{name} has no meaning for --likelihood {self.likelihood}")
         if self.resume and self.run_dir is None:
             raise ConfigError("--resume needs --run-dir, the folder of the run to go on with")
         try:
@@ -237,6 +264,33 @@ def check_name(field: str, name: str, table: dict) -> None:
     """Raise ConfigError, in one line, for a name that is not in the table."""
     if name not in table:
         raise ConfigError(f"--{field} {name!r} is unknown; {nearest(name, table)}")
+
+
+def _check_types(config: TrainConfig) -> None:
+    """Settings of the types that the fields have: those of a file, or of somebody's program, may be any."""
+    for name, kind in _field_types().items():
+        value = getattr(config, name)
+        kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+        if not any(_is_of_type(value, one) for one in kinds):
+            expected = " or ".join(TYPES_IN_WORDS.get(one) or ", ".join(typing.get_args(one)) for one in kinds)
+            raise ConfigError(f"--{name.replace('_', '-')} is {value!r}; expected {expected}")
+
+
+@functools.cache
+def _field_types() -> dict[str, Any]:
+    return typing.get_type_hints(TrainConfig)
+
+
+def _is_of_type(value: Any, kind: Any) -> bool:
+    if typing.get_origin(kind) is Literal:
+        return isinstance(value, str) and value in typing.get_args(kind)
+    if kind in (int, float):
+        return isinstance(value, kind | int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _may_be_a_path(text: str) -> bool:
+    return bool(text.strip()) and "\0" not in text
 
 
 def _check(field: str, value: object, good: bool, expected: str) -> None:
