@@ -167,7 +167,7 @@ def _results(settings: TrainConfig, data: Data) -> dict[str, Any] | None:
         return None
     resumed = dataclasses.replace(settings, resume=True)
     run_folder.check_usable(resumed)
-    run_folder.check_data(resumed, data)
+    run_folder.check_data(folder / run_folder.CONFIG_FILE, data)
     if not (folder / run_folder.RESULTS_FILE).exists():
         return None
     record = run_folder.read_json(folder / run_folder.RESULTS_FILE)

@@ -266,10 +266,14 @@ def test_other_commands_mistakes(tmp_path, capsys, images):
     (tmp_path / "file").write_text("")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{")
-    for name, text in [("list", "[]"), ("empty", "{}"), ("words", '{"config": {"epochs": "many"}}')]:
+    for name, text, match in [
+        ("list", "[]", "it holds no settings of a run"),
+        ("empty", "{}", "it holds no settings of a run"),
+        ("words", '{"config": {"epochs": "many"}}', "--epochs is 'many'; expected a whole number"),
+    ]:
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(text)
-        assert_one_line(capsys, cli.main(["evaluate", str(tmp_path / name)]), "it holds no settings of a run")
+        assert_one_line(capsys, cli.main(["evaluate", str(tmp_path / name)]), match)
     for args, match in [
         (["trian"], "unknown command 'trian'"),
         (["evaluate", str(tmp_path / "none")], "holds no run"),

@@ -324,7 +324,7 @@ def usage(commands: dict[str, Any]) -> str:
 
 
 def fail(message: str, code: int = 2) -> int:
-    print(f"calibrax: {message}", file=sys.stderr)
+    print(f"calibrax: {' '.join(message.splitlines())}", file=sys.stderr)
     return code
 
 

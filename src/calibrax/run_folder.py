@@ -145,6 +145,8 @@ def _settings(path: Path, run_dir: str | None) -> TrainConfig:
         settings: dict[str, Any] = {name: value for name, value in read_json(path)["config"].items() if name in known}
         settings["run_dir"] = run_dir
         return TrainConfig(**settings)
+    except ConfigError as error:
+        raise RunError(f"cannot read {path}: {error}") from error
     except (AttributeError, KeyError, TypeError) as error:
         raise RunError(f"cannot read {path}: it holds no settings of a run") from error
 
