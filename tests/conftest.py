@@ -44,7 +44,7 @@ def serve():
         def start(handler):
             httpd = stack.enter_context(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
             httpd.daemon_threads = True
-            threading.Thread(target=httpd.serve_forever, daemon=True).start()
+            threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True).start()
             stack.callback(httpd.shutdown)
             return httpd
 

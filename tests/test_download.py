@@ -1,7 +1,11 @@
-"""Downloads from a local server that behaves, breaks off, lies, refuses or falls silent."""
+"""Downloads from a local server that behaves, breaks off, lies, refuses, dawdles or falls silent."""
 
+import email.utils
 import hashlib
 import http.server
+import shutil
+import ssl
+import subprocess
 import time
 
 import pytest
@@ -10,87 +14,248 @@ from calibrax.data import DataError, download
 
 CONTENT = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+TIMEOUT = 0.3  # seconds
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers the n-th request by the n-th of the server's `answers`, and all further ones by the last."""
+
     def do_GET(self):
-        if self.path == "/missing":
-            self.send_error(404)
-        elif self.path == "/silent":
-            time.sleep(3)
-        elif self.path == "/ranges":
-            start = int(self.headers.get("Range", "bytes=0-")[6:-1])
-            self.server.starts.append(start)
-            self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(CONTENT) - start))
-            self.end_headers()
-            self.wfile.write(CONTENT[start:])
-        else:
-            body = {"/file": CONTENT, "/torn": CONTENT[:100_000], "/other": CONTENT[::-1]}[self.path]
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(CONTENT)))
-            self.end_headers()
-            self.wfile.write(body)
+        server = self.server
+        server.ranges.append(self.headers.get("Range"))
+        server.answers[min(len(server.ranges), len(server.answers)) - 1](self)
+
+    def send(self, body, *, status=200, length=None, **headers):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, *args):
         pass
 
 
+def whole(handler):
+    handler.send(CONTENT)
+
+
+def torn(handler, after=100_000):
+    handler.send(CONTENT[:after], length=len(CONTENT))
+
+
+def in_ranges(handler, shift=0, until=None):
+    """As servers do that know ranges; with a shift, or an end, as those that are broken."""
+    asked = handler.headers.get("Range")
+    if asked is None:
+        return torn(handler, until) if until else whole(handler)
+    start = int(asked[6:-1])
+    body, span = CONTENT[start + shift : until], f"bytes {start + shift}-{len(CONTENT) - 1}/{len(CONTENT)}"
+    return handler.send(body, status=206, length=len(CONTENT) - start - shift, Content_Range=span)
+
+
+def another(handler):
+    handler.send(CONTENT[::-1])
+
+
+def longer(handler):
+    handler.send(CONTENT + b"x")
+
+
+def endless(handler):
+    """Without a length; more than was announced."""
+    handler.send_response(200)
+    handler.end_headers()
+    for _ in range(1000):
+        handler.wfile.write(CONTENT)
+
+
+def silent(handler):
+    time.sleep(4 * TIMEOUT)
+
+
+def dripping(handler):
+    handler.send(b"", length=len(CONTENT))
+    for _ in range(40):
+        handler.wfile.write(b"x")
+        handler.wfile.flush()
+        time.sleep(TIMEOUT / 4)
+
+
+def no_http(handler):
+    handler.wfile.write(b"220 ftp.example.org ready\r\n\r\n")
+
+
+def answers(status, **headers):
+    return lambda handler: handler.send(b"", status=status, **headers)
+
+
 @pytest.fixture
-def server(serve):
-    httpd = serve(Handler)
-    httpd.starts = []
-    return httpd
+def fetch(serve, tmp_path):
+    """`fetch(*answers)` downloads from a server that answers so, and returns its record: ranges asked, waits, path."""
+
+    def fetch(*answers, content=b"", name="f.bin", **fields):
+        httpd = serve(Handler)
+        httpd.answers, httpd.ranges, httpd.waits, httpd.path = answers, [], [], tmp_path / "new" / name / name
+        if content:
+            httpd.path.parent.mkdir(parents=True)
+            httpd.path.with_name(name + ".part").write_bytes(content)
+        remote = download.Remote(f"http://127.0.0.1:{httpd.server_port}/f", len(CONTENT), SHA256)._replace(**fields)
+        fetch.record = httpd
+        download.fetch(remote, httpd.path, timeout=TIMEOUT, sleep=httpd.waits.append)
+        assert httpd.path.read_bytes() == CONTENT
+        assert [path.name for path in httpd.path.parent.iterdir()] == [name]
+        return httpd
+
+    return fetch
 
 
-def remote(server, path, **options):
-    return download.Remote(f"http://127.0.0.1:{server.server_port}{path}", len(CONTENT), SHA256)._replace(**options)
+def one_line(match):
+    return pytest.raises(DataError, match=rf"^[^\n]*{match}[^\n]*$")
 
 
-def test_a_good_file_arrives_whole(server, tmp_path):
-    download.fetch(remote(server, "/file"), tmp_path / "folder" / "f.bin", timeout=5)
-    assert (tmp_path / "folder" / "f.bin").read_bytes() == CONTENT
-    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["f.bin"]
+def test_a_good_file_arrives_whole(fetch):
+    assert fetch(whole).ranges == [None]
 
 
-def test_a_partial_file_is_gone_on_with(server, tmp_path):
-    (tmp_path / "f.bin.part").write_bytes(CONTENT[:12_345])
-    download.fetch(remote(server, "/ranges"), tmp_path / "f.bin", timeout=5)
-    assert (tmp_path / "f.bin").read_bytes() == CONTENT
-    assert server.starts == [12_345]
+def test_a_partial_file_is_gone_on_with(fetch):
+    assert fetch(in_ranges, content=CONTENT[:12_345]).ranges == ["bytes=12345-"]
+    assert fetch(whole, content=CONTENT[:12_345], name="g.bin").ranges == ["bytes=12345-"]
+
+
+def test_a_partial_file_that_has_it_all_needs_no_server(fetch):
+    assert fetch(content=CONTENT).ranges == []
+
+
+@pytest.mark.parametrize("content", [CONTENT[::-1], CONTENT[::-1][:12_345], CONTENT + b"x"])
+def test_a_partial_file_of_something_else_is_begun_anew(fetch, content):
+    record = fetch(in_ranges, content=content)
+    assert record.ranges[-1] is None
+    assert record.waits in ([], [0])
+
+
+def test_a_range_that_is_not_there_any_more_is_begun_anew(fetch):
+    assert fetch(answers(416), in_ranges, content=CONTENT[:12_345]).ranges == ["bytes=12345-", None]
+
+
+def test_without_a_checksum_nothing_is_glued_to_a_partial_file(fetch):
+    with one_line("expected https"):
+        fetch(whole, sha256=None)
+    remote = download.Remote("https://127.0.0.1:9/f")
+    assert not fetch.record.path.parent.exists()
+    with one_line("cannot be fetched"):
+        download.fetch(remote, fetch.record.path, timeout=1)
+
+
+@pytest.mark.parametrize("fault", [torn, silent, dripping, no_http, answers(503), answers(429), answers(500)])
+def test_faults_that_pass_are_met_with_another_attempt(fetch, fault, capsys):
+    record = fetch(fault, fault, whole)
+    assert len(record.ranges) == 3
+    assert record.waits == [1, 4]
+    assert capsys.readouterr().err.count("trying again in") == 2
+
+
+def test_each_attempt_goes_on_where_the_last_broke_off(fetch):
+    def part(until):
+        return lambda handler: in_ranges(handler, until=until)
+
+    assert fetch(part(100_000), part(250_000), in_ranges).ranges == [None, "bytes=100000-", "bytes=250000-"]
+
+
+@pytest.mark.parametrize("fault", [torn, dripping, answers(503)])
+def test_faults_that_stay_end_after_four_attempts(fetch, fault):
+    with one_line("gave up after 4 attempts"):
+        fetch(fault)
+    assert fetch.record.waits == [1, 4, 16]
+    assert not fetch.record.path.exists()
 
 
 @pytest.mark.parametrize(
-    ("path", "match"),
+    ("answer", "match"),
     [
-        ("/missing", "answers 404"),
-        ("/torn", "broke off"),
-        ("/other", "not the file it should be"),
-        ("/silent", "cannot be fetched"),
+        (answers(404), "answers 404"),
+        (answers(403), "answers 403"),
+        (another, "not the file it should be: its SHA-256"),
+        (longer, "not the file it should be: it has more than 1024000 bytes"),
+        (endless, "not the file it should be: it has more than 1024000 bytes"),
+        (answers(302, Location="ftp://127.0.0.1/f"), "is sent on to ftp://127.0.0.1/f: expected https or http"),
+        (answers(302, Location="file:///etc/hostname"), "answers 302 .*file:///etc/hostname. is not allowed"),
+        (answers(302, Location="/"), "answers 302"),  # round and round
     ],
 )
-def test_whatever_goes_wrong_no_file_stands_under_the_good_name(server, tmp_path, path, match):
-    start = time.monotonic()
-    with pytest.raises(DataError, match=rf"^[^\n]*{match}[^\n]*$"):
-        download.fetch(remote(server, path), tmp_path / "f.bin", timeout=0.5)
-    assert not (tmp_path / "f.bin").exists()
-    assert time.monotonic() - start < 2.5
+def test_what_will_not_change_is_not_asked_for_again(fetch, answer, match):
+    with one_line(match):
+        fetch(answer)
+    assert fetch.record.waits == []
+    assert not fetch.record.path.parents[1].exists()
 
 
-def test_a_torn_download_is_completed_by_the_next_try(server, tmp_path):
-    with pytest.raises(DataError, match="broke off"):
-        download.fetch(remote(server, "/torn"), tmp_path / "f.bin", timeout=5)
-    assert (tmp_path / "f.bin.part").stat().st_size == 100_000
-    download.fetch(remote(server, "/ranges"), tmp_path / "f.bin", timeout=5)
-    assert (tmp_path / "f.bin").read_bytes() == CONTENT
+def test_a_server_that_sends_another_part_is_not_believed(fetch):
+    with one_line("another part than was asked for; gave up"):
+        fetch(lambda handler: in_ranges(handler, shift=1), content=CONTENT[:100])
 
 
-def test_a_disk_too_full_is_noticed_before_the_download(server, tmp_path):
-    with pytest.raises(DataError, match=r"MiB free; f\.bin needs"):
-        download.fetch(remote(server, "/file", size=10**18), tmp_path / "f.bin", timeout=5)
+def test_an_unknown_size_has_a_limit(fetch, monkeypatch):
+    monkeypatch.setattr(download, "LARGEST", len(CONTENT) - 1)
+    with one_line("more than 1023999 bytes"):
+        fetch(whole, size=None)
+    monkeypatch.setattr(download, "LARGEST", len(CONTENT))
+    fetch(whole, size=None)
 
 
-def test_a_folder_that_cannot_be_made_is_said_in_one_line(server, tmp_path):
+@pytest.mark.parametrize(("asked", "wait"), [("7", 7), ("never", 1), ("-3", 1)])
+def test_servers_say_when_to_come_again(fetch, asked, wait):
+    assert fetch(answers(503, Retry_After=asked), whole).waits == [wait]
+
+
+def test_servers_say_until_when_to_wait(fetch):
+    until = email.utils.formatdate(time.time() + 30, usegmt=True)
+    (wait,) = fetch(answers(429, Retry_After=until), whole).waits
+    assert 20 < wait <= 30
+    with one_line("answers 503 Service Unavailable, and asks to wait 3600 s"):
+        fetch(answers(503, Retry_After="3600"), name="g.bin")
+
+
+def test_nobody_there_is_said_at_once(tmp_path):
+    for url in ("http://127.0.0.1:9/f", "http://nowhere.invalid/f", "http://[/f", "http:///f", "gopher://x/f", "f"):
+        with one_line("cannot be fetched|expected https"):
+            download.fetch(download.Remote(url, 1, SHA256), tmp_path / "f.bin", timeout=5, sleep=pytest.fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_torn_download_is_completed_by_the_next_call(fetch, tmp_path):
+    with one_line("broke off"):
+        fetch(torn)
+    partial = fetch.record.path.with_name("f.bin.part").read_bytes()
+    assert partial == CONTENT[:100_000]
+    assert fetch(in_ranges, content=partial, name="g.bin").ranges == ["bytes=100000-"]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
+def test_a_certificate_that_nobody_vouches_for_is_refused(serve, tmp_path):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate]
+    subprocess.run([*command, "-subj", "/CN=127.0.0.1", "-days", "1"], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    httpd = serve(Handler)
+    httpd.answers, httpd.ranges = [whole], []
+    httpd.handle_error = lambda *args: None  # the client hangs up
+    httpd.socket = context.wrap_socket(httpd.socket, server_side=True, do_handshake_on_connect=False)
+    remote = download.Remote(f"https://127.0.0.1:{httpd.server_port}/f", len(CONTENT), SHA256)
+    with one_line("certificate verify failed"):
+        download.fetch(remote, tmp_path / "f.bin", timeout=5, sleep=pytest.fail)
+    assert httpd.ranges == []
+
+
+def test_a_disk_too_full_is_noticed_before_the_download(fetch):
+    with one_line(r"MiB free; f\.bin needs"):
+        fetch(whole, size=10**18)
+    assert fetch.record.ranges == []
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"^[^\n]*file cannot be made: [^\n]*$"):
-        download.fetch(remote(server, "/file"), tmp_path / "file" / "f.bin", timeout=5)
+    with one_line("file cannot be made: "):
+        download.fetch(download.Remote("https://127.0.0.1:9/f"), tmp_path / "file" / "f.bin", timeout=5)
