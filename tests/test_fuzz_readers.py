@@ -14,7 +14,6 @@ import io
 import itertools
 import json
 import os
-import pickle
 import re
 import signal
 import struct
@@ -34,7 +33,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import loadmat, savemat
-from test_inception import write_legacy, write_zip
+from test_inception import write_zip
 
 from calibrax import data, run_folder
 from calibrax.config import ConfigError, TrainConfig
@@ -673,88 +672,3 @@ def test_a_matlab_file_that_takes_scipy_down_is_refused(tmp_path):
     message = message_of(lambda: data.load("frey_face", data_dir=tmp_path, download=False), DataError)
     assert message is not None
     assert "an element has type 65282" in message
-
-
-class Touch:
-    """Unpickled, makes a file."""
-
-    def __init__(self, path):
-        self._path = path
-
-    def __reduce__(self):
-        return Path.touch, (self._path,)
-
-
-def test_pickles_in_npz_files_are_not_opened(tmp_path):
-    path, marker = tmp_path / "a.npz", tmp_path / "opened"
-    harmful = np.array([Touch(marker)] * 32, dtype=object)
-    pickle.loads(pickle.dumps(harmful))
-    marker.unlink()  # so it would
-    np.savez(path, train=harmful, test=harmful)
-    for load in (data.load, data.load_video):
-        assert message_of(lambda load=load: load(str(path)), DataError)
-    data.is_video_source(str(path))
-    np.savez(path, weights_conv=harmful, bias_conv=harmful)
-    assert message_of(lambda: inception_weights.load_weights(path, 64), inception_weights.InceptionWeightsError)
-    np.savez(path, features=harmful, identity=np.array(json.dumps(IDENTITY, sort_keys=True)))
-    assert message_of(lambda: feature_cache.load_features(path, IDENTITY), feature_cache.FeaturesError)
-    path.write_bytes(pickle.dumps(harmful))
-    for load in (data.load, data.load_video, lambda path: inception_weights.load_weights(path, 64)):
-        assert message_of(lambda load=load: load(str(path)), (DataError, inception_weights.InceptionWeightsError))
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize("write", [write_zip, write_legacy])
-@pytest.mark.parametrize("digest", [inception_weights.WEIGHTS_SHA256, mock.ANY], ids=["digest", "any digest"])
-def test_pickles_in_pytorch_files_run_nothing(write, digest, tmp_path, monkeypatch):
-    marker = tmp_path / "ran"
-    monkeypatch.setattr(inception_weights, "WEIGHTS_SHA256", digest)
-    for attack in (Touch(marker), _System(f"touch {marker}")):
-        write(tmp_path / "a.pth", {}, pickled=pickle.dumps(attack, 2))
-        refused = inception_weights.InceptionWeightsError
-        assert message_of(lambda: inception_weights.load_weights(tmp_path / "a.pth", 64), refused)
-    assert not marker.exists()
-
-
-class _System:
-    def __init__(self, command):
-        self._command = command
-
-    def __reduce__(self):
-        return os.system, (self._command,)
-
-
-@pytest.mark.parametrize("layout", ["proto", "legacy", "nested"])
-def test_features_of_prepared_data_import_no_other_module(layout, tmp_path, monkeypatch):
-    prepared.prepare("flowers", {"train": images(3), "test": images(2)}, tmp_path, license="none")
-    (tmp_path / "harmful_module.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    monkeypatch.syspath_prepend(tmp_path)
-    name, (path,) = "harmful_module.Feature", tmp_path.rglob("features.json")
-    own = json.loads(path.read_text())
-    inner = {"type": name, "content": {}}
-    content = {
-        "proto": own | {"pythonClassName": name},
-        "legacy": inner,
-        "nested": {
-            "pythonClassName": own["pythonClassName"],
-            "jsonFeature": {"json": json.dumps({"image": inner})},
-        },
-    }[layout]
-    path.write_text(json.dumps(content))
-    message = message_of(lambda: data.load("flowers_images", data_dir=tmp_path), DataError)
-    assert message is not None
-    assert "asks for harmful_module.Feature" in message
-    assert not (tmp_path / "ran").exists()
-    path.write_text(json.dumps(own))
-    assert len(data.load("flowers_images", data_dir=tmp_path).train) == 3
-
-
-def test_postscript_under_another_name_is_not_run(tmp_path):
-    for number in range(2):
-        with (tmp_path / f"{number}.png").open("wb") as stream:
-            Image.fromarray(images(1)[0]).save(stream, format="EPS")
-    with mock.patch("PIL.EpsImagePlugin.Ghostscript") as run:
-        message = message_of(lambda: data.load(str(tmp_path), image_size=8), DataError)
-    run.assert_not_called()
-    assert message is not None
-    assert "is none of PNG, JPEG" in message
