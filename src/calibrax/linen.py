@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from calibrax.likelihoods import Likelihood, categorical, categorical_nll_from_features
+from calibrax.likelihoods._base import check_likelihood
+from calibrax.likelihoods._checks import check_levels
 
 
 class Decode(nn.Module):
@@ -17,12 +19,19 @@ class Decode(nn.Module):
       likelihood: any `calibrax.Likelihood`.
       axis_name: the mapped axis over which the batch is spread, if any.
 
+    Raises:
+      ValueError: at construction, for something else than a likelihood.
+
     Example:
       >>> nll, stats = Decode(cx.optimal_sigma())(outputs, x, train=True)  # inside a compact __call__
     """
 
     likelihood: Likelihood
     axis_name: str | None = None
+
+    def __post_init__(self):
+        check_likelihood("likelihood", self.likelihood)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, outputs, x, *, train: bool):
@@ -35,7 +44,7 @@ class Decode(nn.Module):
         return nll, stats
 
     def _variables(self, x):
-        initial_params, initial_state = self.likelihood.init(jax.tree.map(lambda leaf: leaf.shape[1:], x))
+        initial_params, initial_state = self.likelihood.init(jax.tree.map(lambda leaf: jnp.shape(leaf)[1:], x))
         params = {name: self.param(name, lambda _, value=value: value) for name, value in initial_params.items()}
         return params, self.variable("calibration", "state", lambda: initial_state)
 
@@ -51,6 +60,9 @@ class CategoricalHead(nn.Module):
       levels: of each value, at least 2.
       max_chunk_logits: how many logits to have at a time; None for the default of `categorical_nll_from_features`.
 
+    Raises:
+      ValueError: at construction, for numbers out of their range.
+
     Example:
       >>> nll, stats = CategoricalHead(channels=3)(features, x)  # inside a compact __call__
 
@@ -62,9 +74,16 @@ class CategoricalHead(nn.Module):
     levels: int = 256
     max_chunk_logits: int | None = None
 
+    def __post_init__(self):
+        check_levels("channels", self.channels, low=1)
+        check_levels("levels", self.levels)
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, features, x, *, mask=None):
         """nll `[B]` in nats and stats, for features `[B, ..., F]` and x `[B, ..., C]`."""
+        if jnp.shape(x)[-1:] != (self.channels,):
+            raise ValueError(f"x has shape {jnp.shape(x)}; expected {self.channels} channels, the last axis")
         chunk = {} if self.max_chunk_logits is None else {"max_chunk_logits": self.max_chunk_logits}
         return categorical_nll_from_features(x, features, *self._parameters(features), mask=mask, **chunk)
 
@@ -84,6 +103,8 @@ class CategoricalHead(nn.Module):
         return features @ kernel.astype(features.dtype) + bias
 
     def _parameters(self, features):
+        if jnp.ndim(features) < 2:
+            raise ValueError(f"features has shape {jnp.shape(features)}; expected [B, ..., F]")
         size = self.channels * self.levels
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (features.shape[-1], size), jnp.float32)
         return kernel, self.param("bias", nn.initializers.zeros, (size,), jnp.float32)

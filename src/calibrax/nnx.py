@@ -4,6 +4,7 @@ import jax
 from flax import nnx
 
 from calibrax.likelihoods import Likelihood
+from calibrax.likelihoods._base import check_likelihood
 
 
 class Calibration(nnx.Variable):
@@ -27,6 +28,7 @@ class Decode(nnx.Module):
     """
 
     def __init__(self, likelihood: Likelihood, event_shape, *, axis_name: str | None = None):
+        check_likelihood("likelihood", likelihood)
         params, state = likelihood.init(event_shape)
         self.likelihood = likelihood
         self.axis_name = axis_name

@@ -6,9 +6,13 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from calibrax.likelihoods._checks import shown
+
 Convention = Literal["sse", "half_sse"]
+NUMBERS = int | float | np.integer | np.floating  # whose values are known, which those of traced arrays are not
 
 
 def gaussian_kl(mean: Float[Array, "B ..."], log_var: Float[Array, "B ..."]) -> Float[Array, " B"]:
@@ -64,13 +68,13 @@ def free_bits(kl: Float[Array, "B L"], minimum: float) -> Float[Array, "B L"]:
       minimum: nats a layer and example, 0 or more; 0 turns it off, and leaves a sampled KL below 0 alone.
 
     Raises:
-      ValueError: for a Python number that is negative or not finite.
+      ValueError: for a number that is negative or not finite.
 
     References:
       Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow", appendix C.8; by layer and
       example in Maaløe et al. 2019.
     """
-    if isinstance(minimum, int | float) and not 0 <= minimum < math.inf:
+    if isinstance(minimum, NUMBERS) and not 0 <= minimum < math.inf:
         raise ValueError(f"minimum is {minimum}; expected a finite number from 0")
     return jnp.maximum(kl, minimum) if minimum else kl
 
@@ -84,16 +88,27 @@ def importance_bound(log_weights: Float[Array, "..."], axis: int = 0) -> Float[A
 
     Returns:
       `log_weights` without that axis; with K = 1 the one-sample ELBO.
+
+    Raises:
+      ValueError: if there is no such axis, or no sample.
     """
+    if not -log_weights.ndim <= axis < log_weights.ndim:
+        raise ValueError(f"axis is {axis}; expected one of log_weights, whose shape is {log_weights.shape}")
+    if log_weights.shape[axis] == 0:
+        raise ValueError(f"log_weights has shape {log_weights.shape}; expected at least one sample along axis {axis}")
     return jax.nn.logsumexp(log_weights, axis=axis) - math.log(log_weights.shape[axis])
 
 
 def bits_per_dim(nats: jax.typing.ArrayLike, event_shape: Sequence[int]) -> jax.Array:
-    """Nats per example as bits per dimension: nats / (D ln 2), D the number of values in `event_shape`."""
-    size = math.prod(event_shape)
-    if size < 1:
-        raise ValueError(f"event_shape is {tuple(event_shape)}; expected at least one value")
-    return jnp.asarray(nats) / (size * math.log(2))
+    """Nats per example as bits per dimension: nats / (D ln 2), D the number of values in `event_shape`.
+
+    Raises:
+      ValueError: if that is no shape, or one without values.
+    """
+    known = isinstance(event_shape, Sequence) and all(isinstance(n, int | np.integer) and n > 0 for n in event_shape)
+    if not known:
+        raise ValueError(f"event_shape is {shown(event_shape)}; expected positive ints: at least one value")
+    return jnp.asarray(nats) / (math.prod(event_shape) * math.log(2))
 
 
 def effective_beta(log_sigma: jax.typing.ArrayLike, convention: Convention = "sse") -> jax.Array:
@@ -118,15 +133,15 @@ def beta_to_sigma(beta: jax.typing.ArrayLike, convention: Convention = "sse") ->
       convention: `"sse"` gives sqrt(beta / 2), as in section 3.1; `"half_sse"` gives sqrt(beta).
 
     Raises:
-      ValueError: for another convention, or for a Python number that is not positive.
+      ValueError: for another convention, or for a number that is not positive and finite.
     """
-    if isinstance(beta, int | float) and not 0 < beta < math.inf:
+    if isinstance(beta, NUMBERS) and not 0 < beta < math.inf:
         raise ValueError(f"beta is {beta}; expected a positive finite number")
     return jnp.sqrt(jnp.asarray(beta) / _scale(convention))
 
 
 def _scale(convention: str) -> float:
     scales = {"sse": 2.0, "half_sse": 1.0}
-    if convention not in scales:
-        raise ValueError(f"convention is {convention!r}; expected 'sse' or 'half_sse'")
+    if not isinstance(convention, str) or convention not in scales:
+        raise ValueError(f"convention is {shown(convention)}; expected 'sse' or 'half_sse'")
     return scales[convention]

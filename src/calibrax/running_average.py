@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 ArrayLike = jax.typing.ArrayLike
 
@@ -21,7 +22,9 @@ class RunningAverage(NamedTuple):
 
 
 def init(shape: Sequence[int] = ()) -> RunningAverage:
-    """An average of nothing yet, for values of the given shape."""
+    """An average of nothing yet, for values of the given shape; raises ValueError where that is none."""
+    if not isinstance(shape, Sequence) or not all(isinstance(n, int | np.integer) and n >= 0 for n in shape):
+        raise ValueError(f"shape is {shape!r}; expected a tuple of ints from 0, such as () or (28, 28, 1)")
     return RunningAverage(jnp.zeros(tuple(shape), jnp.float32), jnp.zeros(tuple(shape), jnp.float32))
 
 
@@ -36,8 +39,18 @@ def update(average: RunningAverage, value: ArrayLike, *, decay: float, weight: A
 
     Returns:
       The new average; nothing is mutated.
+
+    Raises:
+      ValueError: for a decay that is a number outside [0, 1), or shapes that do not fit.
     """
-    gain = (1.0 - decay) * jnp.broadcast_to(jnp.asarray(weight, jnp.float32), average.weight.shape)
+    if isinstance(decay, int | float | np.integer | np.floating) and not 0 <= decay < 1:
+        raise ValueError(f"decay is {decay}; expected a number in [0, 1)")
+    shape = average.weight.shape
+    if jnp.shape(value) != shape:
+        raise ValueError(f"value has shape {jnp.shape(value)}; expected {shape}, that of the average")
+    if jnp.shape(weight) not in ((), shape):
+        raise ValueError(f"weight has shape {jnp.shape(weight)}; expected a number, or one for each entry of {shape}")
+    gain = (1.0 - decay) * jnp.broadcast_to(jnp.asarray(weight, jnp.float32), shape)
     return RunningAverage(
         decay * average.total + gain * jnp.asarray(value, jnp.float32),
         decay * average.weight + gain,

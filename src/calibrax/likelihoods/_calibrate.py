@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calibrax.likelihoods._base import Likelihood, PyTree
+from calibrax.likelihoods._base import Likelihood, PyTree, check_likelihood
 from calibrax.running_average import RunningAverage
 
 
@@ -25,7 +25,8 @@ def calibrate(likelihood: Likelihood, params: PyTree, pairs: Iterable[tuple[PyTr
       A state to use with `train=False`; the initial state for a likelihood that averages nothing.
 
     Raises:
-      ValueError: if `pairs` is empty, holds something else than pairs, or examples whose averages differ in shape.
+      ValueError: if it is no `Likelihood`; if `pairs` is empty, holds something else than pairs, or examples whose
+        averages differ in shape.
 
     Example:
       >>> state = calibrate(likelihood, params, ((decode(params, x), x) for x in batches))
@@ -33,6 +34,8 @@ def calibrate(likelihood: Likelihood, params: PyTree, pairs: Iterable[tuple[PyTr
     References:
       Section 4: "a running average of the variance over the training data is used".
     """
+
+    check_likelihood("likelihood", likelihood)
 
     @jax.jit
     def one_batch(params, outputs, x):

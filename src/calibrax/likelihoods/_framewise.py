@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from calibrax.likelihoods._base import Likelihood, check_likelihood
 from calibrax.likelihoods._checks import check_event_shape
@@ -72,7 +73,7 @@ def _batch_and_time(videos: Any) -> tuple[int, int]:
 
 def _frames(name: str, videos: Any, like: Any = None) -> Any:
     """Arrays [B, T, ...] as [B·T, ...]; with B and T of `like`, where it is given."""
-    shapes = [leaf.shape for leaf in jax.tree.leaves(videos)]
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(videos)]
     if any(len(shape) < 3 or shape[:2] != shapes[0][:2] for shape in shapes):
         listed = ", ".join(map(str, shapes))
         raise ValueError(f"{name} has shape {listed}; expected a batch of videos, [B, T, ...]")

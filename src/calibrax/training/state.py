@@ -8,6 +8,7 @@ import optax
 from flax import linen as nn
 
 from calibrax.likelihoods import Likelihood
+from calibrax.likelihoods._base import check_likelihood
 
 
 def target(model: nn.Module, x: Any) -> Any:
@@ -62,11 +63,18 @@ def create_train_state(
       likelihood: scores `outputs` against data, see `target`.
       optimizer: any optax transformation.
       ema: keep a moving average of the parameters, which begins at their initial values.
+
+    Raises:
+      ValueError: if there is no example, or `likelihood` is none.
     """
+    check_likelihood("likelihood", likelihood)
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(example)]
+    if not shapes or any(shape[:1] in ((), (0,)) for shape in shapes):
+        raise ValueError(f"example has shape {', '.join(map(str, shapes))}; expected a batch of at least one example")
     variables: Any = dict(model.init(key, example, key, train=True))
     model_params = variables.pop("params")
-    shapes = jax.tree.map(lambda leaf: leaf.shape[1:], jax.eval_shape(lambda x: target(model, x), example))
-    likelihood_params, likelihood_state = likelihood.init(shapes)
+    event = jax.tree.map(lambda leaf: leaf.shape[1:], jax.eval_shape(lambda x: target(model, x), example))
+    likelihood_params, likelihood_state = likelihood.init(event)
     params = {"model": model_params, "likelihood": likelihood_params}
     average = jax.tree.map(jnp.copy, params) if ema else None
     return TrainState(
