@@ -74,8 +74,17 @@ def read_rows(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def _is_results(record: Any) -> bool:
-    for name in ("test", "running average"):
-        if not isinstance(record, dict) or name not in record:
+    """Whether it holds what is compared, in the types that `calibrax evaluate` writes."""
+    if not isinstance(record, dict) or not isinstance(record.get("event_shape", []), list):
+        return False
+    scores = record.get("fid", {})
+    tested = record["test"].get("running average") if isinstance(record.get("test"), dict) else None
+    if not isinstance(tested, dict) or not isinstance(scores, dict):
+        return False
+    settings = [record.get(key) for key, form, _ in comparison.DIFFERENCES if form != "{}"]
+    numbers = [*settings, *(value for name, value in tested.items() if name != "layer_kls")]
+    for score in scores.values():
+        if not isinstance(score, dict) or not isinstance(score.get("name"), str):
             return False
-        record = record[name]
-    return isinstance(record, dict)
+        numbers += [score.get(name) for name in ("value", "mean", "stderr", "num_a", "num_b")]
+    return all(value is None or isinstance(value, int | float) for value in numbers)

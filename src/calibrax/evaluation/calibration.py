@@ -160,7 +160,10 @@ def evaluate_model_calibration(
 
 
 def _chunks(pairs: Iterable[tuple[Any, Any]], size: int) -> Iterator[tuple[Any, Any]]:
-    for outputs, x in pairs:
+    for pair in pairs:
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):  # an array of two examples would unpack, too
+            raise ValueError(f"pairs holds a {type(pair).__name__}; expected pairs (outputs, x)")
+        outputs, x = pair
         for name, array in (("outputs", outputs), ("x", x)):
             if not hasattr(array, "shape"):
                 raise ValueError(f"{name} is a {type(array).__name__}; expected an array, [B, ...]")

@@ -65,7 +65,12 @@ def comparison_table(records: Mapping[str, Record]) -> str:
 
     Args:
       records: as `results.json` holds them, by label; at least one.
+
+    Raises:
+      ValueError: if there is none.
     """
+    if not records:
+        raise ValueError("records is empty; expected at least one run's")
     rows = [_row(record) for record in records.values()]
     headings = list(dict.fromkeys(heading for row in rows for heading in row))
     if all(label.startswith(row["likelihood"]) for label, row in zip(records, rows, strict=True)):

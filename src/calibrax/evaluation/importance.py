@@ -57,8 +57,8 @@ def importance_bounds(
     """
     if len(images) == 0:
         raise ValueError("images is empty; expected at least one example")
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}; expected at least 1")
+    if not isinstance(num_samples, int | np.integer) or num_samples < 1:
+        raise ValueError(f"num_samples is {num_samples}; expected at least 1, a whole number")
     bound = _bound_function(model, likelihood, num_samples)
     batches = example_batches(images, key, batch_size)
     values = [np.asarray(bound(params, likelihood_state, batch, keys), np.float64) for batch, keys in batches]

@@ -120,6 +120,8 @@ def calibrate_on(
 
 def reconstruct(model: nn.Module, likelihood: Likelihood, params, likelihood_state, images, *, key) -> np.ndarray:
     """E[x | z] for one posterior sample z of each image, float32 in the data's range; of its `target`, for videos."""
+    if len(images) == 0:
+        raise ValueError("images is empty; expected at least one example")
     keys = jax.random.split(key, len(images))
     outputs = forward_function(model)(params, images, keys)
     return np.asarray(likelihood.mean(params["likelihood"], likelihood_state, outputs))
@@ -140,7 +142,14 @@ def generate(
 
     E[x | z], as in the paper's figures; with `noise`, a draw from p(x | z). The temperature multiplies the standard
     deviation of the draws of z.
+
+    Raises:
+      ValueError: if num is under 1, or the temperature a number that is negative or not finite.
     """
+    if not isinstance(num, int | np.integer) or num < 1:
+        raise ValueError(f"num is {num!r}; expected an integer of at least 1")
+    if isinstance(temperature, int | float | np.floating) and not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}; expected a number from 0")
     latent_key, noise_key = jax.random.split(key)
     outputs = _generate_function(model, num)(params, latent_key, temperature)
     args = (params["likelihood"], likelihood_state, outputs)
@@ -152,7 +161,12 @@ def example_batches(images: np.ndarray, key: jax.Array, batch_size: int) -> Iter
 
     The key of an example depends on its index alone. Where batch norm takes a batch's own statistics, results depend on
     the batch, and none is much smaller than the others.
+
+    Raises:
+      ValueError: with the first batch, if batch_size is under 1.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     count = -(-len(images) // batch_size)
     for part in range(count):
