@@ -95,11 +95,13 @@ def _check_model(config: TrainConfig, data: Data) -> None:
 
 @contextlib.contextmanager
 def _damage_said() -> Iterator[None]:
-    """A log that cannot be read is the user's to mend."""
+    """A log or a folder of checkpoints that cannot be read is the user's to mend."""
     try:
         yield
     except ValueError as error:
         raise run_folder.RunError(str(error)) from error
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise run_folder.RunError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
 class Run:
@@ -118,7 +120,8 @@ class Run:
         self.parts = {"model": self.model, "likelihood": self.likelihood, "optimizer": config.make_optimizer()}
         self.batches = functools.partial(self.modality.batches, data.train, config.batch_size, seed=config.seed)
         self.init_key, self.train_key, self.eval_key = jax.random.split(jax.random.key(config.seed), 3)
-        self.checkpoints = Checkpoints(self.folder / "checkpoints")
+        with _damage_said():
+            self.checkpoints = Checkpoints(self.folder / "checkpoints")
 
     @classmethod
     def open(cls, folder: str | Path, data_dir: str | None = None) -> "Run":
@@ -237,10 +240,14 @@ class Run:
           training: how it was trained, for the record; by default what the record before this one says.
         """
         results_file = self.folder / run_folder.RESULTS_FILE
+        if results_file.is_dir():
+            raise run_folder.RunError(f"{results_file} is a folder; expected none, or a file to replace")
         if training is None and results_file.exists():
             with contextlib.suppress(run_folder.RunError, AttributeError):  # a damaged record is about to be replaced
                 training = run_folder.read_json(results_file).get("training")
         state, noun = self.saved_state(), self.modality.noun
+        with _damage_said():  # before anything is replaced
+            rows = read_metrics(self.folder / "metrics.jsonl")
         trained, train_part = self.trained(state), self.modality.to_score(self.data.train)
         columns = {"running average": trained}
         if jax.tree.leaves(state.likelihood_state):
@@ -267,8 +274,6 @@ class Run:
         }
         run_folder.write_json(results_file, record)
         title = f"{self.data.name}, {self.config.likelihood}, {self.config.model}, seed {self.config.seed}"
-        with _damage_said():
-            rows = read_metrics(self.folder / "metrics.jsonl")
         save_training_curves(self.folder / "curves.png", rows, title=title)
         if results["running average"].layer_kls is not None:
             save_layer_kls(self.folder / "layers.png", rows, free_bits=self.config.free_bits or None, title=title)

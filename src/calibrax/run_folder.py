@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
 LOCK_FILE = "lock"
 PACKAGES = ("calibrax", "jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+ALWAYS_WRITTEN = ("data", "likelihood", "model")
 MAY_CHANGE = (  # on resuming
     "data_dir",
     "epochs",
@@ -33,7 +36,10 @@ MAY_CHANGE = (  # on resuming
 
 
 class RunError(Exception):
-    """Something about a run's folder that the user can mend; the message is one line."""
+    """Something about a run's folder that the user can mend; the message is one line, whatever a folder's name has."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))
 
 
 def check_usable(config: TrainConfig) -> None:
@@ -41,10 +47,11 @@ def check_usable(config: TrainConfig) -> None:
     if config.run_dir is None:
         return
     folder = Path(config.run_dir)
-    if folder.exists() and not folder.is_dir():
+    _check_name(config.run_dir)
+    if os.path.exists(folder) and not folder.is_dir():
         raise RunError(f"--run-dir {folder} is a file; expected a folder")
     if not config.resume:
-        if (folder / CONFIG_FILE).exists():
+        if os.path.exists(folder / CONFIG_FILE):
             raise RunError(f"{folder} already holds a run; add --resume to go on with it, or give another --run-dir")
         return
     saved = read_config(folder)
@@ -124,31 +131,56 @@ def _data_description(data: ImageData | VideoData) -> dict[str, Any]:
     return shapes | {"train": len(data.train), "test": len(data.test)}
 
 
+def _check_name(folder: str | Path) -> None:
+    """Raise RunError for the name of no folder: an empty one, or one that is longer than the system has them."""
+    if not str(folder).strip() or "\0" in str(folder):
+        raise RunError(f"the run folder is {str(folder)!r}; expected a name")
+    try:
+        os.stat(folder)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise RunError(f"the run folder {folder} cannot be: {error.strerror}") from error
+
+
 def read_config(folder: str | Path) -> TrainConfig:
-    """The settings of the run in a folder, with `run_dir` where it is now."""
+    """The settings of the run in a folder, with `run_dir` where it is now; as `read_settings` takes them."""
+    _check_name(folder)
     path = Path(folder) / CONFIG_FILE
-    if not path.exists():
+    if not os.path.exists(path):
         raise RunError(f"{folder} holds no run: there is no {CONFIG_FILE} in it")
     return _settings(path, run_dir=str(folder))
 
 
 def read_settings(path: str | Path) -> TrainConfig:
-    """The settings in a config.json, for a new run."""
-    if not Path(path).is_file():
+    """The settings in a config.json, for a new run.
+
+    Those that are not there have their defaults, as a run of an older version lacks what is new; but not the data, the
+    likelihood and the model, which every version wrote. One that this version does not know is refused: to leave it out
+    would be another run.
+
+    Raises:
+      RunError: in one line.
+    """
+    if not os.path.isfile(path):
         raise RunError(f"there is no file {path}; expected the {CONFIG_FILE} of a run")
     return _settings(Path(path), run_dir=None)
 
 
 def _settings(path: Path, run_dir: str | None) -> TrainConfig:
+    record = read_json(path)
+    settings: Any = record.get("config") if isinstance(record, dict) else None
+    if not isinstance(settings, dict):
+        raise RunError(f"cannot read {path}: it holds no settings of a run")
     known = {field.name for field in dataclasses.fields(TrainConfig)}
+    if unknown := [name for name in settings if name not in known]:
+        raise RunError(f"cannot read {path}: this version has no setting {unknown[0]!r}")
+    if lacking := [name for name in ALWAYS_WRITTEN if name not in settings]:
+        raise RunError(f"cannot read {path}: its settings lack {', '.join(lacking)}")
+    given: dict[str, Any] = {**settings, "run_dir": run_dir}
     try:
-        settings: dict[str, Any] = {name: value for name, value in read_json(path)["config"].items() if name in known}
-        settings["run_dir"] = run_dir
-        return TrainConfig(**settings)
+        return TrainConfig(**given)
     except ConfigError as error:
         raise RunError(f"cannot read {path}: {error}") from error
-    except (AttributeError, KeyError, TypeError) as error:
-        raise RunError(f"cannot read {path}: it holds no settings of a run") from error
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
@@ -175,13 +207,13 @@ def commit() -> str | None:
 def _new_folder(config: TrainConfig, data: ImageData | VideoData) -> Path:
     name = f"{data.name}-{config.likelihood}-seed{config.seed}"
     folder, count = Path("runs") / name, 2
-    while folder.exists():
+    while os.path.exists(folder):
         folder, count = Path("runs") / f"{name}-{count}", count + 1
     return folder
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote; raises RunError where it cannot be read."""
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote, or what somebody made of it; raises RunError where it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -36,13 +36,19 @@ class Checkpoints:
     One process at a time may save; others may read meanwhile.
 
     Args:
-      folder: where they are; made if missing.
-      keep: how many of the newest stay.
+      folder: where they are; made with the first one.
+      keep: how many of the newest stay, at least 1.
+
+    Raises:
+      ValueError: for another number, or a file in the folder's place.
     """
 
     def __init__(self, folder: str | Path, *, keep: int = 2):
+        if isinstance(keep, bool) or not isinstance(keep, int | np.integer) or keep < 1:
+            raise ValueError(f"keep is {keep!r}; expected a whole number from 1")
         self._folder, self._keep = Path(folder).absolute(), keep
-        self._folder.mkdir(parents=True, exist_ok=True)
+        if self._folder.exists() and not self._folder.is_dir():
+            raise ValueError(f"{self._folder} is a file; expected a folder of checkpoints")
         self._checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
         self._damaged: set[int] = set()  # passed over by `restore`
 
@@ -73,6 +79,7 @@ class Checkpoints:
             return
         position = {"seed": seed, "epoch": step // steps_per_epoch, "batch": step % steps_per_epoch}
         staging = self._folder / STAGING
+        self._folder.mkdir(parents=True, exist_ok=True)
         self.remove_leftovers()
         try:
             self._write(staging / str(step), state, position)
@@ -157,6 +164,8 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         """All steps that have a folder, oldest first."""
+        if not self._folder.exists():
+            return []
         names = (path.name for path in self._folder.iterdir() if path.is_dir())
         return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 

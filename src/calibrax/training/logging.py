@@ -161,7 +161,7 @@ def read_metrics(path: str | Path) -> list[Row]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line.decode("utf-8"))
-            if not (isinstance(row, dict) and isinstance(row.get("step"), int) and isinstance(row.get("split"), str)):
+            if not _is_row(row):
                 raise ValueError
         except (ValueError, RecursionError):
             if number == len(lines):
@@ -169,3 +169,11 @@ def read_metrics(path: str | Path) -> list[Row]:
             raise ValueError(f"{path}: line {number} is no row of metrics") from None
         rows.append(row)
     return rows
+
+
+def _is_row(row: Any) -> bool:
+    """Whether it has a step and a split, and one of training the numbers that are counted when a run goes on."""
+    if not (isinstance(row, dict) and isinstance(row.get("split"), str) and type(row.get("step")) is int):
+        return False
+    counted = (row.get("loss"), row.get("skipped", 0.0)) if row["split"] == "train" else ()
+    return all(type(value) in (int, float) for value in counted)
