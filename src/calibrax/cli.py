@@ -170,9 +170,15 @@ def evaluate(argv: Sequence[str]) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}; expected 0 or more")
     if config.calibration_draws < 0 or config.calibration_draws == 1:
         raise ConfigError(f"--calibration-draws is {config.calibration_draws}; expected 0, or 2 and more")
+    if config.fid_images and config.inception is None:
+        raise ConfigError(f"--fid-images is {config.fid_images}, but FID and KID are measured with --inception alone")
     names = "importance_samples", "calibration_draws", "futures", "inception", "fid_images"
     options = {name: getattr(config, name) for name in names}
-    evaluate_fully(Run.open(config.run, config.data_dir), **options)
+    run = Run.open(config.run, config.data_dir)
+    name, models = ("importance_samples", "videos") if run.config.is_video else ("futures", "images")
+    if options[name] not in (0, getattr(EvaluateConfig, name)):
+        raise ConfigError(f"--{name.replace('_', '-')} has no meaning for a model of {models}")
+    evaluate_fully(run, **options)
 
 
 def sample(argv: Sequence[str]) -> None:
@@ -187,21 +193,39 @@ def sample(argv: Sequence[str]) -> None:
         raise ConfigError(f"--out is {config.out}; expected a name that ends in .png")
     if not 0 <= config.temperature < math.inf:
         raise ConfigError(f"--temperature is {config.temperature}; expected a finite number from 0")
+    if not 0 <= config.seed < 2**32:
+        raise ConfigError(f"--seed is {config.seed}; expected a number in [0, 2^32)")
     if config.layers != "none" and config.traverse:
         raise ConfigError("--layers and --traverse are two pictures; give one of them")
     run = Run.open(config.run, config.data_dir)
+    _check_read(config, run.config.is_video)
     if config.layers != "none":
         print(pictures.sample_layers(run, config.layers, config.out, config.seed, config.temperature))
     elif config.traverse:
         print(pictures.traverse(run, config.traverse, config.out, config.seed))
     elif run.config.is_video:
-        if config.noise:
-            raise ConfigError("--noise is for images; of videos the means of p(x|z) are shown")
         options = {"clip": config.clip, "temperature": config.temperature}
         print(pictures.sample_futures(run, config.num, config.out, config.seed, **options))
     else:
         options = {"noise": config.noise, "temperature": config.temperature}
         print(pictures.sample(run, config.num, config.out, config.seed, **options))
+
+
+def _check_read(config: SampleConfig, is_video: bool) -> None:
+    """Refuse options that the picture asked for does not read."""
+    from calibrax.config import ConfigError
+
+    if config.noise and is_video:
+        raise ConfigError("--noise is for images; of videos the means of p(x|z) are shown")
+    unread: dict[str, tuple[str, ...]] = {"a model of images": () if is_video else ("clip",)}
+    if config.layers != "none":
+        unread["--layers"] = ("num", "clip", "noise")
+    elif config.traverse:
+        unread["--traverse"] = ("num", "clip", "noise", "temperature")
+    for picture, names in unread.items():
+        for name in names:
+            if getattr(config, name) != getattr(SampleConfig, name):
+                raise ConfigError(f"--{name} has no meaning for {picture}")
 
 
 def compare(argv: Sequence[str]) -> None:
@@ -212,9 +236,12 @@ def compare(argv: Sequence[str]) -> None:
 
 
 def data(argv: Sequence[str]) -> None:
+    from calibrax.config import ConfigError
     from calibrax.data import describe, describe_videos, is_video_source, load, load_video
 
     config = parse(DataConfig, "calibrax data", argv)
+    if config.picture is not None and Path(config.picture).suffix.lower() != ".png":
+        raise ConfigError(f"--picture is {config.picture}; expected a name that ends in .png")
     if is_video_source(config.source):
         videos = load_video(config.source, data_dir=config.data_dir, image_size=config.image_size, prepare=True)
         print(describe_videos(videos))

@@ -10,6 +10,7 @@ import numpy as np
 from calibrax import data
 from calibrax.config import ConfigError, TrainConfig
 from calibrax.data import DataError, ImageData, VideoData
+from calibrax.data.types import FramesError
 from calibrax.evaluation import Trained, generate, reconstruct
 from calibrax.evaluation.figures import save_grid, save_reconstructions
 from calibrax.evaluation.prediction import measure_predictions
@@ -48,16 +49,20 @@ def _load_images(config: TrainConfig) -> ImageData:
 
 def _load_videos(config: TrainConfig) -> VideoData:
     length = config.n_past + config.n_future
-    videos = data.load_video(
-        config.data,
-        data_dir=config.data_dir,
-        num_frames=length,
-        num_test_frames=config.n_eval,
-        image_size=config.image_size,
-    )
+    try:
+        videos = data.load_video(
+            config.data,
+            data_dir=config.data_dir,
+            num_frames=length,
+            num_test_frames=config.n_eval,
+            image_size=config.image_size,
+        )
+    except FramesError as error:
+        added = f"--n-past {config.n_past} and --n-future {config.n_future} add up to {length}"
+        raise ConfigError(f"{added if error.split == 'train' else f'--n-eval is {config.n_eval}'}: {error}") from error
     shortest = videos.test[0].shape[0]
     if shortest <= config.n_past:
-        more = f"more than the {config.n_past} that are given"
+        more = f"more than the {config.n_past} that are given, --n-past"
         raise DataError(f"{videos.name}: test videos have {shortest} frames; expected {more}")
     if len(videos.test) < 2 and not config.running_batch_norm:
         one = "a batch of one has no statistics for batch norm"

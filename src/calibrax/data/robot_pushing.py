@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from calibrax.data.prepared import find_builder, readable, split_names
-from calibrax.data.types import DataError
+from calibrax.data.types import DataError, FramesError
 
 ROBOT_PUSHING = "bair_robot_pushing_small"  # TFDS's name
 LICENSE = "see its source (Ebert et al. 2017)"
@@ -38,7 +38,8 @@ class RobotPushing:
 
     def __init__(self, builder, split: str, num_frames: int = NUM_FRAMES):
         if not 1 <= num_frames <= NUM_FRAMES:
-            raise DataError(f"number of frames is {num_frames}; expected 1 to {NUM_FRAMES}, the length of a sequence")
+            most = f"1 to {NUM_FRAMES}, the length of a sequence"
+            raise FramesError(f"number of frames is {num_frames}; expected {most}", split)
         self._where = f"{builder.data_path}: split '{split}'"
         self._num_frames = num_frames
         decoders = {CAMERA: _FirstFrames(num_frames), OTHER_CAMERA: _FirstFrames(0)}

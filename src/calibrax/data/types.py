@@ -14,6 +14,18 @@ class DataError(ValueError):
         super().__init__(" ".join(message.splitlines()))
 
 
+class FramesError(DataError):
+    """Videos of a split have fewer frames than were asked for.
+
+    Attributes:
+      split: which one.
+    """
+
+    def __init__(self, message: str, split: str):
+        super().__init__(message)
+        self.split = split
+
+
 @dataclass(frozen=True)
 class ImageData:
     """Images of one data set, each split uint8 [N, H, W, C].

@@ -14,7 +14,7 @@ from calibrax.data.robot_pushing import LICENSE, ROBOT_PUSHING, load_robot_pushi
 from calibrax.data.robot_pushing import NUM_FRAMES as NUM_ROBOT_FRAMES
 from calibrax.data.sources import data_folder, expanded, levels_in_words, load
 from calibrax.data.transforms import Size, checked_size, fraction_size, resize
-from calibrax.data.types import DataError, ImageData, check_path, check_whole, is_whole
+from calibrax.data.types import DataError, FramesError, ImageData, check_path, check_whole, is_whole
 from calibrax.data.video_files import holds_videos, read_video_npz
 
 MOVING_DIGITS, MOVING_MNIST = "moving-digits", "moving-mnist"
@@ -206,7 +206,8 @@ def _from_file(path: Path, num_frames: int | None, num_test_frames: int | None) 
     for split, videos in splits.items():
         num = num_frames if split == "train" else num_test_frames
         if num is not None and not (is_whole(num) and 1 <= num <= videos.shape[1]):
-            raise DataError(f"{path}: number of frames is {num}; expected 1 to {videos.shape[1]}, those of '{split}'")
+            most = f"1 to {videos.shape[1]}, those of '{split}'"
+            raise FramesError(f"{path}: number of frames is {num}; expected {most}", split)
         splits[split] = videos[:, :num]
     return VideoData(name=path.stem, **splits, license="see its source", origin=str(path))
 
