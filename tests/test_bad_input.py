@@ -435,6 +435,8 @@ RUN_FOLDERS = [
         rows('{"step": 1, "split": "train", "loss": 1.0, "skipped": null}'),
     ),
     Command("metrics step", "evaluate run", "line 1 is no row", rows('{"step": true, "split": "test"}')),
+    Command("metrics step below", "compare run", "line 1 is no row", rows('{"step": -1, "split": "test"}')),
+    Command("metrics step huge", "compare run", "line 1 is no row", rows('{"step": 9999999999, "split": "test"}')),
     Command(
         "metrics folder",
         "evaluate run",

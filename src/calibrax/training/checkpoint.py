@@ -47,6 +47,7 @@ class Checkpoints:
         if isinstance(keep, bool) or not isinstance(keep, int | np.integer) or keep < 1:
             raise ValueError(f"keep is {keep!r}; expected a whole number from 1")
         self._folder, self._keep = Path(folder).absolute(), keep
+        self._parents = not self._folder.parent.exists()  # else a parent that vanishes is not made again
         if self._folder.exists() and not self._folder.is_dir():
             raise ValueError(f"{self._folder} is a file; expected a folder of checkpoints")
         self._checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
@@ -79,7 +80,7 @@ class Checkpoints:
             return
         position = {"seed": seed, "epoch": step // steps_per_epoch, "batch": step % steps_per_epoch}
         staging = self._folder / STAGING
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(parents=self._parents, exist_ok=True)
         self.remove_leftovers()
         try:
             self._write(staging / str(step), state, position)

@@ -175,5 +175,7 @@ def _is_row(row: Any) -> bool:
     """Whether it has a step and a split, and one of training the numbers that are counted when a run goes on."""
     if not (isinstance(row, dict) and isinstance(row.get("split"), str) and type(row.get("step")) is int):
         return False
+    if not 0 <= row["step"] < 2**31:  # a state's is an int32
+        return False
     counted = (row.get("loss"), row.get("skipped", 0.0)) if row["split"] == "train" else ()
     return all(type(value) in (int, float) for value in counted)
