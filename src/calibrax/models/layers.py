@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-FEW_CHANNELS = 4  # up to here row patches and a matrix product beat a convolution for the kernel gradient
+FEW_CHANNELS = 4  # up to here the forms below for few channels beat a plain convolution
 IMAGE = ("NHWC", "HWIO", "NHWC")
 
 
@@ -159,7 +159,28 @@ def _phase(x, kernel, stride, padding, rounded, phase):
     taps = kernel[taps[0], taps[1]]
     if 0 in taps.shape:  # a kernel smaller than the stride leaves phases without a tap
         return jnp.zeros((x.shape[0], *rounded, kernel.shape[3]), x.dtype)
-    return lax.conv_general_dilated(x, jnp.flip(taps, (0, 1)), (1, 1), pads, dimension_numbers=IMAGE)
+    form = _in_blocks if kernel.shape[3] <= FEW_CHANNELS else _stride_one
+    return form(x, jnp.flip(taps, (0, 1)), pads)
+
+
+def _stride_one(x, kernel, pads):
+    return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=IMAGE)
+
+
+def _in_blocks(x, kernel, pads):
+    """The same for few outputs: blocks of 2×2 output pixels as channels, so that a window is gathered for four at once.
+
+    Four times as many outputs for (k + 1)² / k² of the taps: more arithmetic, much of it with zeros, but a third of the
+    time where gathering the windows is what takes it.
+    """
+    (kh, kw, channels, out), (h, w) = kernel.shape, x.shape[1:3]
+    size = [n + sum(pad) - k + 1 for n, pad, k in zip((h, w), pads, (kh, kw), strict=True)]
+    shifts = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in range(2) for j in range(2)]
+    blocks = jnp.stack(shifts, axis=3).reshape(kh + 1, kw + 1, channels, 4 * out)
+    pads = [(low, high + n % 2) for (low, high), n in zip(pads, size, strict=True)]
+    y = lax.conv_general_dilated(x, blocks, (2, 2), pads, dimension_numbers=IMAGE)
+    spread = y.reshape(*y.shape[:3], 2, 2, out).swapaxes(2, 3)
+    return spread.reshape(len(x), 2 * y.shape[1], 2 * y.shape[2], out)[:, : size[0], : size[1]]
 
 
 def _kernel_gradient(large, small, stride, padding, size):
