@@ -8,6 +8,7 @@ from benchmarks.faults import (
     SHARES,
     Fault,
     check_log,
+    differences,
     draw_faults,
     run_child,
     snapshot,

@@ -141,10 +141,17 @@ def train(argv: Sequence[str]) -> None:
         __doc__ = TrainConfig.__doc__
         again: Annotated[str | None, import_tyro().conf.arg(name="from")] = None
         """A run's config.json, whose settings a new run takes, but for those given beside it."""
+        coordinator: str | None = None
+        """Of several processes that train as one: HOST:PORT of the first, or auto (SLURM, MPI, Kubernetes, TPU)."""
+        num_processes: int | None = None
+        """How many processes there are; auto knows."""
+        process_id: int | None = None
+        """Which of them this is, from 0; auto knows."""
 
     given = parse(TrainArguments, "calibrax train", argv, default=TrainArguments(**vars(train_defaults(argv))))
     settings = vars(given).copy()
     source = settings.pop("again")
+    _join(*(settings.pop(name) for name in ("coordinator", "num_processes", "process_id")))
     config = TrainConfig(**settings)
     if source is None:
         run.train(config)
@@ -156,6 +163,30 @@ def train(argv: Sequence[str]) -> None:
     if config.data == run_folder.read_settings(source).data:
         run_folder.check_data(source, data)
     run.train(config, data)
+
+
+def _join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Join the other processes of a run, where there are any."""
+    from calibrax.config import ConfigError
+
+    if coordinator is None:
+        if num_processes is not None or process_id is not None:
+            raise ConfigError("--num-processes and --process-id need --coordinator HOST:PORT")
+        return
+    if coordinator != "auto":
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ConfigError(f"--coordinator is {coordinator}; expected HOST:PORT, or auto")
+        if num_processes is None or process_id is None:
+            raise ConfigError("--coordinator HOST:PORT needs --num-processes and --process-id")
+    if num_processes is not None and process_id is not None and not 0 <= process_id < num_processes:
+        raise ConfigError(f"--process-id is {process_id}; expected 0 to {num_processes - 1}, below --num-processes")
+    from calibrax import processes
+
+    try:
+        processes.join(coordinator, num_processes, process_id)
+    except ValueError as error:
+        raise ConfigError(f"--coordinator {coordinator}: {error}") from error
 
 
 def evaluate(argv: Sequence[str]) -> None:

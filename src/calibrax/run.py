@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from calibrax import run_folder
+from calibrax import processes, run_folder
 from calibrax.config import ConfigError, TrainConfig
 from calibrax.data import first_videos, steps_per_epoch
 from calibrax.evaluation import Evaluation, Trained, calibrate_on, evaluate_likelihood
@@ -47,12 +47,15 @@ STEPPERS = {"jit": jit_step, "pmap": pmap_step, "sharded": sharded_step}
 def train(config: TrainConfig, data: Data | None = None) -> dict[str, Any]:
     """Train and evaluate a model, writing everything into the run's folder.
 
+    Of several processes joined by `jax.distributed`, each calls this with the same settings, and its own share of every
+    batch goes through its devices; the first alone writes, and returns the results.
+
     Args:
       config: the run.
       data: the images or videos, where already loaded; by default `config.data`.
 
     Returns:
-      What `results.json` holds.
+      What `results.json` holds; nothing in processes other than the first.
 
     Raises:
       ConfigError, RunError, DataError: the user's mistake, in one line; nothing already written is lost.
@@ -66,7 +69,10 @@ def train(config: TrainConfig, data: Data | None = None) -> dict[str, Any]:
     if config.batch_size % (num_devices * config.accumulate):
         parts = f"the {num_devices} devices times --accumulate {config.accumulate}"
         raise ConfigError(f"--batch-size is {config.batch_size}; expected a multiple of {parts}")
-    run_folder.check_usable(config)
+    if not processes.is_alone() and config.parallel != "sharded":
+        raise ConfigError(f"--parallel is {config.parallel}; {jax.process_count()} processes need sharded")
+    if processes.leads():
+        run_folder.check_usable(config)
     data = data or load_data(config)
     if config.batch_size > len(data.train):
         noun = modality(config).noun
@@ -74,6 +80,9 @@ def train(config: TrainConfig, data: Data | None = None) -> dict[str, Any]:
             f"--batch-size is {config.batch_size}; expected at most {len(data.train)}, the training {noun}"
         )
     _check_model(config, data)
+    if not processes.leads():
+        Run(config, data).follow()
+        return {}
     with run_folder.claimed(config, data) as folder:
         return Run(dataclasses.replace(config, run_dir=str(folder)), data).train()
 
@@ -160,7 +169,7 @@ class Run:
             with interrupts.at_once():
                 self.checkpoints.remove_leftovers()
                 resuming = self.checkpoints.latest_step() is not None
-                state = self.saved_state() if resuming else self.initial_state()
+                state = processes.from_leader(self.saved_state() if resuming else self.initial_state())
             with _damage_said():
                 log = MetricsLog(self.folder, step=int(state.step), max_skipped=self.config.max_skipped)
             with log:
@@ -168,39 +177,81 @@ class Run:
             seconds = round(time.monotonic() - begin, 1)
             with interrupts.at_once():
                 from_step = int(state.step)
-                return self.evaluate({"from_step": from_step, "seconds": seconds, "skipped_steps": log.num_skipped})
+                record = self.evaluate({"from_step": from_step, "seconds": seconds, "skipped_steps": log.num_skipped})
+        processes.wait_for_all("the end")
+        return record
+
+    def follow(self) -> None:
+        """Take the training steps of the leading process, which saves and evaluates, with this one's devices."""
+        with catch_interrupts(lambda: "left") as interrupts:
+            state = processes.from_leader(self.initial_state())
+            stepper, step = self._stepper(), int(state.step)
+            device_state, feed = stepper.put_state(state), self._own_part(step)
+            while not self._should_stop(interrupts, step):
+                if self._is_due(step):
+                    processes.wait_for_all(f"the evaluation at step {step}")
+                if step >= self.last_step:
+                    return processes.wait_for_all("the end")
+                device_state, _ = stepper.step(device_state, stepper.put_batch(next(feed)), self.train_key)
+                step += 1
+            raise interrupts.interrupted()
+
+    def _stepper(self) -> Stepper:
+        return STEPPERS[self.config.parallel](**self.parts, options=self.config.make_step_options())
+
+    def _own_part(self, start_step: int) -> Iterator[np.ndarray]:
+        """The batches that this process reads, or its part of them."""
+        return self.batches(start_step=start_step, part=(jax.process_index(), jax.process_count()))
+
+    @functools.cached_property
+    def per_epoch(self) -> int:
+        """Steps."""
+        return steps_per_epoch(len(self.data.train), self.config.batch_size)
+
+    @property
+    def last_step(self) -> int:
+        return self.config.epochs * self.per_epoch
+
+    def _is_due(self, step: int) -> bool:
+        """Whether there is an evaluation after so many steps."""
+        return step % (self.per_epoch * self.config.eval_every) == 0 or step >= self.last_step
+
+    def _should_stop(self, interrupts: Interrupts, step: int) -> bool:
+        """Whether a signal has arrived; of several processes, in any, asked so seldom that they need not go in step."""
+        if processes.is_alone():
+            return interrupts.arrived
+        return step % processes.CHECK_EVERY == 0 and processes.any_of_all(interrupts.arrived)
 
     def _train_loop(self, state: TrainState, log: MetricsLog, interrupts: Interrupts) -> None:
-        batch_size = self.config.batch_size
-        per_epoch = steps_per_epoch(len(self.data.train), batch_size)
-        save_every, last_step = self.config.save_every or per_epoch, self.config.epochs * per_epoch
-        stepper: Stepper = STEPPERS[self.config.parallel](**self.parts, options=self.config.make_step_options())
-        step = on_disk = int(state.step)
-        device_state, feed = stepper.put_state(state), self.batches(start_step=step)
+        batch_size, alone = self.config.batch_size, processes.is_alone()
+        save_every, last_step = self.config.save_every or self.per_epoch, self.last_step
+        stepper, step = self._stepper(), int(state.step)
+        on_disk, device_state, feed = step, stepper.put_state(state), self._own_part(step)
 
         def save():
             log.sync()  # first: no row of a step before a checkpoint is ever missing
             state = stepper.get_state(device_state)
-            self.checkpoints.save(state, seed=self.config.seed, steps_per_epoch=per_epoch)
+            self.checkpoints.save(state, seed=self.config.seed, steps_per_epoch=self.per_epoch)
 
         with ProgressBar(step, last_step, batch_size, self.modality.unit) as bar:
             try:
                 while True:
-                    if interrupts.arrived:
+                    if self._should_stop(interrupts, step):
                         save()
                         raise interrupts.interrupted()
-                    due = step % (per_epoch * self.config.eval_every) == 0 or step >= last_step
-                    if due and step and step not in log.evaluated_steps:
-                        with interrupts.at_once(step == on_disk):
-                            self._evaluate_epoch(stepper.get_state(device_state), step, log)
+                    if self._is_due(step):
+                        if step and step not in log.evaluated_steps:
+                            with interrupts.at_once(alone and step == on_disk):
+                                self._evaluate_epoch(stepper.get_state(device_state), step, log)
+                        processes.wait_for_all(f"the evaluation at step {step}")
                     if step >= last_step:
                         return
-                    with interrupts.at_once(step == on_disk):  # the first one is compiled, too
+                    with interrupts.at_once(alone and step == on_disk):  # the first one is compiled, too
                         batch = stepper.put_batch(next(feed))
                         device_state, metrics = stepper.step(device_state, batch, self.train_key)
                     step += 1
                     bar.advance(log.train(step, metrics))
-                    if step % save_every == 0 or step % per_epoch == 0:
+                    if step % save_every == 0 or step % self.per_epoch == 0:
                         save()
                         on_disk = step
             except BadSteps as bad:

@@ -50,7 +50,7 @@ class Checkpoints:
         self._parents = not self._folder.parent.exists()  # else a parent that vanishes is not made again
         if self._folder.exists() and not self._folder.is_dir():
             raise ValueError(f"{self._folder} is a file; expected a folder of checkpoints")
-        self._checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+        self._checkpointer = _checkpointer()
         self._damaged: set[int] = set()  # passed over by `restore`
 
     def latest_step(self) -> int | None:
@@ -190,6 +190,20 @@ class Checkpoints:
             os.rename(self._path(step), removed)
             shutil.rmtree(removed)
         self._damaged -= steps
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """Orbax's, for a process that asks no other: of several, one saves and reads."""
+    here = jax.process_index()
+    options: dict[str, Any] = {
+        "multiprocessing_options": ocp.options.MultiprocessingOptions(here, active_processes={here})
+    }
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(**options),
+        state=ocp.StandardCheckpointHandler(**options),
+        position=ocp.JsonCheckpointHandler(**options),
+    )
+    return ocp.Checkpointer(handler, **options)
 
 
 def _check_room(folder: Path, num_bytes: int) -> None:

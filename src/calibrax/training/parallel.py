@@ -22,7 +22,8 @@ class Stepper(NamedTuple):
       step: `(state, batch, key) -> (state, metrics)`, compiled; the state given is donated.
       put_state: a `TrainState` as made or restored -> the state for `step`.
       get_state: its inverse, a single copy for evaluation and checkpoints.
-      put_batch: a global batch of the host, [B, ...] or a pytree of such -> the batch for `step`.
+      put_batch: a batch of the host, [B, ...] or a pytree of such -> the batch for `step`; of several processes, each
+        gives its own part of the batch.
       num_devices: how many devices share a batch; B must be a multiple.
     """
 
@@ -94,6 +95,8 @@ def sharded_step(
 ) -> Stepper:
     """The step on all devices by `jax.jit`, the batch sharded and the state replicated; XLA adds the communication.
 
+    The devices may be those of several processes, joined by `jax.distributed`: each calls the same functions.
+
     Args:
       model, likelihood, optimizer, options: as in `train_step`.
       devices: the `jax.Device`s to use; by default all.
@@ -103,9 +106,14 @@ def sharded_step(
     replicated, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
     step = functools.partial(train_step, model=model, likelihood=likelihood, optimizer=optimizer, options=options)
 
+    def put_state(state):
+        if replicated.is_fully_addressable:
+            return jax.device_put(_fresh_copy(state), replicated)
+        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(replicated, np.asarray(leaf)), state)
+
     def put_batch(batch):
-        _check_divisible(batch, len(devices))
-        return jax.device_put(batch, spread)
+        _check_divisible(batch, len(spread.addressable_devices))
+        return jax.tree.map(functools.partial(jax.make_array_from_process_local_data, spread), batch)
 
     return Stepper(
         step=_in_turn(
@@ -117,7 +125,7 @@ def sharded_step(
                 compiler_options=compiler_options(),
             )
         ),
-        put_state=lambda state: jax.device_put(_fresh_copy(state), replicated),
+        put_state=put_state,
         get_state=lambda state: jax.tree.map(lambda leaf: leaf.addressable_data(0), state),
         put_batch=put_batch,
         num_devices=len(devices),

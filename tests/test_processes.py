@@ -1,0 +1,173 @@
+"""Several processes on this machine, joined over the loopback address, train as one process does."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import process_worker
+import pytest
+from tiny_runs import assert_one_line, final_state, train_rows, write_images
+
+from calibrax import cli, data
+from calibrax.training import jit_step
+
+SETTINGS = ["--batch-size", "16", "--parallel", "sharded"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _standard_promotion():
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes
+        yield
+
+
+def start(count, command, *, devices=1):
+    """Starts the processes of one run, each by `command(coordinator, process_id)`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return [
+        subprocess.Popen(
+            [sys.executable, *map(str, command(address, index))], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        for index in range(count)
+    ]
+
+
+def training(count, *args):
+    """The command of `start` for a run by the command line."""
+    joined = ["--num-processes", count, "--coordinator"]
+    return lambda address, index: ["-m", "calibrax.cli", "train", *args, *joined, address, "--process-id", index]
+
+
+def finish(started):
+    """Exit codes and what was said on stderr."""
+    try:
+        said = [process.communicate(timeout=150)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [process.returncode for process in started], said
+
+
+@pytest.mark.parametrize(("count", "devices"), [(2, 4), (4, 1)])
+def test_processes_train_as_one_device_does(count, devices, tmp_path):
+    """By SGD: Adam hides a gradient that is off by a factor."""
+    out, script = tmp_path / "out.npz", Path(process_worker.__file__)
+    codes, said = finish(start(count, lambda *place: [script, place[0], count, place[1], out], devices=devices))
+    assert codes == [0] * count, said
+    parts = process_worker.settings()
+    feed = data.batches(process_worker.images(), process_worker.BATCH_SIZE, seed=1)
+    with jax.numpy_rank_promotion("allow"):
+        rows, state = process_worker.train(jit_step(**parts), parts, feed)
+    with np.load(out) as ours:
+        assert int(ours["devices"]) == count * devices
+        np.testing.assert_allclose(ours["rows"], rows, rtol=1e-6)
+        for number, leaf in enumerate(jax.tree.leaves(state)):
+            np.testing.assert_allclose(ours[f"leaf{number}"], leaf, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("data") / "images.npz")
+
+
+@pytest.fixture(scope="module")
+def alone(images, tmp_path_factory):
+    """A run of one epoch, 3 steps, in one process, this one."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    assert cli.main(["train", "--data", str(images), "--run-dir", str(folder), "--epochs", "1", *SETTINGS]) == 0
+    return folder
+
+
+def test_one_of_two_processes_writes_and_one_goes_on(images, alone, tmp_path):
+    """And the other way round: a checkpoint does not know how many there were."""
+    folder = tmp_path / "two"
+    args = ["--data", images, "--run-dir", folder, "--epochs", 1, *SETTINGS]
+    codes, said = finish(start(2, training(2, *args), devices=4))
+    assert codes == [0, 0], said
+    assert names(folder) == names(alone)
+    assert len(list(folder.rglob("*tfevents*"))) == 1
+    assert train_rows(folder)[0]["loss"] == pytest.approx(train_rows(alone)[0]["loss"], rel=1e-6)
+
+    begun_alone = shutil.copytree(alone, tmp_path / "one")
+    codes, said = finish(start(2, training(2, "--resume", "--run-dir", begun_alone, "--epochs", 2), devices=4))
+    assert codes == [0, 0], said
+    assert cli.main(["train", "--resume", "--run-dir", str(folder), "--epochs", "2"]) == 0
+    assert cli.main(["train", "--resume", "--run-dir", str(alone), "--epochs", "2"]) == 0
+    for changed in (folder, begun_alone):
+        assert [row["step"] for row in train_rows(changed)] == [1, 2, 3, 4, 5, 6]
+        assert int(final_state(changed).step) == 6
+        ours, theirs = ([row["loss"] for row in train_rows(of)] for of in (changed, alone))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3)  # by Adam, which enlarges what rounding leaves
+
+
+def names(folder):
+    found = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in found if "checkpoints" not in name and "tfevents" not in name)
+
+
+def test_a_signal_to_one_stops_all_and_the_first_saves(images, tmp_path):
+    run = tmp_path / "run"
+    args = ["--data", images, "--run-dir", run, "--epochs", 100_000, "--eval-every", 100_000, *SETTINGS]
+    started = start(2, training(2, *args))
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not ((run / "metrics.jsonl").exists() and len(train_rows(run)) >= 20):
+        time.sleep(0.1)
+    started[1].send_signal(signal.SIGTERM)
+    codes, said = finish(started)
+    assert codes[1] == 0, said
+    assert "saved at step" in said[0]
+    assert "Traceback" not in "".join(said)
+    steps = [row["step"] for row in train_rows(run)]
+    assert steps == list(range(1, len(steps) + 1))
+    assert int(final_state(run).step) == len(steps) >= 20
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_parts_of_a_batch_make_up_the_batch(count):
+    """In memory, and from a source that is read ahead; from the middle of an epoch on and into the next."""
+
+    class Source:
+        def __len__(self):
+            return 13
+
+        def __getitem__(self, index):
+            return np.full((2, 1, 1, 1), index, np.uint8)
+
+    stacked = np.stack([Source()[index] for index in range(13)])
+    for make, examples in ((data.batches, stacked), (data.video_batches, stacked), (data.video_batches, Source())):
+        whole = data.batches(stacked, 4, seed=3, start_step=2)
+        parts = [make(examples, 4, seed=3, start_step=2, part=(index, count)) for index in range(count)]
+        for _ in range(5):
+            np.testing.assert_array_equal(np.concatenate([next(part) for part in parts]), next(whole))
+
+
+@pytest.mark.parametrize(("part", "words"), [((0, 3), "multiple of the 3 parts"), ((2, 2), "is"), ((-1, 2), "is")])
+def test_parts_that_cannot_be_are_refused(part, words):
+    with pytest.raises(data.DataError, match=rf"^[^\n]*{words}[^\n]*$"):
+        next(data.batches(np.zeros((8, 1, 1, 1), np.uint8), 4, seed=0, part=part))
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--num-processes", "2"], "need --coordinator HOST:PORT"),
+        (["--process-id", "0"], "need --coordinator HOST:PORT"),
+        (["--coordinator", "127.0.0.1:9999"], "needs --num-processes and --process-id"),
+        (["--coordinator", "127.0.0.1", "--num-processes", "2", "--process-id", "0"], "expected HOST:PORT, or auto"),
+        (["--coordinator", "a:99999", "--num-processes", "2", "--process-id", "0"], "expected HOST:PORT, or auto"),
+        (["--coordinator", "a:9", "--num-processes", "2", "--process-id", "2"], "--process-id is 2; expected 0 to 1"),
+        (["--coordinator", "auto"], "cannot join the other processes"),
+    ],
+)
+def test_places_that_cannot_be_are_refused(args, words, images, capsys):
+    assert_one_line(capsys, cli.main(["train", "--data", str(images), *args]), words)
