@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 
 from calibrax.models import Conv, ConvTranspose, Dense, conv, conv_transpose
+from calibrax.models.layers import add_bias
 
 # kernel, stride, padding, input channels, output channels, height, width
 CASES = [
@@ -67,6 +68,31 @@ def test_equal_to_flax_in_values_and_gradients(case, form, flax_form):
     for native in (False, True):
         ours = value_and_gradients(lambda x, weight, n=native: form(x, weight, stride, padding, native=n), x, weight)
         assert_close(ours, theirs)
+
+
+def test_a_bias_is_added_and_its_gradient_is_the_sum():
+    rng = np.random.default_rng(0)
+    y, tangent = rng.normal(size=(2, 5, 9, 8, 6)).astype(np.float32)
+    bias = rng.normal(size=6).astype(np.float32)
+    for native in (False, True):
+        value, vjp = jax.vjp(lambda y, bias, n=native: add_bias(y, bias, native=n), y, bias)
+        np.testing.assert_array_equal(value, y + bias)
+        grad_y, grad_bias = vjp(tangent)
+        np.testing.assert_array_equal(grad_y, tangent)
+        np.testing.assert_allclose(grad_bias, tangent.sum((0, 1, 2), np.float64), rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", [conv, conv_transpose])
+def test_gradients_of_several_networks_at_once_are_those_of_each(form):
+    x, weight = arrays(CASES[5])
+    xs, weights = jnp.stack([x, -x, 2 * x]), jnp.stack([weight, -weight, weight / 2])
+
+    def gradients(x, weight):
+        return jax.grad(lambda x, w: jnp.sum(jnp.sin(form(x, w, 2, 2, native=False))), (0, 1))(x, weight)
+
+    together = jax.vmap(gradients)(xs, weights)
+    for number in range(3):
+        assert_close([leaf[number] for leaf in together], gradients(xs[number], weights[number]))
 
 
 @pytest.mark.parametrize("form", [conv, conv_transpose])
