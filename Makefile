@@ -97,8 +97,8 @@ typecheck: install ## Check types
 format: install ## Rewrite the code in the project's style
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-bench: install ## Time the training step against a PyTorch eager twin (TORCH_PYTHON=an interpreter that has torch)
-	@$(BIN)/python -m benchmarks.train_step --torch-python $(TORCH_PYTHON) $(ARGS)
+bench: install ## Time the training step beside PyTorch, start-up, rates, growth (TORCH_PYTHON=an interpreter that has torch)
+	@$(BIN)/python -m benchmarks.suite --torch-python $(TORCH_PYTHON) $(ARGS)
 
 bench-decoders: install ## Time the likelihoods against NumPyro, Distrax, TFP and PyTorch (those that are installed)
 	@$(BIN)/python -m benchmarks.decoders --torch-python $(TORCH_PYTHON) $(ARGS)

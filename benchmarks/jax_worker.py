@@ -5,6 +5,7 @@ Speaks the protocol of `torch_twin.py`, and `{"export": FILE}` before it: weight
 
 import json
 import platform
+import resource
 import sys
 import time
 from typing import Any
@@ -73,6 +74,10 @@ class Worker:
 
     def losses(self, num):
         return [float(self.step()) for _ in range(num)]
+
+    def peak(self, _):
+        """Of this process so far, MiB."""
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     def time(self, num):
         begin = time.perf_counter()

@@ -1,11 +1,13 @@
 """The SVHN network and its training step in eager PyTorch, as a worker that `benchmarks.train_step` talks to.
 
 Needs torch and NumPy alone, so that any interpreter that has them can run this file. Reads one JSON request a line on
-stdin and answers each with one JSON line: `{"load": FILE}`, `{"losses": N}`, `{"time": N}`.
+stdin and answers each with one JSON line: `{"load": FILE}`, `{"losses": N}`, `{"time": N}`,
+`{"peak": null}`.
 """
 
 import json
 import math
+import resource
 import sys
 import time
 
@@ -81,6 +83,10 @@ class Worker:
 
     def losses(self, num):
         return [float(self.step(self.noise[i])) for i in range(num)]
+
+    def peak(self, _):
+        """Of this process so far, MiB."""
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     def time(self, num):
         begin = time.perf_counter()

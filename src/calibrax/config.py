@@ -115,6 +115,8 @@ class TrainConfig:
     """Folder of the run (default: a new one under runs/)."""
     parallel: Literal["jit", "pmap", "sharded"] = "jit"
     """One device, or all of them by pmap or by sharded arrays."""
+    scan_steps: int = 1
+    """Steps in one call, with the training images in the device's memory: for GPUs and TPUs; slower on a CPU."""
     resume: bool = False
     """Go on with the run in --run-dir."""
     save_every: int = 0
@@ -129,7 +131,8 @@ class TrainConfig:
         for name in ("data", "data_dir", "run_dir"):
             value = getattr(self, name)
             _check(name, repr(value), value is None or _may_be_a_path(value), "a name or a path")
-        for name in ("epochs", "batch_size", "latent_dim", "eval_every", "accumulate", "n_past", "n_future"):
+        numbers = "epochs", "batch_size", "latent_dim", "eval_every", "accumulate", "n_past", "n_future", "scan_steps"
+        for name in numbers:
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         _check("epochs", self.epochs, self.epochs < 2**31, "less than 2^31")
         _check("latent_dim", self.latent_dim, self.latent_dim <= 2**20, "at most 2^20")
@@ -167,6 +170,8 @@ class TrainConfig:
         for name, likelihood in LIKELIHOOD_FIELDS.items():
             if self.likelihood != likelihood and getattr(self, name) != getattr(TrainConfig, name):
                 raise ConfigError(f"--{name} has no meaning for --likelihood {self.likelihood}")
+        if self.scan_steps > 1 and self.parallel != "jit":
+            raise ConfigError(f"--scan-steps is {self.scan_steps}; expected 1 with --parallel {self.parallel}")
         if self.resume and self.run_dir is None:
             raise ConfigError("--resume needs --run-dir, the folder of the run to go on with")
         try:

@@ -32,14 +32,14 @@ class ProgressBar:
             smoothing=0.1,
         )
 
-    def advance(self, row: dict | None) -> None:
-        """One step more; `row` is the newest row of metrics, where one was fetched."""
+    def advance(self, row: dict | None, num: int = 1) -> None:
+        """So many steps more; `row` is the newest row of metrics, where one was fetched."""
         if row is not None:
             text = f"ELBO {-row['neg_elbo']:.1f} nats"
             if "log_sigma" in row:
                 text += f", σ {math.exp(row['log_sigma']):.4f}"
             self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update(self._batch_size)
+        self._bar.update(num * self._batch_size)
 
     def __enter__(self) -> "ProgressBar":
         return self

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from calibrax import processes, run_folder
 from calibrax.config import ConfigError, TrainConfig
-from calibrax.data import first_videos, steps_per_epoch
+from calibrax.data import epoch_order, first_videos, steps_per_epoch
 from calibrax.evaluation import Evaluation, Trained, calibrate_on, evaluate_likelihood
 from calibrax.evaluation.curves import save_training_curves
 from calibrax.evaluation.hierarchy_figure import save_layer_kls
@@ -29,6 +29,7 @@ from calibrax.training import (
     BadSteps,
     Checkpoints,
     DamagedCheckpoint,
+    Metrics,
     MetricsLog,
     Stepper,
     TrainState,
@@ -37,6 +38,7 @@ from calibrax.training import (
     jit_step,
     pmap_step,
     read_metrics,
+    resident_steps,
     sharded_step,
     target,
 )
@@ -74,6 +76,8 @@ def train(config: TrainConfig, data: Data | None = None) -> dict[str, Any]:
     if processes.leads():
         run_folder.check_usable(config)
     data = data or load_data(config)
+    if config.scan_steps > 1 and not isinstance(data.train, np.ndarray):
+        raise ConfigError(f"--scan-steps is {config.scan_steps}; expected 1 for data that is not in memory as a whole")
     if config.batch_size > len(data.train):
         noun = modality(config).noun
         raise ConfigError(
@@ -199,6 +203,22 @@ class Run:
     def _stepper(self) -> Stepper:
         return STEPPERS[self.config.parallel](**self.parts, options=self.config.make_step_options())
 
+    def _taking(self, stepper: Stepper, start_step: int) -> Callable[..., tuple[TrainState, Metrics]]:
+        """`take(state, step, num)` takes the steps after `step`: one, or several of one epoch in one call."""
+        if self.config.scan_steps == 1:
+            feed = self._own_part(start_step)
+            return lambda state, step, num: stepper.step(state, stepper.put_batch(next(feed)), self.train_key)
+        steps = resident_steps(**self.parts, options=self.config.make_step_options())
+        examples, batch_size = jax.device_put(self.data.train), self.config.batch_size
+
+        def take(state, step, num):
+            epoch, first = divmod(step, self.per_epoch)
+            order = epoch_order(len(self.data.train), seed=self.config.seed, epoch=epoch)
+            indices = order[first * batch_size : (first + num) * batch_size].reshape(num, batch_size)
+            return steps(state, examples, jax.device_put(indices.astype(np.int32)), self.train_key)
+
+        return take
+
     def _own_part(self, start_step: int) -> Iterator[np.ndarray]:
         """The batches that this process reads, or its part of them."""
         return self.batches(start_step=start_step, part=(jax.process_index(), jax.process_count()))
@@ -226,7 +246,7 @@ class Run:
         batch_size, alone = self.config.batch_size, processes.is_alone()
         save_every, last_step = self.config.save_every or self.per_epoch, self.last_step
         stepper, step = self._stepper(), int(state.step)
-        on_disk, device_state, feed = step, stepper.put_state(state), self._own_part(step)
+        on_disk, device_state, take = step, stepper.put_state(state), self._taking(stepper, step)
 
         def save():
             log.sync()  # first: no row of a step before a checkpoint is ever missing
@@ -247,10 +267,11 @@ class Run:
                     if step >= last_step:
                         return
                     with interrupts.at_once(alone and step == on_disk):  # the first one is compiled, too
-                        batch = stepper.put_batch(next(feed))
-                        device_state, metrics = stepper.step(device_state, batch, self.train_key)
-                    step += 1
-                    bar.advance(log.train(step, metrics))
+                        num = min(self.config.scan_steps, self.per_epoch - step % self.per_epoch)
+                        num = min(num, save_every - step % save_every)
+                        device_state, metrics = take(device_state, step, num)
+                    step += num
+                    bar.advance(log.train(step, metrics, num), num)
                     if step % save_every == 0 or step % self.per_epoch == 0:
                         save()
                         on_disk = step

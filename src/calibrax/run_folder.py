@@ -32,6 +32,7 @@ MAY_CHANGE = (  # on resuming
     "resume",
     "run_dir",
     "save_every",
+    "scan_steps",
 )
 
 

@@ -4,13 +4,15 @@ from calibrax.training.checkpoint import Checkpoints, DamagedCheckpoint
 from calibrax.training.diagnosis import first_bad_tensor
 from calibrax.training.logging import BadSteps, MetricsLog, read_metrics
 from calibrax.training.parallel import Stepper, jit_step, pmap_step, sharded_step
+from calibrax.training.resident import resident_steps
 from calibrax.training.state import TrainState, create_train_state, target, variables_of
-from calibrax.training.step import StepOptions, example_keys, train_step
+from calibrax.training.step import Metrics, StepOptions, example_keys, train_step
 
 __all__ = [
     "BadSteps",
     "Checkpoints",
     "DamagedCheckpoint",
+    "Metrics",
     "MetricsLog",
     "StepOptions",
     "Stepper",
@@ -21,6 +23,7 @@ __all__ = [
     "jit_step",
     "pmap_step",
     "read_metrics",
+    "resident_steps",
     "sharded_step",
     "target",
     "train_step",

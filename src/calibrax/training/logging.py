@@ -4,10 +4,12 @@ import json
 import math
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from calibrax.atomic import write_text
 
@@ -55,13 +57,24 @@ class MetricsLog:
                 self._count(row)
         self._file = self._path.open("a", encoding="utf-8")
         self._board = _open_board(Path(folder) / "tensorboard", step)
-        self._pending: list[tuple[int, dict[str, jax.Array]]] = []
+        self._pending: list[tuple[int, dict[str, jax.Array]]] = []  # with the first step of each
+        self._num_pending = 0
         self._flush_every = flush_every
 
-    def train(self, step: int, metrics: dict[str, jax.Array]) -> Row | None:
-        """Note a training step; returns the newest row whenever rows were fetched and written."""
-        self._pending.append((step, metrics))
-        return self.flush() if len(self._pending) >= self._flush_every else None
+    def train(self, step: int, metrics: dict[str, jax.Array], num: int = 1) -> Row | None:
+        """Note a training step, or several that ended with `step`.
+
+        Args:
+          step: the last of them.
+          metrics: scalars; [num] where there are several.
+          num: how many.
+
+        Returns:
+          The newest row, whenever rows were fetched and written.
+        """
+        self._pending.append((step - num + 1, metrics))
+        self._num_pending += num
+        return self.flush() if self._num_pending >= self._flush_every else None
 
     def flush(self) -> Row | None:
         """Fetch and write what is pending.
@@ -69,11 +82,11 @@ class MetricsLog:
         Raises:
           BadSteps: when more than `max_skipped` steps in a row were discarded; the rows up to there are written.
         """
-        steps, values = [step for step, _ in self._pending], jax.device_get([m for _, m in self._pending])
-        self._pending = []
+        pending = jax.device_get(self._pending)
+        self._pending, self._num_pending = [], 0
         row = None
-        for step, metrics in zip(steps, values, strict=True):
-            row = {"step": step, "split": "train"} | {name: float(value) for name, value in metrics.items()}
+        for step, metrics in _one_by_one(pending):
+            row = {"step": step, "split": "train"} | metrics
             self._write(row)
             self._count(row)
             if self._in_a_row > self._max_skipped:
@@ -131,6 +144,14 @@ class MetricsLog:
         kept = [row for row in read_metrics(self._path) if row["step"] <= step]
         write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         return kept
+
+
+def _one_by_one(pending: list[tuple[int, dict[str, np.ndarray]]]) -> Iterator[tuple[int, Row]]:
+    """Each step and its scalars."""
+    for first, metrics in pending:
+        columns = {name: np.atleast_1d(values).tolist() for name, values in metrics.items()}
+        for number, values in enumerate(zip(*columns.values(), strict=True)):
+            yield first + number, dict(zip(columns, values, strict=True))
 
 
 def _bad_steps(row: Row, in_a_row: int) -> BadSteps:

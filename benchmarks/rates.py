@@ -1,0 +1,186 @@
+"""Figures of calibrax alone, from a process of its own that prints a JSON object a line to `benchmarks.suite`.
+
+Command:   python -m benchmarks.rates rates | growth | devices N
+
+`rates`: what evaluation, sampling, features and metrics reach of the rate of a plain matrix product in this process.
+`growth`: seconds against batch size, resolution, latents, number of images, with the exponent of a fitted power.
+`devices`: seconds of a step on N simulated devices, by `pmap` and sharded, 16 examples each.
+"""
+
+import functools
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import calibrax as cx
+from calibrax.evaluation import evaluate_likelihood, generate
+from calibrax.evaluation.inception import features, parameter_shapes
+from calibrax.evaluation.information import monte_carlo
+from calibrax.evaluation.video import ssim
+from calibrax.models import ConvVAE, layers
+from calibrax.training import create_train_state, jit_step, pmap_step, sharded_step
+from calibrax.training.parallel import compiler_options
+
+RNG = np.random.default_rng(0)
+REPEATS = 5
+
+
+def main(argv: Sequence[str]) -> int:
+    what = argv[0] if argv else ""
+    known = {"rates": rates, "growth": growth, "devices": lambda: devices(int(argv[1]))}
+    if what not in known:
+        print("bench: expected rates, growth or devices N", file=sys.stderr)
+        return 2
+    for row in known[what]():
+        print(json.dumps(row), flush=True)
+    return 0
+
+
+def seconds_of(call: Callable[[], Any]) -> list[float]:
+    """Of several calls, after one that compiles."""
+    jax.block_until_ready(call())
+    found = []
+    for _ in range(REPEATS):
+        begin = time.perf_counter()
+        jax.block_until_ready(call())
+        found.append(time.perf_counter() - begin)
+    return found
+
+
+def flops(function: Callable, *args: Any) -> float:
+    """XLA's count for a function, of the forms without tricks for CPUs."""
+    chosen, layers._use_native = layers._use_native, lambda native: True
+    try:
+        counted: Any = jax.jit(function).lower(*args).cost_analysis()
+    finally:
+        layers._use_native = chosen
+    return (counted[0] if isinstance(counted, list) else counted)["flops"]
+
+
+def images(num: int, size: int = 28) -> np.ndarray:
+    return RNG.integers(0, 256, (num, size, size, 3), dtype=np.uint8)
+
+
+def parts_of(size: int = 28, latent_dim: int = 20, likelihood: Any = None) -> dict[str, Any]:
+    likelihood = likelihood or cx.optimal_sigma()
+    model = ConvVAE((size, size, 3), likelihood.output_channels(3), latent_dim)
+    return {"model": model, "likelihood": likelihood, "optimizer": optax.adam(1e-3)}
+
+
+def rates():
+    left, right = (jnp.asarray(RNG.normal(size=shape), jnp.float32) for shape in ((2048, 1152), (1152, 1024)))
+    product = jax.jit(jnp.dot, compiler_options=compiler_options())
+    limit = 2 * 2048 * 1152 * 1024 / np.array(seconds_of(lambda: product(left, right)))
+    yield {"name": "matrix product", "unit": "GFLOP/s", "ours": list(limit / 1e9)}
+
+    parts, examples, key = parts_of(), images(2048), jax.random.key(0)
+    model: Any = parts["model"]
+    state = create_train_state(key, examples[:1], **parts)
+    trained = (model, parts["likelihood"], state.params, state.likelihood_state)
+    variables, one = {"params": state.params["model"]}, jax.ShapeDtypeStruct((1, 28, 28, 3), np.uint8)
+    forward = flops(lambda x: model.apply(variables, x, jax.random.split(key, 1)), one)
+    decode = flops(lambda z: model.apply(variables, z, method="decode"), jnp.zeros((1, 20)))
+
+    def row(name, num, work, found):
+        """`work` floating-point operations an example."""
+        share = [num * work / (value * np.median(limit)) for value in found]
+        return {"name": name, "unit": "1/s", "ours": [num / value for value in found], "ratio": share}
+
+    score = functools.partial(evaluate_likelihood, *trained, examples, key=key)
+    yield row("evaluation, images", len(examples), forward, seconds_of(lambda: score().neg_elbo))
+    yield row("sampling, images", 1024, decode, seconds_of(lambda: generate(*trained, 1024, key=key)))
+
+    params = {
+        name: {"kernel": RNG.normal(size=shape).astype(np.float32) / math.sqrt(math.prod(shape[:3])),
+               "bias": np.zeros(shape[-1], np.float32)}
+        for name, shape in parameter_shapes(768).items()
+    }  # fmt: skip
+    from calibrax.evaluation.inception import _forward_function
+
+    work = flops(lambda x: _forward_function(768)(params, x), jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8))
+    few = images(50, 32)
+    found = seconds_of(lambda: features(params, few, feature=768))
+    yield row("Inception features to 768, images", len(few), work, found)
+
+    frames = RNG.random((64, 64, 64, 3), np.float32)
+    similarity = jax.jit(ssim)
+    found = seconds_of(lambda: similarity(frames, frames))
+    yield row("SSIM, frames of 64x64x3", len(frames), flops(ssim, frames[:1], frames[:1]), found)
+
+
+def growth():
+    def step_seconds(batch_size, size=28, latent_dim=20, likelihood=None):
+        parts, batch = parts_of(size, latent_dim, likelihood), images(batch_size, size)
+        stepper, key = jit_step(**parts), jax.random.key(0)
+        state = stepper.put_state(jax.jit(functools.partial(create_train_state, **parts))(key, batch[:1]))
+
+        def step():
+            nonlocal state
+            state, metrics = stepper.step(state, stepper.put_batch(batch), key)
+            return metrics["loss"]
+
+        return float(np.median(seconds_of(step)))
+
+    def fitted(name, sizes, measured, arithmetic):
+        """The exponent of the last two points too: a constant cost hides growth at the small end."""
+        exponent = np.polyfit(np.log(sizes), np.log(measured), 1)[0]
+        last = math.log(measured[-1] / measured[-2]) / math.log(sizes[-1] / sizes[-2])
+        return {
+            "name": name, "unit": "exponent", "ours": [exponent], "last": last, "arithmetic": arithmetic,
+            "sizes": list(sizes), "seconds": measured,
+        }  # fmt: skip
+
+    sizes = [32, 128, 512, 2048]
+    yield fitted("training step against batch size", sizes, [step_seconds(n) for n in sizes], 1)
+    sizes = [28, 56, 112]
+    yield fitted("training step against height and width", sizes, [step_seconds(16, n) for n in sizes], 2)
+    sizes = [16, 256, 4096]
+    yield fitted("training step against latents", sizes, [step_seconds(64, latent_dim=n) for n in sizes], 1)
+    gaussian = step_seconds(128, likelihood=cx.gaussian())
+    others = {"optimal σ": cx.optimal_sigma(), "per-pixel σ": cx.pixel_sigma(), "categorical": cx.categorical()}
+    for name, likelihood in others.items():
+        ratio = step_seconds(128, likelihood=likelihood) / gaussian
+        yield {"name": f"training step, {name} against Gaussian", "unit": "ratio", "ours": [ratio]}
+
+    parts, key = parts_of(), jax.random.key(0)
+    state = create_train_state(key, images(1), **parts)
+    trained = (parts["model"], parts["likelihood"], state.params, state.likelihood_state)
+    sizes, measured = [1024, 2048, 4096], []
+    for num in sizes:
+        examples = images(num)
+        call = functools.partial(evaluate_likelihood, *trained, examples, key=key)
+        measured.append(float(np.median(seconds_of(lambda call=call: call().neg_elbo))))
+    yield fitted("evaluation against images", sizes, measured, 1)
+    sizes, measured = [1024, 2048, 4096], []
+    for num in sizes:
+        mean, log_var = RNG.normal(size=(2, num, 20)).astype(np.float32)
+        call = functools.partial(monte_carlo, mean, log_var, key=key, num_draws=1024)
+        measured.append(float(np.median(seconds_of(lambda call=call: call()[0]))))
+    yield fitted("marginal KL of 1,024 draws against images", sizes, measured, 1)
+
+
+def devices(num: int):
+    parts, batch, key = parts_of(), images(16 * num), jax.random.key(0)
+    steppers = {"jit": jit_step} if num == 1 else {"pmap": pmap_step, "sharded": sharded_step}
+    for name, make in steppers.items():
+        stepper = make(**parts)
+        state = stepper.put_state(jax.jit(functools.partial(create_train_state, **parts))(key, batch[:1]))
+
+        def step(stepper=stepper):
+            nonlocal state
+            state, metrics = stepper.step(state, stepper.put_batch(batch), key)
+            return metrics["loss"]
+
+        yield {"name": name, "devices": num, "seconds": seconds_of(step)}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

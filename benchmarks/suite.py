@@ -1,0 +1,184 @@
+"""Everything that fits on two cores: the training step beside PyTorch, start-up, rates, growth, devices.
+
+Command:   make bench TORCH_PYTHON=PATH      (or: python -m benchmarks.suite --torch-python PATH)
+Writes:    benchmarks/results.json, a row for each line of the table: name, unit, ours, peer, ratio, each with its
+           spread, and the machine and versions they come from.
+
+Nothing here runs beside anything else: each part is a process of its own, one after another, and PyTorch's step and
+calibrax's take turns (`benchmarks.train_step`). Without torch those lines are left out, and the table says so.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks import train_step
+from benchmarks.train_step import BenchError, Spread, contenders
+
+RESULTS = Path(__file__).parent / "results.json"
+MINUTES = 15  # what all of it may take
+PACKAGES = "jax", "jaxlib", "flax", "optax", "numpy"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    begin = time.monotonic()
+    rows: list[dict[str, Any]] = []
+    try:
+        for part in (beside_pytorch, start_up, rates, growth, devices):
+            print(f"[{time.monotonic() - begin:4.0f} s] {part.__name__.replace('_', ' ')}", file=sys.stderr, flush=True)
+            rows += part(options)
+        record = {
+            "machine": machine(),
+            "versions": versions(),
+            "minutes": (time.monotonic() - begin) / 60,
+            "rows": rows,
+        }
+        print(table(record))
+        Path(options.out).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        print(f"\n{options.out}; {record['minutes']:.1f} of {MINUTES} minutes")
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        print("bench: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    described = train_step.parser()
+    described.prog, described.description = "python -m benchmarks.suite", (__doc__ or "").split("\n")[0]
+    described.set_defaults(out=str(RESULTS), linen=False)
+    return described
+
+
+def row(name: str, unit: str, ours: Sequence[float], **others: Any) -> dict[str, Any]:
+    """A line; figures of several blocks become their median and range."""
+    figures = {"ours": ours} | {key: values for key, values in others.items() if isinstance(values, list | tuple)}
+    spread = {key: Spread.of(values)._asdict() for key, values in figures.items()}
+    return {"name": name, "unit": unit, **spread, **{key: value for key, value in others.items() if key not in spread}}
+
+
+def beside_pytorch(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Steps/s, and the peak memory of either process at the end of it."""
+    try:
+        train_step.check_torch(options.torch_python)
+    except BenchError as error:
+        print(f"bench: {error}; its lines are left out", file=sys.stderr)
+        return []
+    with tempfile.TemporaryDirectory() as folder, contenders(options) as workers:
+        found = train_step.check_losses(workers, Path(folder) / "start.npz")
+        seconds = train_step.measure(workers, options)
+        peaks = {name: worker.ask(peak=None) for name, worker in workers.items()}
+    ours, theirs = ([1 / value for value in seconds[name]] for name in ("calibrax", "pytorch"))
+    ratio = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    peer = f"PyTorch {found['pytorch']['torch']} eager"
+    memory = [peaks["calibrax"]], [peaks["pytorch"]], [peaks["calibrax"] / peaks["pytorch"]]
+    return [
+        row(f"training step, batch {options.batch_size}", "1/s", ours, peer=theirs, ratio=ratio, beside=peer),
+        row("its process, peak memory", "MiB", memory[0], peer=memory[1], ratio=memory[2], beside=peer),
+    ]
+
+
+def start_up(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Seconds from starting the process to the first step's loss, the cache of compilations empty and full."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {
+            "JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "",
+        }  # fmt: skip
+        command = [sys.executable, "-m", "benchmarks.jax_worker", "calibrax", str(options.batch_size)]
+        found = []
+        for _ in range(2):
+            begin = time.perf_counter()
+            run(command, environment, input='{"losses": 1}\n')
+            found.append(time.perf_counter() - begin)
+    names = "nothing compiled before", "compiled before"
+    return [row(f"first step, {name}", "s", [value]) for name, value in zip(names, found, strict=True)]
+
+
+def rates(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return [row(found.pop("name"), found.pop("unit"), found.pop("ours"), **found) for found in measured("rates")]
+
+
+def growth(options: argparse.Namespace) -> list[dict[str, Any]]:
+    return [
+        {"name": found["name"], "unit": found["unit"], "ours": Spread.of(found["ours"])._asdict()}
+        | {key: value for key, value in found.items() if key not in ("name", "unit", "ours")}
+        for found in measured("growth")
+    ]
+
+
+def devices(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What several simulated devices cost on one processor, against as many steps of one device; 1 is no cost."""
+    (alone,) = measured("devices", 1)
+    found = [one for num in (2, 4, 8) for one in measured("devices", num)]
+    return [
+        row(f"{one['devices']} devices by {one['name']}, time a step", "of one", [
+            value / (one["devices"] * Spread.of(alone["seconds"]).median) for value in one["seconds"]
+        ])
+        for one in found
+    ]  # fmt: skip
+
+
+def measured(what: str, num: int | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of `benchmarks.rates`; devices share one processor, so that more of them are not more threads."""
+    flags = f"--xla_force_host_platform_device_count={num}" if num else ""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    command = [sys.executable, "-m", "benchmarks.rates", what, *([str(num)] if num else [])]
+    first = min(os.sched_getaffinity(0)) if num and hasattr(os, "sched_getaffinity") else None
+    for line in run(command, environment, processor=first).splitlines():
+        yield json.loads(line)
+
+
+def run(command: Sequence[str], environment: dict[str, str], *, input: str = "", processor: int | None = None) -> str:
+    def pin():
+        if processor is not None:
+            os.sched_setaffinity(0, {processor})
+
+    done = subprocess.run(command, env=environment, input=input, stdout=subprocess.PIPE, text=True, preexec_fn=pin)
+    if done.returncode:
+        raise BenchError(f"{' '.join(command[1:])} stopped; its message is above", code=1)
+    return done.stdout
+
+
+def machine() -> dict[str, Any]:
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return {"processor": name, "cpus": os.cpu_count(), "system": platform.system()}
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {package: metadata.version(package) for package in PACKAGES}
+
+
+def table(record: dict[str, Any]) -> str:
+    lines = [
+        f"{record['machine']['processor']}, {record['machine']['cpus']} CPUs; "
+        + ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
+        "",
+        f"{'':<44}{'unit':<10}{'calibrax':<24}{'peer':<24}ratio",
+    ]
+    for one in record["rows"]:
+        cells = [str(Spread(**one[key])) if key in one else "" for key in ("ours", "peer", "ratio")]
+        note = "" if "arithmetic" not in one else f"arithmetic {one['arithmetic']}, last two points {one['last']:.2f}"
+        lines.append(f"{one['name']:<44}{one['unit']:<10}{cells[0]:<24}{cells[1] or note:<24}{cells[2]}".rstrip())
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
