@@ -1,11 +1,12 @@
 """The benchmark's arithmetic and its mistakes; the timings themselves need torch and a quiet machine."""
 
 import argparse
+import json
 import sys
 
 import pytest
 
-from benchmarks import train_step
+from benchmarks import rates, suite, train_step
 
 
 def test_ratios_are_taken_turn_by_turn():
@@ -53,3 +54,62 @@ def test_a_worker_that_dies_is_one_line():
     with pytest.raises(train_step.BenchError, match="the calibrax process stopped"):
         worker.ask(time=1)
     worker.stop()
+
+
+def test_the_suite_writes_a_row_a_line(tmp_path, monkeypatch, capsys):
+    """Each part's figures as they are, with medians and ranges; without torch its lines are left out."""
+    answers = {
+        "rates": [{"name": "matrix product", "unit": "GFLOP/s", "ours": [100.0, 120.0, 110.0]}],
+        "growth": [
+            {"name": "step", "unit": "exponent", "ours": [0.9], "last": 0.97, "arithmetic": 1, "seconds": [2.0]}
+        ],
+        "devices": [{"name": "sharded", "devices": 2, "seconds": [2.0, 2.2, 2.4]}],
+    }
+
+    def run(command, environment, **options):
+        if "benchmarks.rates" not in command:
+            return "[1.0]"
+        found = answers[command[3]]
+        if command[3:] == ["devices", "1"]:
+            found = [{"name": "jit", "devices": 1, "seconds": [1.0]}]
+        return "\n".join(map(json.dumps, found))
+
+    monkeypatch.setattr(suite, "run", run)
+    out = tmp_path / "results.json"
+    assert suite.main(["--torch-python", "no-such-python", "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert "torch cannot be imported by no-such-python" in printed.err
+    assert "its lines are left out" in printed.err
+    record = json.loads(out.read_text())
+    rows = {row["name"]: row for row in record["rows"]}
+    assert rows["matrix product"]["ours"] == {"median": 110, "low": 100, "high": 120}
+    assert rows["2 devices by sharded, time a step"]["ours"]["median"] == pytest.approx(1.1)
+    assert rows["step"]["seconds"] == [2.0]
+    assert {"processor", "cpus"} <= record["machine"].keys()
+    assert record["versions"].keys() >= {"jax", "python"}
+    for name in rows:
+        assert name in printed.out
+    assert "arithmetic 1, last two points 0.97" in printed.out
+
+
+def test_a_part_that_fails_stops_the_suite_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(suite, "beside_pytorch", lambda options: suite.run([sys.executable, "-c", "exit(3)"], {}))
+    assert suite.main([]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("bench: -c exit(3) stopped")
+
+
+def test_figures_of_unknown_kinds_are_refused(capsys):
+    assert rates.main(["nothing"]) == 2
+    assert capsys.readouterr().err == "bench: expected rates, growth or devices N\n"
+
+
+def test_the_count_of_operations_is_that_of_the_network():
+    """28x28x3 SVHN network, forward: 48.2 million products and sums, of which borders need fewer; 288 MFLOP a step."""
+    import jax
+    import numpy as np
+
+    model = rates.parts_of()["model"]
+    image = np.zeros((1, 28, 28, 3), np.uint8)
+    variables = model.init(jax.random.key(0), image, jax.random.key(0))
+    counted = rates.flops(lambda x: model.apply(variables, x, jax.random.split(jax.random.key(0), 1)), image)
+    assert counted == pytest.approx(288e6 / 3, rel=0.15)

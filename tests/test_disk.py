@@ -39,8 +39,11 @@ def folder(begun, tmp_path):
 
 def resume(folder, *before):
     """Go on for another epoch in a process of its own: exit code, and the lines on stderr but for the progress bar."""
-    # JAX warns where it cannot write its cache of compilations.
-    environment = {"XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join(sys.path), "JAX_ENABLE_COMPILATION_CACHE": "0"}
+    environment = {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9",  # JAX warns where it cannot write its cache
+    }
     command = [*before, sys.executable, *RESUME]
     done = subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, text=True)
     lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.strip() and "img/s" not in line]

@@ -112,6 +112,38 @@ def test_a_bad_batch_changes_nothing_but_the_count(make_step):
     chex.assert_tree_all_finite(after)
 
 
+def flat_root(params, state, outputs, x, **options):
+    """Finite, and its gradient is not: that of a root at 0."""
+    nll, stats = cx.gaussian().nll(params, state, outputs, x, **options)
+    return nll + jnp.sqrt(jnp.sum(0 * outputs, (1, 2, 3))), stats
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("place", ["data", "weight", "log_sigma", "average", "gradient"])
+def test_wherever_a_number_is_not_finite_the_update_is_discarded_and_counted(place, value):
+    likelihood = {
+        "log_sigma": cx.shared_sigma(),
+        "average": cx.optimal_sigma(),
+        "gradient": cx.gaussian()._replace(nll=flat_root),
+    }.get(place, cx.gaussian())
+    setting, batch = parts(likelihood=likelihood, optimizer=optax.adam(1e-3)), data().copy()
+    state = create_train_state(jax.random.key(1), batch, **setting)
+    if place == "data":
+        batch[3, 0, 0, 0] = value
+    elif place == "average":  # of the squared error, where a single value overflows
+        batch[3, 0, 0, 0] = 1e30 if value == np.inf else value
+    elif place == "weight":
+        path = ("model", "vae", "mean", "bias")
+        state = state._replace(params=replaced(state.params, path, value))
+    elif place == "log_sigma":
+        state = state._replace(params=replaced(state.params, ("likelihood", "log_sigma"), value))
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes
+        after, metrics = jax.jit(functools.partial(train_step, **setting))(state, batch, KEY)
+    assert metrics["skipped"] == 1
+    assert after.step == 1
+    chex.assert_trees_all_equal(after._replace(step=state.step), state)
+
+
 def test_a_gradient_above_the_limit_is_discarded():
     start, after, [row] = step(StepOptions(skip_grad_norm=1e-3))
     assert row["grad_norm"] > 1e-3
