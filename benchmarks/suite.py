@@ -31,28 +31,19 @@ PACKAGES = "jax", "jaxlib", "flax", "optax", "numpy"
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
-    begin = time.monotonic()
-    rows: list[dict[str, Any]] = []
-    try:
-        for part in (beside_pytorch, start_up, rates, growth, devices):
-            print(f"[{time.monotonic() - begin:4.0f} s] {part.__name__.replace('_', ' ')}", file=sys.stderr, flush=True)
-            rows += part(options)
-        record = {
-            "machine": machine(),
-            "versions": versions(),
-            "minutes": (time.monotonic() - begin) / 60,
-            "rows": rows,
-        }
-        print(table(record))
-        Path(options.out).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        print(f"\n{options.out}; {record['minutes']:.1f} of {MINUTES} minutes")
-    except BenchError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return error.code
-    except KeyboardInterrupt:
-        print("bench: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return train_step.exit_code(lambda: measure_all(options))
+
+
+def measure_all(options: argparse.Namespace) -> None:
+    begin, rows = time.monotonic(), []
+    for part in (beside_pytorch, start_up, rates, growth, devices):
+        print(f"[{time.monotonic() - begin:4.0f} s] {part.__name__.replace('_', ' ')}", file=sys.stderr, flush=True)
+        rows += part(options)
+    minutes = (time.monotonic() - begin) / 60
+    record = {"machine": machine(), "versions": versions(), "minutes": minutes, "rows": rows}
+    print(table(record))
+    Path(options.out).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(f"\n{options.out}; {minutes:.1f} of {MINUTES} minutes")
 
 
 def parser() -> argparse.ArgumentParser:

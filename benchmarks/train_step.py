@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,18 +81,13 @@ class Contender:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
+    return exit_code(lambda: compare(options))
+
+
+def exit_code(command: Callable[[], object]) -> int:
+    """That of a command whose errors are said in one line."""
     try:
-        for name in ("blocks", "steps", "batch_size", "threads"):
-            if getattr(options, name) < 1:
-                raise BenchError(f"--{name.replace('_', '-')} is {getattr(options, name)}; expected at least 1")
-        check_torch(options.torch_python)
-        with tempfile.TemporaryDirectory() as folder, contenders(options) as workers:
-            versions = check_losses(workers, Path(folder) / "start.npz")
-            seconds = measure(workers, options)
-        record = summary(seconds, options) | {"versions": versions}
-        print(table(record))
-        if options.out:
-            Path(options.out).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        command()
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return error.code
@@ -100,6 +95,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("bench: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def compare(options: argparse.Namespace) -> None:
+    for name in ("blocks", "steps", "batch_size", "threads"):
+        if getattr(options, name) < 1:
+            raise BenchError(f"--{name.replace('_', '-')} is {getattr(options, name)}; expected at least 1")
+    check_torch(options.torch_python)
+    with tempfile.TemporaryDirectory() as folder, contenders(options) as workers:
+        versions = check_losses(workers, Path(folder) / "start.npz")
+        seconds = measure(workers, options)
+    record = summary(seconds, options) | {"versions": versions}
+    print(table(record))
+    if options.out:
+        Path(options.out).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def parser() -> argparse.ArgumentParser:
