@@ -151,6 +151,27 @@ def test_the_parts_of_a_batch_make_up_the_batch(count):
             np.testing.assert_array_equal(np.concatenate([next(part) for part in parts]), next(whole))
 
 
+def test_the_number_of_threads_that_read_ahead_changes_nothing(monkeypatch):
+    class Slow:
+        """Later videos of a batch are there sooner."""
+
+        def __len__(self):
+            return 24
+
+        def __getitem__(self, index):
+            time.sleep(0.002 * (24 - index) / 24)
+            return np.full((2, 1, 1, 1), index, np.uint8)
+
+    found = []
+    for threads in (1, 3, 16):
+        monkeypatch.setattr("calibrax.data.video_batches.MAX_THREADS", threads)
+        monkeypatch.setattr("os.cpu_count", lambda: 16)
+        feed = data.video_batches(Slow(), 8, seed=0, start_step=1)
+        found.append(np.stack([next(feed) for _ in range(6)]))
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+
+
 @pytest.mark.parametrize(("part", "words"), [((0, 3), "multiple of the 3 parts"), ((2, 2), "is"), ((-1, 2), "is")])
 def test_parts_that_cannot_be_are_refused(part, words):
     with pytest.raises(data.DataError, match=rf"^[^\n]*{words}[^\n]*$"):
