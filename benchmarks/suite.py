@@ -133,14 +133,15 @@ def measured(what: str, num: int | None = None) -> Iterator[dict[str, Any]]:
 
 
 def run(command: Sequence[str], environment: dict[str, str], *, input: str = "", processor: int | None = None) -> str:
-    def pin():
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         if processor is not None:
-            os.sched_setaffinity(0, {processor})
-
-    done = subprocess.run(command, env=environment, input=input, stdout=subprocess.PIPE, text=True, preexec_fn=pin)
-    if done.returncode:
+            os.sched_setaffinity(process.pid, {processor})
+        output, _ = process.communicate(input)
+    if process.returncode:
         raise BenchError(f"{' '.join(command[1:])} stopped; its message is above", code=1)
-    return done.stdout
+    return output
 
 
 def machine() -> dict[str, Any]:

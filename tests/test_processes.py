@@ -164,7 +164,7 @@ def test_the_number_of_threads_that_read_ahead_changes_nothing(monkeypatch):
 
     found = []
     for threads in (1, 3, 16):
-        monkeypatch.setattr("calibrax.data.video_batches.MAX_THREADS", threads)
+        monkeypatch.setattr(sys.modules["calibrax.data.video_batches"], "MAX_THREADS", threads)
         monkeypatch.setattr("os.cpu_count", lambda: 16)
         feed = data.video_batches(Slow(), 8, seed=0, start_step=1)
         found.append(np.stack([next(feed) for _ in range(6)]))
