@@ -26,6 +26,7 @@ from benchmarks.train_step import BenchError, Spread, contenders
 
 RESULTS = Path(__file__).parent / "results.json"
 MINUTES = 15  # what all of it may take
+FIGURES = "ours", "peer", "ratio"
 PACKAGES = "jax", "jaxlib", "flax", "optax", "numpy"
 
 
@@ -54,10 +55,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def row(name: str, unit: str, ours: Sequence[float], **others: Any) -> dict[str, Any]:
-    """A line; figures of several blocks become their median and range."""
-    figures = {"ours": ours} | {key: values for key, values in others.items() if isinstance(values, list | tuple)}
-    spread = {key: Spread.of(values)._asdict() for key, values in figures.items()}
-    return {"name": name, "unit": unit, **spread, **{key: value for key, value in others.items() if key not in spread}}
+    """A line; what was measured several times becomes its median and range."""
+    found = {"ours": ours, **others}
+    return {"name": name, "unit": unit} | {
+        key: Spread.of(value)._asdict() if key in FIGURES else value for key, value in found.items()
+    }
 
 
 def beside_pytorch(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -99,15 +101,11 @@ def start_up(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def rates(options: argparse.Namespace) -> list[dict[str, Any]]:
-    return [row(found.pop("name"), found.pop("unit"), found.pop("ours"), **found) for found in measured("rates")]
+    return [row(**found) for found in measured("rates")]
 
 
 def growth(options: argparse.Namespace) -> list[dict[str, Any]]:
-    return [
-        {"name": found["name"], "unit": found["unit"], "ours": Spread.of(found["ours"])._asdict()}
-        | {key: value for key, value in found.items() if key not in ("name", "unit", "ours")}
-        for found in measured("growth")
-    ]
+    return [row(**found) for found in measured("growth")]
 
 
 def devices(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -139,7 +139,12 @@ def test_a_range_that_is_not_there_any_more_is_begun_anew(fetch):
     assert fetch(answers(416), in_ranges, content=CONTENT[:12_345]).ranges == ["bytes=12345-", None]
 
 
-def test_without_a_checksum_nothing_is_glued_to_a_partial_file(fetch):
+def test_without_a_checksum_nothing_is_glued_to_a_partial_file(fetch, monkeypatch):
+    monkeypatch.setattr(download, "_check_scheme", lambda *_: None)  # there is no https here
+    assert fetch(in_ranges, content=CONTENT[:12_345], sha256=None).ranges == [None]
+
+
+def test_without_a_checksum_https_alone_is_taken(fetch):
     with one_line("expected https"):
         fetch(whole, sha256=None)
     remote = download.Remote("https://127.0.0.1:9/f")
