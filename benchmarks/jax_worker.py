@@ -18,6 +18,7 @@ import optax
 from flax import linen as nn
 
 import calibrax as cx
+from calibrax.allocator import keep_freed_memory
 from calibrax.models import ConvVAE, Forward
 from calibrax.objectives import gaussian_kl
 from calibrax.training import create_train_state, jit_step
@@ -92,6 +93,7 @@ def noise_of(keys):
 
 
 def main():
+    keep_freed_memory()  # as the command line does
     worker = Worker(sys.argv[1], int(sys.argv[2]))
     for line in sys.stdin:
         ((request, argument),) = json.loads(line).items()

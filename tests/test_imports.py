@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "interop": {"likelihoods"},
     "models": {"likelihoods", "objectives"},
     "data": {"atomic"},
+    "allocator": set(),
     "atomic": set(),
     "training": {"atomic", "likelihoods", "objectives", "models"},
     "evaluation": {"atomic", "likelihoods", "objectives", "models", "training"},
@@ -44,6 +45,7 @@ MAY_IMPORT = {
     "pictures": {"config", "evaluation", "run"},
     "compare": {"config", "evaluation", "run_folder", "training"},
     "cli": {
+        "allocator",
         "compare",
         "config",
         "data",

@@ -108,11 +108,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def guarded(command: Any) -> int:
     """Call a command; turn a user's mistake into one line on stderr and exit code 2, an interruption into 130."""
+    from calibrax.allocator import keep_freed_memory
     from calibrax.config import ConfigError
     from calibrax.data import DataError
     from calibrax.interrupts import Interrupted
     from calibrax.run_folder import RunError
 
+    keep_freed_memory()
     try:
         command()
     except (ConfigError, DataError, RunError) as error:

@@ -1,8 +1,8 @@
 """Convolutions with PyTorch's geometry and initialisation that are fast on CPUs as well as on accelerators.
 
 XLA's CPU gradients of strided and transposed convolutions run many times slower than its forward ones. Here, on a CPU,
-every one of them is made of stride-1 and forward convolutions: a transposed convolution as one small convolution for
-each phase of its output, a kernel gradient as a correlation with the smaller image as a dilated window. On
+every one of them is made of stride-1 and forward convolutions: a transposed convolution as small convolutions to the
+phases of its output, a kernel gradient as a correlation with the smaller image as a dilated window. On
 accelerators the native operations run. Values and gradients are equal to rounding.
 
 Shapes: images NHWC, kernels [kh, kw, in, out]. Padding is symmetric, in pixels.
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-FEW_CHANNELS = 4  # outputs, up to which blocks of them beat a plain convolution
+FEW_CHANNELS = 4  # outputs or inputs, up to which blocks of output pixels beat a plain convolution
 IMAGE = ("NHWC", "HWIO", "NHWC")
 
 
@@ -87,12 +87,12 @@ def _computed_once(x):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x, kernel, stride, padding):
-    return _native_conv(x, kernel, stride, padding)
+    return _forward(x, kernel, stride, padding)
 
 
 def _conv_forward(x, kernel, stride, padding):
     x = _computed_once(x)
-    return _native_conv(x, kernel, stride, padding), (x, kernel)
+    return _forward(x, kernel, stride, padding), (x, kernel)
 
 
 def _conv_backward(stride, padding, saved, grad):
@@ -119,33 +119,42 @@ def _conv_transpose_backward(stride, padding, size, saved, grad):
     del size
     x, kernel = saved
     grad = _computed_once(grad)
-    grad_x = _native_conv(grad, kernel.swapaxes(2, 3), stride, padding)
+    grad_x = _forward(grad, kernel.swapaxes(2, 3), stride, padding)
     return grad_x, _kernel_gradient(grad, x, stride, padding, kernel.shape[:2]).swapaxes(2, 3)
 
 
 _conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)
 
 
-def _by_phases(x, kernel, stride, padding, size):
-    """A transposed convolution, cropped or extended to `size`, as a stride-1 convolution for each output phase.
+def _forward(x, kernel, stride, padding):
+    """The convolution itself; of few channels, in pairs of output pixels."""
+    if stride == 1 and x.shape[3] <= FEW_CHANNELS:
+        return _in_blocks(x, kernel, [(padding, padding)] * 2, (1, 2))
+    return _native_conv(x, kernel, stride, padding)
 
-    Output pixel o = stride·m + r meets the taps a ≡ r + padding (mod stride), each at input pixel
-    (o + padding - a) / stride.
+
+def _by_phases(x, kernel, stride, padding, size):
+    """A transposed convolution, cropped or extended to `size`, as stride-1 convolutions to the phases of its output.
+
+    Without padding, output pixel stride·m + r meets the taps stride·t + r, each at input pixel m - t. The padding moves
+    m as far as the stride divides it; the rest is cropped. Where all phases r have as many taps, they are channels of
+    one convolution, otherwise each has its own.
     """
-    rounded = tuple(-(-n // stride) for n in size)
-    if all(n % stride == 0 for n in (*kernel.shape[:2], padding)):  # all phases meet the same input: one convolution
-        y = _phase(x, _phases_as_channels(kernel, stride), 1, padding // stride, rounded, (0, 0))
+    moved, crop = divmod(padding, stride)
+    rounded = tuple(-(-(n + crop) // stride) for n in size)
+    if all(k % stride == 0 for k in kernel.shape[:2]):
+        y = _phase(x, _phases_as_channels(kernel, stride), moved, rounded)
         interleaved = y.reshape(*y.shape[:3], stride, stride, kernel.shape[3]).swapaxes(2, 3)
     else:
         phases = [
-            [_phase(x, kernel, stride, padding, rounded, (row, column)) for column in range(stride)]
+            [_phase(x, kernel[row::stride, column::stride], moved, rounded) for column in range(stride)]
             for row in range(stride)
         ]
         rows = [jnp.stack(columns, axis=3) for columns in phases]  # [B, m, m, stride, C] each
         interleaved = jnp.stack(rows, axis=2)
     # [B, m, stride, m, stride, C]
     full = interleaved.reshape(x.shape[0], rounded[0] * stride, rounded[1] * stride, kernel.shape[3])
-    return full[:, : size[0], : size[1]]
+    return full[:, crop : crop + size[0], crop : crop + size[1]]
 
 
 def _phases_as_channels(kernel, stride):
@@ -155,41 +164,37 @@ def _phases_as_channels(kernel, stride):
     return split.transpose(0, 2, 4, 1, 3, 5).reshape(kh // stride, kw // stride, channels, stride * stride * out)
 
 
-def _phase(x, kernel, stride, padding, rounded, phase):
-    """The output pixels of one phase, [B, *rounded, C]."""
-    pads, taps = [], []
-    for n, k, out, r in zip(x.shape[1:3], kernel.shape[:2], rounded, phase, strict=True):
-        first = (r + padding) % stride
-        num_taps = len(range(first, k, stride))
-        shift = (r + padding - first) // stride
-        low = num_taps - 1 - shift
-        taps.append(slice(first, k, stride))
-        pads.append((low, out + num_taps - 1 - low - n))
-    taps = kernel[taps[0], taps[1]]
+def _phase(x, taps, moved, size):
+    """Output pixel m, of `size`, meets tap t at input pixel m + moved - t: [B, *size, C]."""
     if 0 in taps.shape:  # a kernel smaller than the stride leaves phases without a tap
-        return jnp.zeros((x.shape[0], *rounded, kernel.shape[3]), x.dtype)
-    form = _in_blocks if kernel.shape[3] <= FEW_CHANNELS else _stride_one
-    return form(x, jnp.flip(taps, (0, 1)), pads)
+        return jnp.zeros((x.shape[0], *size, taps.shape[3]), x.dtype)
+    pads = []
+    for n, k, m in zip(x.shape[1:3], taps.shape[:2], size, strict=True):
+        low = k - 1 - moved
+        pads.append((low, m + k - 1 - low - n))
+    block = (4, 4) if taps.shape[3] <= FEW_CHANNELS else (1, 1)
+    return _in_blocks(x, jnp.flip(taps, (0, 1)), pads, block)
 
 
-def _stride_one(x, kernel, pads):
-    return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=IMAGE)
+def _in_blocks(x, kernel, pads, block):
+    """A stride-1 convolution; a block of output pixels, (rows, columns), as channels of one window.
 
-
-def _in_blocks(x, kernel, pads):
-    """The same for few outputs: blocks of 2×2 output pixels as channels, so that a window is gathered for four at once.
-
-    Four times as many outputs for (k + 1)² / k² of the taps: more arithmetic, much of it with zeros, but a third of the
-    time where gathering the windows is what takes it.
+    It does block times as many outputs for each of (k + block - 1)² taps: more arithmetic, much of it with zeros, but
+    less time where gathering the windows is what takes it, as with few channels.
     """
-    (kh, kw, channels, out), (h, w) = kernel.shape, x.shape[1:3]
-    size = [n + sum(pad) - k + 1 for n, pad, k in zip((h, w), pads, (kh, kw), strict=True)]
-    shifts = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in range(2) for j in range(2)]
-    blocks = jnp.stack(shifts, axis=3).reshape(kh + 1, kw + 1, channels, 4 * out)
-    pads = [(low, high + n % 2) for (low, high), n in zip(pads, size, strict=True)]
-    y = lax.conv_general_dilated(x, blocks, (2, 2), pads, dimension_numbers=IMAGE)
-    spread = y.reshape(*y.shape[:3], 2, 2, out).swapaxes(2, 3)
-    return spread.reshape(len(x), 2 * y.shape[1], 2 * y.shape[2], out)[:, : size[0], : size[1]]
+    kh, kw, channels, out = kernel.shape
+    rows, columns = block
+    size = [n + sum(pad) - k + 1 for n, pad, k in zip(x.shape[1:3], pads, (kh, kw), strict=True)]
+    shifts = [
+        jnp.pad(kernel, ((i, rows - 1 - i), (j, columns - 1 - j), (0, 0), (0, 0)))
+        for i in range(rows)
+        for j in range(columns)
+    ]
+    blocks = jnp.stack(shifts, axis=3).reshape(kh + rows - 1, kw + columns - 1, channels, rows * columns * out)
+    pads = [(low, high + -n % m) for (low, high), n, m in zip(pads, size, block, strict=True)]
+    y = lax.conv_general_dilated(x, blocks, block, pads, dimension_numbers=IMAGE)
+    spread = y.reshape(*y.shape[:3], rows, columns, out).swapaxes(2, 3)
+    return spread.reshape(len(x), rows * y.shape[1], columns * y.shape[2], out)[:, : size[0], : size[1]]
 
 
 def _kernel_gradient(large, small, stride, padding, size):
