@@ -1,18 +1,22 @@
 """Figures of calibrax alone, from a process of its own that prints a JSON object a line to `benchmarks.suite`.
 
-Command:   python -m benchmarks.rates rates | growth | devices N
+Command:   python -m benchmarks.rates rates | growth | memory | devices N
 
 `rates`: what evaluation, sampling, features and metrics reach of the rate of a plain matrix product in this process.
-`growth`: seconds against batch size, resolution, latents, number of images, with the exponent of a fitted power.
+`growth`: seconds against batch size, resolution, latents, number of images, with the exponent of a fitted power; steps
+by each decoder of the Gaussian's.
+`memory`: what steps and streamed clips add to the process.
 `devices`: seconds of a step on N simulated devices, by `pmap` and sharded, 16 examples each.
 """
 
 import functools
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,13 +26,18 @@ import optax
 from flax.traverse_util import unflatten_dict
 
 import calibrax as cx
+from calibrax.allocator import keep_freed_memory
+from calibrax.config import TrainConfig
+from calibrax.data import MovingDigits, video_batches
 from calibrax.evaluation import evaluate_likelihood, generate
 from calibrax.evaluation.inception import _forward_function, features, parameter_shapes
 from calibrax.evaluation.information import monte_carlo
 from calibrax.evaluation.video import ssim
 from calibrax.models import ConvVAE, layers
-from calibrax.training import create_train_state, jit_step, pmap_step, sharded_step
+from calibrax.presets import LIKELIHOODS, MODELS
+from calibrax.training import StepOptions, Stepper, create_train_state, jit_step, pmap_step, sharded_step
 from calibrax.training.parallel import compiler_options
+from calibrax.training.step import PLAIN
 
 RNG = np.random.default_rng(0)
 REPEATS = 5
@@ -36,10 +45,11 @@ REPEATS = 5
 
 def main(argv: Sequence[str]) -> int:
     what = argv[0] if argv else ""
-    known = {"rates": rates, "growth": growth, "devices": lambda: devices(int(argv[1]))}
+    known = {"rates": rates, "growth": growth, "memory": memory, "devices": lambda: devices(int(argv[1]))}
     if what not in known:
-        print("bench: expected rates, growth or devices N", file=sys.stderr)
+        print("bench: expected rates, growth, memory or devices N", file=sys.stderr)
         return 2
+    keep_freed_memory()  # as the command line does
     for row in known[what]():
         print(json.dumps(row), flush=True)
     return 0
@@ -118,39 +128,67 @@ def rates():
     yield row("SSIM, frames of 64x64x3", len(frames), flops(ssim, frames[:1], frames[:1]), found)
 
 
+def fitted(name: str, sizes: Sequence[int], measured: list[float], arithmetic: int) -> dict[str, Any]:
+    """The exponent of the last two points too: a constant cost hides growth at the small end."""
+    exponent = np.polyfit(np.log(sizes), np.log(measured), 1)[0]
+    last = math.log(measured[-1] / measured[-2]) / math.log(sizes[-1] / sizes[-2])
+    return {
+        "name": name, "unit": "exponent", "ours": [exponent], "last": last, "arithmetic": arithmetic,
+        "sizes": list(sizes), "seconds": measured,
+    }  # fmt: skip
+
+
+def stepping(
+    parts: dict[str, Any],
+    batch: np.ndarray,
+    *,
+    make: Callable[..., Stepper] = jit_step,
+    options: StepOptions = PLAIN,
+) -> Callable[[], jax.Array]:
+    """A call that takes one more training step and gives its loss."""
+    stepper, key = make(**parts, options=options), jax.random.key(0)
+    init = functools.partial(create_train_state, **parts, ema=options.ema_decay is not None)
+    state = stepper.put_state(jax.jit(init)(key, batch[:1]))
+
+    def step():
+        nonlocal state
+        state, metrics = stepper.step(state, stepper.put_batch(batch), key)
+        return metrics["loss"]
+
+    return step
+
+
+def step_seconds(batch_size: int, size: int = 28, latent_dim: int = 20, likelihood: Any = None) -> float:
+    return float(np.median(seconds_of(stepping(parts_of(size, latent_dim, likelihood), images(batch_size, size)))))
+
+
+def model_seconds(model: str, batch_size: int) -> float:
+    """Of a training step of a model by its name, with its own settings, on noise of its first shape."""
+    config, preset = TrainConfig.for_model(model), MODELS[model]
+    shape = preset.image_shapes[0]
+    parts = {
+        "model": config.make_model(shape), "likelihood": config.make_likelihood(), "optimizer": config.make_optimizer()
+    }  # fmt: skip
+    frames = (config.n_past + config.n_future,) if config.is_video else ()
+    batch = RNG.integers(0, 256, (batch_size, *frames, *shape), dtype=np.uint8)
+    return float(np.median(seconds_of(stepping(parts, batch, options=config.make_step_options()))))
+
+
 def growth():
-    def step_seconds(batch_size, size=28, latent_dim=20, likelihood=None):
-        parts, batch = parts_of(size, latent_dim, likelihood), images(batch_size, size)
-        stepper, key = jit_step(**parts), jax.random.key(0)
-        state = stepper.put_state(jax.jit(functools.partial(create_train_state, **parts))(key, batch[:1]))
-
-        def step():
-            nonlocal state
-            state, metrics = stepper.step(state, stepper.put_batch(batch), key)
-            return metrics["loss"]
-
-        return float(np.median(seconds_of(step)))
-
-    def fitted(name, sizes, measured, arithmetic):
-        """The exponent of the last two points too: a constant cost hides growth at the small end."""
-        exponent = np.polyfit(np.log(sizes), np.log(measured), 1)[0]
-        last = math.log(measured[-1] / measured[-2]) / math.log(sizes[-1] / sizes[-2])
-        return {
-            "name": name, "unit": "exponent", "ours": [exponent], "last": last, "arithmetic": arithmetic,
-            "sizes": list(sizes), "seconds": measured,
-        }  # fmt: skip
-
     sizes = [32, 128, 512, 2048]
     yield fitted("training step against batch size", sizes, [step_seconds(n) for n in sizes], 1)
-    sizes = [28, 56, 112]
+    sizes = [28, 64, 128]
     yield fitted("training step against height and width", sizes, [step_seconds(16, n) for n in sizes], 2)
     sizes = [16, 256, 4096]
     yield fitted("training step against latents", sizes, [step_seconds(64, latent_dim=n) for n in sizes], 1)
+    for model, sizes in (("hvae-small", [8, 16, 32]), ("svg-small", [4, 8, 16])):
+        measured = [model_seconds(model, n) for n in sizes]
+        yield fitted(f"training step of {model} against batch size", sizes, measured, 1)
     gaussian = step_seconds(32, likelihood=cx.gaussian())
-    others = {"optimal σ": cx.optimal_sigma(), "per-pixel σ": cx.pixel_sigma(), "categorical": cx.categorical()}
-    for name, likelihood in others.items():
-        ratio = step_seconds(32, likelihood=likelihood) / gaussian
-        yield {"name": f"training step, {name} against Gaussian", "unit": "ratio", "ours": [ratio]}
+    for name, make in LIKELIHOODS.items():
+        if name != "gaussian":
+            ratio = step_seconds(32, likelihood=make(TrainConfig(likelihood=name))) / gaussian
+            yield {"name": f"training step, {name} against gaussian", "unit": "ratio", "ours": [ratio]}
 
     parts, key = parts_of(), jax.random.key(0)
     state = create_train_state(key, images(1), **parts)
@@ -169,19 +207,34 @@ def growth():
     yield fitted("marginal KL of 1,024 draws against images", sizes, measured, 1)
 
 
+def memory():
+    """How the resident memory of this process grows with work done; a constant size is 0."""
+    step = stepping(parts_of(), images(16))
+    yield {"name": "memory, 1,000 training steps", "unit": "MiB", "ours": [mebibytes_of(step, 200, 1000)]}
+    clips = video_batches(MovingDigits(num=1_000_000), 10, seed=0)
+    grown = mebibytes_of(lambda: next(clips), 50, 100)
+    yield {"name": "memory, 1,000 clips drawn of a million", "unit": "MiB", "ours": [grown]}
+
+
+def mebibytes_of(call: Callable[[], Any], before: int, num: int) -> float:
+    """What `num` calls add to the resident set, after some that fill caches."""
+    for _ in range(before):
+        jax.block_until_ready(call())
+    begin = resident()
+    for _ in range(num):
+        jax.block_until_ready(call())
+    return resident() - begin
+
+
+def resident() -> float:
+    """MiB of this process in memory now."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 def devices(num: int):
-    parts, batch, key = parts_of(), images(16 * num), jax.random.key(0)
-    steppers = {"jit": jit_step} if num == 1 else {"pmap": pmap_step, "sharded": sharded_step}
-    for name, make in steppers.items():
-        stepper = make(**parts)
-        state = stepper.put_state(jax.jit(functools.partial(create_train_state, **parts))(key, batch[:1]))
-
-        def step(stepper=stepper):
-            nonlocal state
-            state, metrics = stepper.step(state, stepper.put_batch(batch), key)
-            return metrics["loss"]
-
-        yield {"name": name, "devices": num, "seconds": seconds_of(step)}
+    for make in (jit_step,) if num == 1 else (pmap_step, sharded_step):
+        seconds = seconds_of(stepping(parts_of(), images(16 * num), make=make))
+        yield {"name": make.__name__.removesuffix("_step"), "devices": num, "seconds": seconds}
 
 
 if __name__ == "__main__":

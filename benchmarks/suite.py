@@ -1,4 +1,4 @@
-"""Everything that fits on two cores: the training step beside PyTorch, start-up, rates, growth, devices.
+"""Everything that fits on two cores: the training step beside PyTorch, start-up, rates, growth, memory, devices.
 
 Command:   make bench TORCH_PYTHON=PATH      (or: python -m benchmarks.suite --torch-python PATH)
 Writes:    benchmarks/results.json, a row for each line of the table: name, unit, ours, peer, ratio, each with its
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure_all(options: argparse.Namespace) -> None:
     begin, rows = time.monotonic(), []
-    for part in (beside_pytorch, start_up, rates, growth, devices):
+    for part in (beside_pytorch, start_up, rates, growth, memory, devices):
         print(f"[{time.monotonic() - begin:4.0f} s] {part.__name__.replace('_', ' ')}", file=sys.stderr, flush=True)
         rows += part(options)
     minutes = (time.monotonic() - begin) / 60
@@ -108,22 +108,37 @@ def growth(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [row(**found) for found in measured("growth")]
 
 
+def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
+    if not Path("/proc/self/statm").exists():
+        print("bench: this system does not say what a process holds; the lines of memory are left out", file=sys.stderr)
+        return []
+    return [row(**found) for found in measured("memory")]
+
+
 def devices(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """What several simulated devices cost on one processor, against as many steps of one device; 1 is no cost."""
+    """What several simulated devices cost on one processor, against as many steps of one device; 1 is no cost.
+
+    XLA gives N simulated devices N threads to share, on one processor too, and its convolutions take longer the more
+    threads they are cut for. So one device is timed with as many threads, and with one for comparison.
+    """
     (alone,) = measured("devices", 1)
-    found = [one for num in (2, 4, 8) for one in measured("devices", num)]
-    return [
-        row(f"{one['devices']} devices by {one['name']}, time a step", "of one", [
-            value / (one["devices"] * Spread.of(alone["seconds"]).median) for value in one["seconds"]
-        ])
-        for one in found
-    ]  # fmt: skip
+    rows = []
+    for num in (2, 4, 8):
+        (same,) = measured("devices", 1, threads=num)
+        for found in measured("devices", num):
+            for base, unit in ((same, "of one with as many threads"), (alone, "of one with one thread")):
+                expected = num * Spread.of(base["seconds"]).median
+                ratios = [value / expected for value in found["seconds"]]
+                rows.append(row(f"{num} devices by {found['name']}, time a step", unit, ratios))
+    return rows
 
 
-def measured(what: str, num: int | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of `benchmarks.rates`; devices share one processor, so that more of them are not more threads."""
+def measured(what: str, num: int | None = None, *, threads: int = 1) -> Iterator[dict[str, Any]]:
+    """Rows of `benchmarks.rates`; devices share one processor, so that more of them are not more arithmetic at once."""
     flags = f"--xla_force_host_platform_device_count={num}" if num else ""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    if num:
+        environment["NPROC"] = str(threads)  # XLA's threads, where there are not more devices
     command = [sys.executable, "-m", "benchmarks.rates", what, *([str(num)] if num else [])]
     first = min(os.sched_getaffinity(0)) if num and hasattr(os, "sched_getaffinity") else None
     for line in run(command, environment, processor=first).splitlines():
