@@ -18,7 +18,7 @@ import optax
 from flax import linen as nn
 
 import calibrax as cx
-from calibrax.allocator import keep_freed_memory
+from calibrax.allocator import give_back_free_memory, keep_freed_memory
 from calibrax.models import ConvVAE, Forward
 from calibrax.objectives import gaussian_kl
 from calibrax.training import create_train_state, jit_step
@@ -50,7 +50,7 @@ class Worker:
         model = ConvVAE((28, 28, 3), 3, LATENT_DIM) if form == "calibrax" else LinenVAE()
         parts = {"model": model, "likelihood": cx.optimal_sigma(), "optimizer": optax.adam(1e-3)}
         self.batch = np.random.default_rng(0).integers(0, 256, (batch_size, 28, 28, 3), dtype=np.uint8)
-        self.key = jax.random.key(1)
+        self.key, self.compiled = jax.random.key(1), False
         self.stepper = jit_step(**parts)
         self.state = jax.jit(lambda key: create_train_state(key, jnp.asarray(self.batch[:1]), **parts))(
             jax.random.key(0)
@@ -71,6 +71,9 @@ class Worker:
 
     def step(self):
         self.state, metrics = self.stepper.step(self.state, self.stepper.put_batch(self.batch), self.key)
+        if not self.compiled:
+            give_back_free_memory()  # as the command line does
+            self.compiled = True
         return metrics["loss"]
 
     def losses(self, num):

@@ -26,7 +26,7 @@ import optax
 from flax.traverse_util import unflatten_dict
 
 import calibrax as cx
-from calibrax.allocator import keep_freed_memory
+from calibrax.allocator import give_back_free_memory, keep_freed_memory
 from calibrax.config import TrainConfig
 from calibrax.data import MovingDigits, video_batches
 from calibrax.evaluation import evaluate_likelihood, generate
@@ -58,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
 def seconds_of(call: Callable[[], Any]) -> list[float]:
     """Of several calls, after one that compiles."""
     jax.block_until_ready(call())
+    give_back_free_memory()
     found = []
     for _ in range(REPEATS):
         begin = time.perf_counter()
@@ -218,6 +219,9 @@ def memory():
 
 def mebibytes_of(call: Callable[[], Any], before: int, num: int) -> float:
     """What `num` calls add to the resident set, after some that fill caches."""
+    for _ in range(before):
+        jax.block_until_ready(call())
+    give_back_free_memory()
     for _ in range(before):
         jax.block_until_ready(call())
     begin = resident()

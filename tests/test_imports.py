@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "run_folder": {"atomic", "config", "data"},
     "modality": {"config", "data", "evaluation", "__init__"},
     "run": {
+        "allocator",
         "config",
         "data",
         "evaluation",

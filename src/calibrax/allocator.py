@@ -7,15 +7,16 @@ its time on two cores.
 
 import ctypes
 import os
+from typing import Any
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8  # glibc's <malloc.h>
-KEPT = 2**30  # bytes, of one block and at the end of the heap
+KEPT = 256 * 2**20  # bytes, of one block and at the end of the heap
 NUM_ARENAS = 2
 MANY_CPUS = 5  # from which on threads would wait for one another at so few arenas
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep up to 1 GiB of freed memory for its next use.
+    """Let this process keep freed blocks of up to 256 MiB for their next use.
 
     The command line does so; call it in a program of your own before anything is computed. Only the first of glibc's
     arenas grows beyond 64 MiB, so there are to be two for all threads. Without effect where the C library is another
@@ -24,15 +25,33 @@ def keep_freed_memory() -> bool:
     Returns:
       Whether it took effect.
     """
-    if num_cpus() >= MANY_CPUS or any(name.startswith(("GLIBC_TUNABLES", "MALLOC_")) for name in os.environ):
+    glibc = _glibc()
+    if glibc is None or num_cpus() >= MANY_CPUS:
         return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-        ctypes.CDLL(None).gnu_get_libc_version  # noqa: B018 - others' mallopt, where there is one, means other things
-    except (AttributeError, OSError, TypeError):
+    if any(name.startswith(("GLIBC_TUNABLES", "MALLOC_")) for name in os.environ):
         return False
     settings = ((ARENA_MAX, NUM_ARENAS), (TRIM_THRESHOLD, KEPT), (MMAP_THRESHOLD, KEPT))
-    return all(mallopt(name, value) == 1 for name, value in settings)
+    return all(glibc.mallopt(name, value) == 1 for name, value in settings)
+
+
+def give_back_free_memory() -> bool:
+    """Hand all freed memory back to the kernel, once: after a compilation, which leaves a hundred MiB of it.
+
+    Returns:
+      Whether there was some, and the C library is glibc.
+    """
+    glibc = _glibc()
+    return glibc is not None and glibc.malloc_trim(0) == 1
+
+
+def _glibc() -> Any:
+    """The C library of this process, or None if it is another one."""
+    try:
+        library: Any = ctypes.CDLL(None)
+        library.gnu_get_libc_version  # noqa: B018 - another's functions, where it has them, mean other things
+    except (AttributeError, OSError, TypeError):
+        return None
+    return library
 
 
 def num_cpus() -> int:

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from calibrax import processes, run_folder
+from calibrax.allocator import give_back_free_memory
 from calibrax.config import ConfigError, TrainConfig
 from calibrax.data import epoch_order, first_videos, steps_per_epoch
 from calibrax.evaluation import Evaluation, Trained, calibrate_on, evaluate_likelihood
@@ -246,7 +247,7 @@ class Run:
         batch_size, alone = self.config.batch_size, processes.is_alone()
         save_every, last_step = self.config.save_every or self.per_epoch, self.last_step
         stepper, step = self._stepper(), int(state.step)
-        on_disk, device_state, take = step, stepper.put_state(state), self._taking(stepper, step)
+        begin, on_disk, device_state, take = step, step, stepper.put_state(state), self._taking(stepper, step)
 
         def save():
             log.sync()  # first: no row of a step before a checkpoint is ever missing
@@ -270,6 +271,8 @@ class Run:
                         num = min(self.config.scan_steps, self.per_epoch - step % self.per_epoch)
                         num = min(num, save_every - step % save_every)
                         device_state, metrics = take(device_state, step, num)
+                    if step == begin:
+                        give_back_free_memory()  # that of the compilation
                     step += num
                     bar.advance(log.train(step, metrics, num), num)
                     if step % save_every == 0 or step % self.per_epoch == 0:
