@@ -218,9 +218,8 @@ def memory():
 
 
 def mebibytes_of(call: Callable[[], Any], before: int, num: int) -> float:
-    """What `num` calls add to the resident set, after some that fill caches."""
-    for _ in range(before):
-        jax.block_until_ready(call())
+    """What `num` calls add to the resident set, after one that compiles and some that fill caches."""
+    jax.block_until_ready(call())
     give_back_free_memory()
     for _ in range(before):
         jax.block_until_ready(call())
