@@ -1,5 +1,7 @@
 """The CPU formulation of convolutions equals the native one and Flax's, in values and gradients."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,3 +137,14 @@ def test_transposed_kernels_map_to_torch_s_by_moving_axes():
                     expected[:, 2 * i + a, 2 * j + b] += x[:, i, j] @ weight[a, b]
     expected = expected[:, 1 : 1 + (3 - 1) * 2 + 4 - 2, 1 : 1 + (2 - 1) * 2 + 4 - 2]
     np.testing.assert_allclose(conv_transpose(x, weight, 2, 1), expected, atol=1e-5)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA's convolutions on a CPU")
+@pytest.mark.parametrize("form", [conv, conv_transpose])
+def test_in_a_loop_convolutions_keep_the_order_that_is_fast(form):
+    """XLA brings other orders of dimensions into the one of its fast convolutions, but not in the body of a loop."""
+    x, kernel = jnp.ones((2, 8, 8, 8)), jnp.ones((4, 4, 8, 8))
+    grads = jax.grad(lambda x, kernel: jnp.sum(form(x, kernel, 2, 1) ** 2), argnums=(0, 1))
+    loop = jax.jit(lambda xs: jax.lax.scan(lambda carry, x: (carry, grads(x, kernel)), 0, xs)[1])
+    labels = set(re.findall(r"dim_labels=([\w>-]+)", loop.lower(jnp.stack([x, x])).compile().as_text()))
+    assert labels == {"b01f_01io->b01f"}

@@ -203,9 +203,16 @@ def _kernel_gradient(large, small, stride, padding, size):
         (padding, (n - 1) * stride + k - m - padding)
         for m, n, k in zip(large.shape[1:3], small.shape[1:3], size, strict=True)
     ]
-    return lax.conv_general_dilated(
-        large, small, (1, 1), pads, rhs_dilation=(stride, stride), dimension_numbers=("CHWN", "IHWO", "HWNC")
+    # Transposed here and not by dimension numbers, which XLA does not bring into its fast order in the body of a loop.
+    y = lax.conv_general_dilated(
+        large.transpose(3, 1, 2, 0),
+        small.transpose(1, 2, 0, 3),
+        (1, 1),
+        pads,
+        rhs_dilation=(stride, stride),
+        dimension_numbers=IMAGE,
     )
+    return y.transpose(1, 2, 0, 3)
 
 
 def add_bias(y: jax.Array, bias: jax.Array, *, native: bool | None = None) -> jax.Array:
