@@ -12,11 +12,9 @@ by each decoder of the Gaussian's.
 import functools
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,6 +24,7 @@ import optax
 from flax.traverse_util import unflatten_dict
 
 import calibrax as cx
+from benchmarks.soak import resident
 from calibrax.allocator import give_back_free_memory, keep_freed_memory
 from calibrax.config import TrainConfig
 from calibrax.data import MovingDigits, video_batches
@@ -227,11 +226,6 @@ def mebibytes_of(call: Callable[[], Any], before: int, num: int) -> float:
     for _ in range(num):
         jax.block_until_ready(call())
     return resident() - begin
-
-
-def resident() -> float:
-    """MiB of this process in memory now."""
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def devices(num: int):

@@ -38,11 +38,14 @@ class Sample(NamedTuple):
     compilations: int
 
 
+def resident() -> float:
+    """MiB of this process in memory now."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 def sample(step: int, compiled: Counter[str]) -> Sample:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    resident = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
     files = len(list(Path("/proc/self/fd").iterdir()))
-    return Sample(step, resident, files, threading.active_count(), sum(compiled.values()))
+    return Sample(step, resident(), files, threading.active_count(), sum(compiled.values()))
 
 
 @contextlib.contextmanager
