@@ -116,7 +116,7 @@ class TrainConfig:
     parallel: Literal["jit", "pmap", "sharded"] = "jit"
     """One device, or all of them by pmap or by sharded arrays."""
     scan_steps: int = 1
-    """Steps in one call, with the training images in the device's memory: for GPUs and TPUs; slower on a CPU."""
+    """Steps in one call, with the training images in the device's memory: for GPUs and TPUs; little gain on a CPU."""
     resume: bool = False
     """Go on with the run in --run-dir."""
     save_every: int = 0

@@ -17,8 +17,7 @@ def resident_steps(
 ) -> Callable[[TrainState, Any, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
     """Steps that wait for no host: the batches are gathered on the device, and one call takes any number of them.
 
-    For accelerators, which a small network leaves idle between calls. On a CPU, XLA runs convolutions in a loop about
-    ten times slower.
+    For accelerators, which a small network leaves idle between calls; on a CPU a step takes a few percent less.
 
     Args:
       model, likelihood, optimizer, options: as in `train_step`.
