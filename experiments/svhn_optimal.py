@@ -29,13 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def svhn_optimal(argv: Sequence[str]) -> None:
-    default = cli.train_defaults(argv, data="", likelihood="optimal-sigma", image_size=IMAGE_SIZE)
+    default = cli.train_defaults(argv, data="svhn", likelihood="optimal-sigma", image_size=IMAGE_SIZE)
     config = cli.parse(TrainConfig, "python -m experiments.svhn_optimal", argv, default=default)
-    if config.data:
+    if config.resume or cli.given(argv, "--data") or cli.given(argv, "--from"):
         run.train(config)
         return
     try:
-        config = dataclasses.replace(config, data="svhn")
         data = run.load_data(config)
     except DataError as error:
         print(f"SVHN cannot be had here: {error}", file=sys.stderr)

@@ -356,18 +356,18 @@ def train_defaults(argv: Sequence[str], **settings: Any) -> Any:
     from calibrax import run_folder
     from calibrax.config import TrainConfig
 
-    folders, sources = _values(argv, "--run-dir"), _values(argv, "--from")
+    folders, sources = given(argv, "--run-dir"), given(argv, "--from")
     if "--resume" in argv and folders:
         return run_folder.read_config(folders[-1])
     if sources:
         return run_folder.read_settings(sources[-1])
-    return TrainConfig.for_model((_values(argv, "--model") or [TrainConfig.model])[-1], **settings)
+    return TrainConfig.for_model((given(argv, "--model") or [TrainConfig.model])[-1], **settings)
 
 
-def _values(argv: Sequence[str], flag: str) -> list[str]:
+def given(argv: Sequence[str], flag: str) -> list[str]:
     """What the command line gives for a flag, which may be there several times."""
-    given = [value for name, value in itertools.pairwise(argv) if name == flag]
-    return given + [part.split("=", 1)[1] for part in argv if part.startswith(f"{flag}=")]
+    apart = [value for name, value in itertools.pairwise(argv) if name == flag]
+    return apart + [part.split("=", 1)[1] for part in argv if part.startswith(f"{flag}=")]
 
 
 def usage(commands: dict[str, Any]) -> str:
