@@ -102,24 +102,20 @@ def main(plan, report, *arguments):
     sys.addaudithook(fuse.hook)
 
     from calibrax import cli, modality, run
+    from calibrax.taking import Looped
     from calibrax.training import Checkpoints, MetricsLog
 
-    jit_step = run.jit_step
+    take = Looped.__call__
 
-    def counted(**parts):
-        stepper = jit_step(**parts)
+    def counted(self, state, step, num):
+        if not fuse.profile["start"]:
+            fuse.profile["start"].append({"operations": 0, "seconds": time.monotonic() - BEGIN})
+        with fuse.phase("steps"):
+            import jax
 
-        def step(*args):
-            if not fuse.profile["start"]:
-                fuse.profile["start"].append({"operations": 0, "seconds": time.monotonic() - BEGIN})
-            with fuse.phase("steps"):
-                import jax
+            return jax.block_until_ready(take(self, state, step, num))
 
-                return jax.block_until_ready(stepper.step(*args))
-
-        return stepper._replace(step=step)
-
-    run.STEPPERS["jit"] = counted
+    Looped.__call__ = counted
     fuse.wrap(Checkpoints, "save", "saving")
     fuse.wrap(run, "evaluate_likelihood", "evaluation")
     for owner, name in ((modality, "save_grid"), (modality, "save_reconstructions"), (run, "save_training_curves")):

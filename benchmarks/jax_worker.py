@@ -3,6 +3,7 @@
 Speaks the protocol of `torch_twin.py`, and `{"export": FILE}` before it: weights, batch and noise for the twin.
 """
 
+import itertools
 import json
 import platform
 import resource
@@ -21,6 +22,7 @@ import calibrax as cx
 from calibrax.allocator import give_back_free_memory, keep_freed_memory
 from calibrax.models import ConvVAE, Forward
 from calibrax.objectives import gaussian_kl
+from calibrax.taking import Looped, OneByOne
 from calibrax.training import create_train_state, jit_step
 from calibrax.training.step import example_keys
 
@@ -44,14 +46,17 @@ class LinenVAE(nn.Module):
 
 
 class Worker:
-    """The step, its state and its batch."""
+    """The step, its state and its batch: calibrax's as the command line takes it, several in a call."""
 
     def __init__(self, form: str, batch_size: int):
         model = ConvVAE((28, 28, 3), 3, LATENT_DIM) if form == "calibrax" else LinenVAE()
         parts = {"model": model, "likelihood": cx.optimal_sigma(), "optimizer": optax.adam(1e-3)}
         self.batch = np.random.default_rng(0).integers(0, 256, (batch_size, 28, 28, 3), dtype=np.uint8)
         self.key, self.compiled = jax.random.key(1), False
-        self.stepper = jit_step(**parts)
+        batches = itertools.repeat(self.batch)
+        self.taking = (
+            Looped(parts, batches, self.key) if form == "calibrax" else OneByOne(jit_step(**parts), batches, self.key)
+        )
         self.state = jax.jit(lambda key: create_train_state(key, jnp.asarray(self.batch[:1]), **parts))(
             jax.random.key(0)
         )
@@ -69,15 +74,21 @@ class Worker:
         np.savez(path, batch=self.batch, noise=np.stack(noise), **arrays)
         return {"jax": jax.__version__, "flax": flax.__version__, "python": platform.python_version()}
 
-    def step(self):
-        self.state, metrics = self.stepper.step(self.state, self.stepper.put_batch(self.batch), self.key)
-        if not self.compiled:
-            give_back_free_memory()  # as the command line does
-            self.compiled = True
-        return metrics["loss"]
+    def take(self, num):
+        """So many steps; returns the losses of each call, on the device, and how many of them count."""
+        losses, taken = [], 0
+        while taken < num:
+            part = min(self.taking.num, num - taken)
+            self.state, metrics = self.taking(self.state, taken, part)
+            losses.append((metrics["loss"], part))
+            taken += part
+            if not self.compiled:
+                give_back_free_memory()  # as the command line does
+                self.compiled = True
+        return losses
 
     def losses(self, num):
-        return [float(self.step()) for _ in range(num)]
+        return [float(loss) for call, part in self.take(num) for loss in np.atleast_1d(call)[:part]]
 
     def peak(self, _):
         """Of this process so far, MiB."""
@@ -85,9 +96,7 @@ class Worker:
 
     def time(self, num):
         begin = time.perf_counter()
-        for _ in range(num):
-            loss = self.step()
-        jax.block_until_ready((loss, self.state))
+        jax.block_until_ready((self.take(num), self.state))
         return time.perf_counter() - begin
 
 

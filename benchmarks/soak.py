@@ -75,6 +75,7 @@ def soak(folder: Path, num_steps: int, steps_per_epoch: int = STEPS_PER_EPOCH) -
     """Train in `folder` for so many steps of 4 images of 4 x 4; what was seen along the way, and what was compiled."""
     from calibrax import run
     from calibrax.config import TrainConfig
+    from calibrax.taking import Looped
 
     rng = np.random.default_rng(0)
     images = {name: rng.integers(0, 256, (4 * steps_per_epoch, 4, 4, 1), dtype=np.uint8) for name in ("train", "test")}
@@ -82,21 +83,14 @@ def soak(folder: Path, num_steps: int, steps_per_epoch: int = STEPS_PER_EPOCH) -
     samples: list[Sample] = []
     every = max(1, num_steps // NUM_SAMPLES)
     with compilations() as compiled:
-        jit_step, taken = run.jit_step, 0
+        take = Looped.__call__
 
-        def watched(**parts: Any) -> Any:
-            stepper = jit_step(**parts)
+        def watched(self: Looped, state: Any, step: int, num: int) -> Any:
+            if step // every < (step + num) // every:
+                samples.append(sample(step + num, compiled))
+            return take(self, state, step, num)
 
-            def step(*args: Any) -> Any:
-                nonlocal taken
-                taken += 1
-                if taken % every == 0:
-                    samples.append(sample(taken, compiled))
-                return stepper.step(*args)
-
-            return stepper._replace(step=step)
-
-        run.STEPPERS["jit"] = watched
+        Looped.__call__ = watched
         try:
             run.train(
                 TrainConfig(
@@ -109,7 +103,7 @@ def soak(folder: Path, num_steps: int, steps_per_epoch: int = STEPS_PER_EPOCH) -
                 )
             )
         finally:
-            run.STEPPERS["jit"] = jit_step
+            Looped.__call__ = take
     return samples, compiled
 
 
@@ -135,7 +129,7 @@ def judge(samples: Sequence[Sample], compiled: Counter[str]) -> Verdict:
     middle, end = samples[len(samples) // 2], samples[-1]
     return Verdict(
         slope=float(slope),
-        step_compiled=compiled["jit(train_step)"],
+        step_compiled=compiled["jit(looped)"],
         compiled_late=end.compilations - middle.compilations,
         files=(middle.files, end.files),
         threads=(middle.threads, end.threads),

@@ -1,7 +1,6 @@
 """A disk that is full or read-only, a folder that vanishes: one line, exit code 1, and the checkpoints stay whole."""
 
 import errno
-import functools
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ import pytest
 from tiny_runs import final_state, train_args, write_images
 
 from calibrax import cli, run
+from calibrax.taking import Looped
 from calibrax.training import Checkpoints, read_metrics
 
 RESUME = "-m", "calibrax.cli", "train", "--resume", "--run-dir", "run", "--epochs", "2"
@@ -117,22 +117,18 @@ def test_a_disk_that_is_read_only(folder, mounts):
 
 def test_a_folder_that_vanishes(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    monkeypatch.setitem(run.STEPPERS, "jit", functools.partial(vanishing, run.jit_step, folder / "run"))
+    take = Looped.__call__
+
+    def vanishing(*args):
+        shutil.rmtree(folder / "run", ignore_errors=True)
+        return take(*args)
+
+    monkeypatch.setattr(Looped, "__call__", vanishing)
     assert cli.main([*RESUME[2:]]) == 1
     error = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
     assert error.startswith("calibrax: ")
     assert error.endswith("checkpoints: No such file or directory; what was written before is whole")
     assert not (folder / "run").exists()  # half a run is not made in its place
-
-
-def vanishing(jit_step, folder, **parts):
-    stepper = jit_step(**parts)
-
-    def step(*args):
-        shutil.rmtree(folder, ignore_errors=True)
-        return stepper.step(*args)
-
-    return stepper._replace(step=step)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "processes": set(),
     "progress": set(),
     "run_folder": {"atomic", "config", "data"},
+    "taking": {"data", "training"},
     "modality": {"config", "data", "evaluation", "__init__"},
     "run": {
         "allocator",
@@ -40,6 +41,7 @@ MAY_IMPORT = {
         "processes",
         "progress",
         "run_folder",
+        "taking",
         "training",
     },
     "measure": {"config", "data", "evaluation", "run", "run_folder"},

@@ -12,9 +12,9 @@ from process_worker import VAE, images
 from tiny_runs import assert_one_line, final_state, train_args, train_rows, write_images
 
 import calibrax as cx
-from calibrax import cli, data
+from calibrax import cli, data, taking
 from calibrax.likelihoods import gaussian_nll
-from calibrax.training import create_train_state, jit_step, resident_steps, train_step
+from calibrax.training import create_train_state, jit_step, looped_steps, resident_steps, train_step
 
 STEPS, BATCH_SIZE = 7, 16
 KEY = jax.random.key(0)
@@ -54,6 +54,47 @@ def test_many_steps_in_one_call_are_the_steps_one_by_one():
     state, metrics = steps(state, examples, order(len(examples)), KEY)
     chex.assert_trees_all_close((state, metrics), one_by_one(parts), rtol=1e-5, atol=1e-6)
     assert int(state.step) == STEPS
+
+
+@pytest.mark.parametrize("calls", [[7], [1, 2, 4], [1] * 7], ids=str)
+def test_a_loop_of_any_number_of_steps_is_the_steps_one_by_one(calls):
+    """To rounding; and to the bit it does not matter how they are spread over calls."""
+    parts, steps = settings(), looped_steps(**settings())
+    state, rows = looped(steps, [7])
+    assert int(state.step) == STEPS
+    chex.assert_trees_all_close((state, rows), one_by_one(parts), rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal((state, rows), looped(steps, calls))
+
+
+def looped(steps, calls):
+    """The state and all metrics after calls of so many steps, each with room for seven."""
+    feed, rows = data.batches(images(), BATCH_SIZE, seed=1), []
+    state = create_train_state(KEY, images()[:1], **settings())
+    for num in calls:
+        batches = np.stack([next(feed) for _ in range(num)] + [np.zeros_like(images()[:BATCH_SIZE])] * (STEPS - num))
+        state, metrics = steps(state, batches, num, KEY)
+        rows.append(jax.tree.map(lambda row, n=num: row[:n], metrics))
+        assert not np.any(jax.tree.leaves(metrics)[0][num:])
+    return state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *rows)
+
+
+@pytest.mark.parametrize(("seconds", "num"), [(1e9, taking.MOST_IN_A_LOOP), (0.0, 1)])
+def test_a_call_takes_as_many_steps_as_a_second_has(seconds, num, monkeypatch):
+    monkeypatch.setattr(taking, "SECONDS_A_CALL", seconds)
+    parts, feed = settings(), data.batches(images(), BATCH_SIZE, seed=1)
+    take = taking.Looped(parts, feed, KEY)
+    state, asked = create_train_state(KEY, images()[:1], **parts), []
+    for _ in range(3):
+        asked.append(take.num)
+        state, metrics = take(state, int(state.step), take.num)
+    assert asked == [1, 1, num]
+    assert int(state.step) == sum(asked)
+    assert len(metrics["loss"]) == taking.MOST_IN_A_LOOP
+
+
+@pytest.mark.parametrize(("batch_bytes", "most"), [(1, 8), (8 * 2**20, 4), (10 * 2**20, 3), (2**30, 1)])
+def test_large_batches_wait_in_smaller_numbers(batch_bytes, most):
+    assert taking.most_in_a_loop(batch_bytes) == most
 
 
 def test_several_seeds_in_one_program_are_the_runs_one_by_one():
@@ -98,7 +139,10 @@ def test_several_weights_in_one_program_are_the_runs_one_by_one():
 
 
 def test_a_run_in_calls_of_several_steps_is_the_run(tmp_path):
-    """5 steps a call, saved every 2 and at the ends of epochs of 3: calls of 1 and 2; then gone on with by ones."""
+    """5 steps a call, saved every 2 and at the ends of epochs of 3: calls of 1 and 2; then gone on with by ones.
+
+    And the run with nothing said, whose calls take what a second has.
+    """
     path = write_images(tmp_path / "images.npz")
     args = "--save-every", "2", "--eval-every", "2"
     assert cli.main([*train_args(path, tmp_path / "plain"), *args, "--epochs", "2"]) == 0
@@ -106,10 +150,15 @@ def test_a_run_in_calls_of_several_steps_is_the_run(tmp_path):
     assert int(final_state(tmp_path / "scan").step) == 3
     resumed = ["train", "--resume", "--run-dir", str(tmp_path / "scan"), "--epochs", "2", "--scan-steps", "1"]
     assert cli.main(resumed) == 0
-    ours, theirs = train_rows(tmp_path / "scan"), train_rows(tmp_path / "plain")
+    single = [*train_args(path, tmp_path / "single"), *args, "--epochs", "2", "--scan-steps", "1"]
+    assert cli.main(single) == 0
+    ours = train_rows(tmp_path / "single")
     assert [row["step"] for row in ours] == [1, 2, 3, 4, 5, 6]
-    assert ours[0].keys() == theirs[0].keys()
-    np.testing.assert_allclose([row["loss"] for row in ours], [row["loss"] for row in theirs], rtol=1e-3)  # Adam
+    for folder in ("scan", "plain"):
+        rows = train_rows(tmp_path / folder)
+        assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+        assert rows[0].keys() == ours[0].keys()
+        np.testing.assert_allclose([row["loss"] for row in rows], [row["loss"] for row in ours], rtol=1e-3)  # Adam
 
 
 def test_several_steps_a_call_are_for_one_device(tmp_path, capsys):

@@ -35,7 +35,7 @@ def test_what_grows_is_found(grows, good):
     samples = [
         Sample(step, *(9 + grows.get(name, 0) * step for name in Sample._fields[1:])) for step in range(0, 4000, 20)
     ]
-    verdict = judge(samples, {"jit(train_step)": 1})
+    verdict = judge(samples, {"jit(looped)": 1})
     assert verdict.good is good
     assert verdict.slope == pytest.approx(1000 * grows.get("mebibytes", 0))
-    assert not judge(samples, {"jit(train_step)": 2}).good
+    assert not judge(samples, {"jit(looped)": 2}).good

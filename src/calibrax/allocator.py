@@ -9,17 +9,19 @@ import ctypes
 import os
 from typing import Any
 
-TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8  # glibc's <malloc.h>
-KEPT = 256 * 2**20  # bytes, of one block and at the end of the heap
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, ARENA_MAX = -1, -2, -3, -8  # glibc's <malloc.h>
+KEPT = 2**30  # bytes, of one block and at the end of the heap
+HEAP = 64 * 2**20  # bytes, of which glibc makes the arenas after the first
 NUM_ARENAS = 2
 MANY_CPUS = 5  # from which on threads would wait for one another at so few arenas
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep freed blocks of up to 256 MiB for their next use.
+    """Let this process keep freed blocks of up to 1 GiB for their next use.
 
     The command line does so; call it in a program of your own before anything is computed. Only the first of glibc's
-    arenas grows beyond 64 MiB, so there are to be two for all threads. Without effect where the C library is another
+    arenas has blocks of more than 64 MiB, so there are to be two for all threads; the others give back each 64 MiB that
+    are free, unless glibc is to keep so much in store. Without effect where the C library is another
     one, on five CPUs or more, and where the environment sets glibc's allocator already (GLIBC_TUNABLES, MALLOC_...).
 
     Returns:
@@ -30,7 +32,7 @@ def keep_freed_memory() -> bool:
         return False
     if any(name.startswith(("GLIBC_TUNABLES", "MALLOC_")) for name in os.environ):
         return False
-    settings = ((ARENA_MAX, NUM_ARENAS), (TRIM_THRESHOLD, KEPT), (MMAP_THRESHOLD, KEPT))
+    settings = ((ARENA_MAX, NUM_ARENAS), (TOP_PAD, HEAP), (TRIM_THRESHOLD, KEPT), (MMAP_THRESHOLD, KEPT))
     return all(glibc.mallopt(name, value) == 1 for name, value in settings)
 
 

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from calibrax import processes, run_folder
 from calibrax.allocator import give_back_free_memory
 from calibrax.config import ConfigError, TrainConfig
-from calibrax.data import epoch_order, first_videos, steps_per_epoch
+from calibrax.data import first_videos, steps_per_epoch
 from calibrax.evaluation import Evaluation, Trained, calibrate_on, evaluate_likelihood
 from calibrax.evaluation.curves import save_training_curves
 from calibrax.evaluation.hierarchy_figure import save_layer_kls
@@ -26,11 +26,11 @@ from calibrax.evaluation.report import results_table
 from calibrax.interrupts import Interrupts, catch_interrupts
 from calibrax.modality import Data, modality
 from calibrax.progress import ProgressBar
+from calibrax.taking import FromMemory, Looped, OneByOne, Taking
 from calibrax.training import (
     BadSteps,
     Checkpoints,
     DamagedCheckpoint,
-    Metrics,
     MetricsLog,
     Stepper,
     TrainState,
@@ -39,7 +39,6 @@ from calibrax.training import (
     jit_step,
     pmap_step,
     read_metrics,
-    resident_steps,
     sharded_step,
     target,
 )
@@ -77,7 +76,7 @@ def train(config: TrainConfig, data: Data | None = None) -> dict[str, Any]:
     if processes.leads():
         run_folder.check_usable(config)
     data = data or load_data(config)
-    if config.scan_steps > 1 and not isinstance(data.train, np.ndarray):
+    if (config.scan_steps or 1) > 1 and not isinstance(data.train, np.ndarray):
         raise ConfigError(f"--scan-steps is {config.scan_steps}; expected 1 for data that is not in memory as a whole")
     if config.batch_size > len(data.train):
         noun = modality(config).noun
@@ -204,21 +203,17 @@ class Run:
     def _stepper(self) -> Stepper:
         return STEPPERS[self.config.parallel](**self.parts, options=self.config.make_step_options())
 
-    def _taking(self, stepper: Stepper, start_step: int) -> Callable[..., tuple[TrainState, Metrics]]:
-        """`take(state, step, num)` takes the steps after `step`: one, or several of one epoch in one call."""
-        if self.config.scan_steps == 1:
-            feed = self._own_part(start_step)
-            return lambda state, step, num: stepper.step(state, stepper.put_batch(next(feed)), self.train_key)
-        steps = resident_steps(**self.parts, options=self.config.make_step_options())
-        examples, batch_size = jax.device_put(self.data.train), self.config.batch_size
-
-        def take(state, step, num):
-            epoch, first = divmod(step, self.per_epoch)
-            order = epoch_order(len(self.data.train), seed=self.config.seed, epoch=epoch)
-            indices = order[first * batch_size : (first + num) * batch_size].reshape(num, batch_size)
-            return steps(state, examples, jax.device_put(indices.astype(np.int32)), self.train_key)
-
-        return take
+    def _taking(self, stepper: Stepper, start_step: int) -> Taking:
+        config, feed = self.config, self._own_part(start_step)
+        parts = self.parts | {"options": config.make_step_options()}
+        if config.scan_steps is None and config.parallel == "jit" and jax.default_backend() == "cpu":
+            return Looped(parts, feed, self.train_key)
+        num = config.scan_steps or 1
+        if num == 1:
+            return OneByOne(stepper, feed, self.train_key)
+        examples: Any = self.data.train
+        order = {"batch_size": config.batch_size, "seed": config.seed}
+        return FromMemory(parts, examples, **order, key=self.train_key, num=num)
 
     def _own_part(self, start_step: int) -> Iterator[np.ndarray]:
         """The batches that this process reads, or its part of them."""
@@ -268,7 +263,7 @@ class Run:
                     if step >= last_step:
                         return
                     with interrupts.at_once(alone and step == on_disk):  # the first one is compiled, too
-                        num = min(self.config.scan_steps, self.per_epoch - step % self.per_epoch)
+                        num = min(take.num, self.per_epoch - step % self.per_epoch)
                         num = min(num, save_every - step % save_every)
                         device_state, metrics = take(device_state, step, num)
                     if step == begin:

@@ -3,8 +3,8 @@
 from calibrax.training.checkpoint import Checkpoints, DamagedCheckpoint
 from calibrax.training.diagnosis import first_bad_tensor
 from calibrax.training.logging import BadSteps, MetricsLog, read_metrics
+from calibrax.training.many_steps import looped_steps, resident_steps
 from calibrax.training.parallel import Stepper, jit_step, pmap_step, sharded_step
-from calibrax.training.resident import resident_steps
 from calibrax.training.state import TrainState, create_train_state, target, variables_of
 from calibrax.training.step import Metrics, StepOptions, example_keys, train_step
 
@@ -21,6 +21,7 @@ __all__ = [
     "example_keys",
     "first_bad_tensor",
     "jit_step",
+    "looped_steps",
     "pmap_step",
     "read_metrics",
     "resident_steps",

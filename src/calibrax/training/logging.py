@@ -57,7 +57,7 @@ class MetricsLog:
                 self._count(row)
         self._file = self._path.open("a", encoding="utf-8")
         self._board = _open_board(Path(folder) / "tensorboard", step)
-        self._pending: list[tuple[int, dict[str, jax.Array]]] = []  # with the first step of each
+        self._pending: list[tuple[int, int, dict[str, jax.Array]]] = []  # first step, number of steps
         self._num_pending = 0
         self._flush_every = flush_every
 
@@ -66,13 +66,13 @@ class MetricsLog:
 
         Args:
           step: the last of them.
-          metrics: scalars; [num] where there are several.
+          metrics: scalars; where there are several steps, [num] or longer, of which the first count.
           num: how many.
 
         Returns:
           The newest row, whenever rows were fetched and written.
         """
-        self._pending.append((step - num + 1, metrics))
+        self._pending.append((step - num + 1, num, metrics))
         self._num_pending += num
         return self.flush() if self._num_pending >= self._flush_every else None
 
@@ -146,10 +146,10 @@ class MetricsLog:
         return kept
 
 
-def _one_by_one(pending: list[tuple[int, dict[str, np.ndarray]]]) -> Iterator[tuple[int, Row]]:
+def _one_by_one(pending: list[tuple[int, int, dict[str, np.ndarray]]]) -> Iterator[tuple[int, Row]]:
     """Each step and its scalars."""
-    for first, metrics in pending:
-        columns = {name: np.atleast_1d(values).tolist() for name, values in metrics.items()}
+    for first, num, metrics in pending:
+        columns = {name: np.atleast_1d(values)[:num].tolist() for name, values in metrics.items()}
         for number, values in enumerate(zip(*columns.values(), strict=True)):
             yield first + number, dict(zip(columns, values, strict=True))
 
