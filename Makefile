@@ -31,7 +31,7 @@ TABLES := table1 table2-svhn table3 table5
 FIGURES := figure3 figure4 figure5 figure8 figure9
 
 .DEFAULT_GOAL := help
-.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 moving-digits $(FIGURES) figures figure two-modalities test lint typecheck format bench bench-decoders faults soak clean
+.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 moving-digits $(FIGURES) figures figure two-modalities test lint typecheck format bench bench-gpu bench-decoders faults soak clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [DATA=svhn|mnist|images.npz|folder] [DATA_DIR=] [EPOCHS=] [SEED=] [PARALLEL=jit|pmap|sharded] [RUN=] [ARGS=]"
@@ -99,6 +99,9 @@ format: install ## Rewrite the code in the project's style
 
 bench: install ## Time the training step beside PyTorch, start-up, rates, growth (TORCH_PYTHON=an interpreter that has torch)
 	@$(BIN)/python -m benchmarks.suite --torch-python $(TORCH_PYTHON) $(ARGS)
+
+bench-gpu: install ## Time the steps of all models on a GPU, the CPU's results first (TORCH_PYTHON=one that has torch with CUDA)
+	@$(BIN)/python -m benchmarks.accelerator --torch-python $(TORCH_PYTHON) $(ARGS)
 
 bench-decoders: install ## Time the likelihoods against NumPyro, Distrax, TFP and PyTorch (those that are installed)
 	@$(BIN)/python -m benchmarks.decoders --torch-python $(TORCH_PYTHON) $(ARGS)

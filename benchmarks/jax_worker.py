@@ -23,7 +23,7 @@ from calibrax.allocator import give_back_free_memory, keep_freed_memory
 from calibrax.models import ConvVAE, Forward
 from calibrax.objectives import gaussian_kl
 from calibrax.taking import Looped, OneByOne
-from calibrax.training import create_train_state, jit_step
+from calibrax.training import create_train_state, jit_step, resident_steps
 from calibrax.training.step import example_keys
 
 LATENT_DIM, NUM_NOISE = 20, 8
@@ -45,18 +45,39 @@ class LinenVAE(nn.Module):
         return Forward(nn.ConvTranspose(3, (5, 5))(h), gaussian_kl(mean, log_var))
 
 
+class Resident:
+    """All steps in one call, on a batch that lies in the device's memory."""
+
+    def __init__(self, parts: dict[str, Any], batch: np.ndarray, key: jax.Array, num: int):
+        self._steps, self._batch, self._key, self.num = resident_steps(**parts), jax.device_put(batch), key, num
+
+    def __call__(self, state, step, num):
+        order = jnp.tile(jnp.arange(len(self._batch), dtype=jnp.int32), (num, 1))
+        return self._steps(state, self._batch, order, self._key)
+
+
 class Worker:
-    """The step, its state and its batch: calibrax's as the command line takes it, several in a call."""
+    """The step, its state and its batch.
+
+    Args:
+      form: `calibrax`, the step as the command line takes it on a CPU, several in a call; `linen`, one a call; or
+        `resident` and `resident-bfloat16`, as many a call as are asked for.
+      batch_size: images.
+    """
 
     def __init__(self, form: str, batch_size: int):
-        model = ConvVAE((28, 28, 3), 3, LATENT_DIM) if form == "calibrax" else LinenVAE()
+        dtype = jnp.bfloat16 if form == "resident-bfloat16" else None
+        model = LinenVAE() if form == "linen" else ConvVAE((28, 28, 3), 3, LATENT_DIM, dtype=dtype)
         parts = {"model": model, "likelihood": cx.optimal_sigma(), "optimizer": optax.adam(1e-3)}
         self.batch = np.random.default_rng(0).integers(0, 256, (batch_size, 28, 28, 3), dtype=np.uint8)
         self.key, self.compiled = jax.random.key(1), False
         batches = itertools.repeat(self.batch)
-        self.taking = (
-            Looped(parts, batches, self.key) if form == "calibrax" else OneByOne(jit_step(**parts), batches, self.key)
-        )
+        if form == "calibrax":
+            self.taking = Looped(parts, batches, self.key)
+        elif form == "linen":
+            self.taking = OneByOne(jit_step(**parts), batches, self.key)
+        else:
+            self.taking = Resident(parts, self.batch, self.key, sys.maxsize)
         self.state = jax.jit(lambda key: create_train_state(key, jnp.asarray(self.batch[:1]), **parts))(
             jax.random.key(0)
         )

@@ -172,16 +172,17 @@ def versions() -> dict[str, str]:
 
 
 def table(record: dict[str, Any]) -> str:
+    width = 2 + max(len(one["name"]) for one in record["rows"])
     lines = [
         f"{record['machine']['processor']}, {record['machine']['cpus']} CPUs; "
         + ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
         "",
-        f"{'':<44}{'unit':<10}{'calibrax':<24}{'peer':<24}ratio",
+        f"{'':<{width}}{'unit':<28}{'calibrax':<24}{'peer':<24}ratio",
     ]
     for one in record["rows"]:
         cells = [str(Spread(**one[key])) if key in one else "" for key in ("ours", "peer", "ratio")]
         note = "" if "arithmetic" not in one else f"arithmetic {one['arithmetic']}, last two points {one['last']:.2f}"
-        lines.append(f"{one['name']:<44}{one['unit']:<10}{cells[0]:<24}{cells[1] or note:<24}{cells[2]}".rstrip())
+        lines.append(f"{one['name']:<{width}}{one['unit']:<28}{cells[0]:<24}{cells[1] or note:<24}{cells[2]}".rstrip())
     return "\n".join(lines)
 
 

@@ -3,6 +3,11 @@
 Needs torch and NumPy alone, so that any interpreter that has them can run this file. Reads one JSON request a line on
 stdin and answers each with one JSON line: `{"load": FILE}`, `{"losses": N}`, `{"time": N}`,
 `{"peak": null}`.
+
+    python torch_twin.py THREADS [DEVICE [graphs]]
+
+On a GPU the batch lies in its memory, float32 products may use TF32, and Adam is fused; `graphs` compiles the loss and
+its gradient into CUDA graphs.
 """
 
 import json
@@ -62,6 +67,14 @@ def loss_of(model, x, noise):
 class Worker:
     """The network, its optimizer and its batch."""
 
+    def __init__(self, device="cpu", graphs=False):
+        self.device, self.loss_of = device, loss_of
+        if device != "cpu":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+            torch.backends.cudnn.benchmark = True
+        if graphs:
+            self.loss_of = torch.compile(loss_of, mode="reduce-overhead")
+
     def load(self, path):
         """Take weights, batch and noise from an .npz of calibrax's layout (kernels HWIO, images NHWC)."""
         arrays = np.load(path)
@@ -69,14 +82,17 @@ class Worker:
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(torch.from_numpy(torch_layout(name, arrays)))
-        self.x = torch.from_numpy(arrays["batch"].transpose(0, 3, 1, 2).astype(np.float32) / 255)
-        self.noise = torch.from_numpy(arrays["noise"].copy())
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+        self.model.to(self.device)
+        self.x = torch.from_numpy(arrays["batch"].transpose(0, 3, 1, 2).astype(np.float32) / 255).to(self.device)
+        self.noise = torch.from_numpy(arrays["noise"].copy()).to(self.device)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=1e-3, fused=True if self.device != "cpu" else None
+        )
         return {"torch": torch.__version__, "python": sys.version.split()[0], "threads": torch.get_num_threads()}
 
     def step(self, noise):
         self.optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(self.model, self.x, noise)
+        loss = self.loss_of(self.model, self.x, noise)
         loss.backward()
         self.optimizer.step()
         return loss.detach()
@@ -91,7 +107,7 @@ class Worker:
     def time(self, num):
         begin = time.perf_counter()
         for _ in range(num):
-            loss = self.step(torch.randn(self.noise.shape[1:]))
+            loss = self.step(torch.randn(self.noise.shape[1:], device=self.device))
         float(loss)
         return time.perf_counter() - begin
 
@@ -114,7 +130,7 @@ def torch_layout(name, arrays):
 
 def main():
     torch.set_num_threads(int(sys.argv[1]))
-    worker = Worker()
+    worker = Worker(*sys.argv[2:3], graphs=sys.argv[3:] == ["graphs"])
     for line in sys.stdin:
         ((request, argument),) = json.loads(line).items()
         print(json.dumps(getattr(worker, request)(argument)), flush=True)

@@ -46,7 +46,8 @@ class Spread(NamedTuple):
         return cls(statistics.median(values), min(values), max(values))
 
     def __str__(self) -> str:
-        return f"{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        median, low, high = (f"{value:.2f}" if abs(value) >= 0.01 or not value else f"{value:.1e}" for value in self)
+        return f"{median} [{low}, {high}]"
 
 
 class Contender:

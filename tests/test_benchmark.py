@@ -4,9 +4,10 @@ import argparse
 import json
 import sys
 
+import jax
 import pytest
 
-from benchmarks import rates, suite, train_step
+from benchmarks import accelerator, rates, suite, train_step
 
 
 def test_ratios_are_taken_turn_by_turn():
@@ -115,3 +116,43 @@ def test_the_count_of_operations_is_that_of_the_network():
     variables = model.init(jax.random.key(0), image, jax.random.key(0))
     counted = rates.flops(lambda x: model.apply(variables, x, jax.random.split(jax.random.key(0), 1)), image)
     assert counted == pytest.approx(288e6 / 3, rel=0.15)
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """The command of the accelerator's bench, here on 8x8 images, with the losses and contenders that a test gives."""
+    monkeypatch.setattr(accelerator, "parts_of", lambda likelihood=None: rates.parts_of(8, 2, likelihood))
+    monkeypatch.setattr(accelerator, "images", lambda num: rates.images(num, 8))
+    monkeypatch.setattr(accelerator, "has_cuda", lambda python: True)
+    out = tmp_path / "results" / "accelerator.json"
+    settings = ["--batch-size", "2", "--steps", "10", "--blocks", "2", "--product", "16", "--out", str(out)]
+    return out, [*settings, "--models", "conv-vae", "--model-batch", "2", "--model-steps", "2"]
+
+
+def test_the_accelerator_s_bench_writes_a_row_a_line(small, monkeypatch, capsys):
+    out, settings = small
+    losses = iter(("[2.0, 1.0]", "[2.0, 1.00001]", "[2.0, 1.001]"))
+    monkeypatch.setattr(suite, "run", lambda *args, **options: next(losses))
+    seconds = {"calibrax": [0.1, 0.2], "calibrax, bfloat16": [0.05, 0.05], "PyTorch eager": [0.2, 0.6]}
+    monkeypatch.setattr(accelerator, "in_turn", lambda commands, options: seconds.items())
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        assert accelerator.main(settings) == 0
+    printed, record = capsys.readouterr().out, json.loads(out.read_text())
+    rows = {row["name"]: row for row in record["rows"]}
+    assert all(name in printed for name in rows)
+    assert rows["losses, default precision, difference from the CPU's"]["ours"]["high"] == pytest.approx(1e-3)
+    assert rows["step, float32, against PyTorch eager"]["ratio"]["high"] == pytest.approx(3)
+    assert rows["step, float32"]["seconds_of_10_epochs"] == pytest.approx(5720 * 0.15)
+    assert rows["8 seeds in one program, times the throughput of one"]["ours"]["median"] > 0
+    assert rows["step, categorical against gaussian"]["arithmetic_ratio"] > 2
+    assert rows["conv-vae, bfloat16"]["ours"]["median"] > 0
+    assert record["device"] == jax.devices()[0].device_kind
+
+
+def test_an_accelerator_whose_losses_are_others_is_not_timed(small, monkeypatch, capsys):
+    out, settings = small
+    losses = iter(("[2.0, 1.0]", "[2.0, 1.001]", "[2.0, 1.0]"))
+    monkeypatch.setattr(suite, "run", lambda *args, **options: next(losses))
+    assert accelerator.main(settings) == 1
+    assert "bench: losses in full precision differ by 1.0e-03 from the CPU's" in capsys.readouterr().err
+    assert not out.exists()

@@ -14,7 +14,7 @@ from tiny_runs import assert_one_line, final_state, train_args, train_rows, writ
 import calibrax as cx
 from calibrax import cli, data, taking
 from calibrax.likelihoods import gaussian_nll
-from calibrax.training import create_train_state, jit_step, looped_steps, resident_steps, train_step
+from calibrax.training import create_train_state, jit_step, looped_steps, resident_runs, resident_steps, train_step
 
 STEPS, BATCH_SIZE = 7, 16
 KEY = jax.random.key(0)
@@ -30,12 +30,12 @@ def settings(likelihood=None):
     return {"model": VAE(), "likelihood": likelihood or cx.optimal_sigma(decay=0.9), "optimizer": optax.sgd(1e-3)}
 
 
-def one_by_one(parts, key=KEY, init_key=KEY):
+def one_by_one(parts):
     stepper, feed = jit_step(**parts), data.batches(images(), BATCH_SIZE, seed=1)
-    state = stepper.put_state(create_train_state(init_key, images()[:1], **parts))
+    state = stepper.put_state(create_train_state(KEY, images()[:1], **parts))
     rows = []
     for _ in range(STEPS):
-        state, metrics = stepper.step(state, stepper.put_batch(next(feed)), key)
+        state, metrics = stepper.step(state, stepper.put_batch(next(feed)), KEY)
         rows.append(metrics)
     return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
 
@@ -98,20 +98,19 @@ def test_large_batches_wait_in_smaller_numbers(batch_bytes, most):
 
 
 def test_several_seeds_in_one_program_are_the_runs_one_by_one():
-    """By `vmap`: each has its own parameters, noise and running average, and they share the batches."""
-    parts, keys = settings(), jax.random.split(jax.random.key(3), 4)
+    """Each has its own parameters, order, noise and running average."""
+    parts, keys, examples = settings(), jax.random.split(jax.random.key(3), 4), jnp.asarray(images())
+    orders = np.stack([np.roll(order(len(examples)), number, axis=1) for number in range(4)])
+    orders[1:] = orders[1:, ::-1]
     states = jax.vmap(functools.partial(create_train_state, example=images()[:1], **parts))(keys)
-    step = jax.jit(jax.vmap(functools.partial(train_step, **parts), in_axes=(0, None, 0)))
-    feed, rows = data.batches(images(), BATCH_SIZE, seed=1), []
-    for _ in range(STEPS):
-        states, metrics = step(states, next(feed), keys)
-        rows.append(metrics)
-    together = states, jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *rows)
+    together = resident_runs(**parts)(states, examples, orders, keys)
+    steps = resident_steps(**parts)
     for number in range(4):
-        single = one_by_one(parts, keys[number], keys[number])
-        chex.assert_trees_all_close(
-            jax.tree.map(lambda leaf, n=number: leaf[n], together), single, rtol=1e-5, atol=1e-6
-        )
+        state = create_train_state(keys[number], images()[:1], **parts)
+        alone = steps(state, examples, orders[number], keys[number])
+        of_all = jax.tree.map(lambda leaf, n=number: leaf[n], together)
+        chex.assert_trees_all_close(of_all, alone, rtol=1e-5, atol=1e-6)
+        assert int(of_all[0].step) == STEPS
 
 
 def test_several_weights_in_one_program_are_the_runs_one_by_one():

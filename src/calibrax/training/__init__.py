@@ -3,7 +3,7 @@
 from calibrax.training.checkpoint import Checkpoints, DamagedCheckpoint
 from calibrax.training.diagnosis import first_bad_tensor
 from calibrax.training.logging import BadSteps, MetricsLog, read_metrics
-from calibrax.training.many_steps import looped_steps, resident_steps
+from calibrax.training.many_steps import looped_steps, resident_runs, resident_steps
 from calibrax.training.parallel import Stepper, jit_step, pmap_step, sharded_step
 from calibrax.training.state import TrainState, create_train_state, target, variables_of
 from calibrax.training.step import Metrics, StepOptions, example_keys, train_step
@@ -24,6 +24,7 @@ __all__ = [
     "looped_steps",
     "pmap_step",
     "read_metrics",
+    "resident_runs",
     "resident_steps",
     "sharded_step",
     "target",

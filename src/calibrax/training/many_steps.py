@@ -63,7 +63,32 @@ def resident_steps(
       donated. `examples` is [N, ...] on the device, or a pytree of such, `order` an int32 [K, B] of each step's
       examples, `key` the run's; the metrics are [K].
     """
-    step = functools.partial(train_step, model=model, likelihood=likelihood, optimizer=optimizer, options=options)
+    steps = _scanned(model=model, likelihood=likelihood, optimizer=optimizer, options=options)
+    return jax.jit(steps, donate_argnums=0, compiler_options=compiler_options())
+
+
+def resident_runs(
+    *, model, likelihood, optimizer, options: StepOptions = PLAIN
+) -> Callable[[TrainState, Any, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
+    """`resident_steps` of several runs in one program: several seeds on one set of examples.
+
+    For accelerators that one run does not fill. Each run has its own parameters, optimizer, running average, order and
+    noise, as if it were alone.
+
+    Args:
+      model, likelihood, optimizer, options: as in `train_step`, the same for all.
+
+    Returns:
+      `steps(states, examples, orders, keys) -> (states, metrics)`, compiled for each number of steps; the states given
+      are donated. All but the examples have a leading axis of runs: the states, made by `jax.vmap` of
+      `create_train_state` over their keys, the orders, int32 [R, K, B], and the keys, [R]; so have the metrics, [R, K].
+    """
+    steps = _scanned(model=model, likelihood=likelihood, optimizer=optimizer, options=options)
+    return jax.jit(jax.vmap(steps, in_axes=(0, None, 0, 0)), donate_argnums=0, compiler_options=compiler_options())
+
+
+def _scanned(**parts: Any) -> Callable[[TrainState, Any, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
+    step = functools.partial(train_step, **parts)
 
     def steps(state, examples, order, key):
         def one(state, indices):
@@ -71,4 +96,4 @@ def resident_steps(
 
         return lax.scan(one, state, order)
 
-    return jax.jit(steps, donate_argnums=0, compiler_options=compiler_options())
+    return steps

@@ -1,0 +1,279 @@
+"""The training steps on a GPU or TPU: the CPU's results first, then speed, beside PyTorch on the same GPU.
+
+Command:   make bench-gpu TORCH_PYTHON=PATH     (or: python -m benchmarks.accelerator --torch-python PATH --help)
+Writes:    docs/results/accelerator.json, a row for each line of the table, with the device, commit and versions.
+
+1. The first losses equal the CPU's from the same weights and noise: to 1e-4 with float32 products in full.
+2. The rate of a plain matrix product, float32 as the device computes it (TF32 on a GPU) and bfloat16: the limit.
+3. The SVHN step, the batch in the device's memory, many steps a call; in turn with PyTorch, eager and by CUDA graphs,
+   whose losses must be the same. Without torch those lines are left out.
+4. Several seeds in one program, against one after another; the categorical decoder against the Gaussian.
+5. The hierarchical and the video model: images/s, their share of the limit, rematerialised, in bfloat16.
+"""
+
+import argparse
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import calibrax as cx
+from benchmarks import suite, train_step
+from benchmarks.rates import flops, images, parts_of
+from benchmarks.suite import row
+from benchmarks.train_step import BenchError, Contender
+from calibrax.config import TrainConfig
+from calibrax.presets import MODELS
+from calibrax.run_folder import commit
+from calibrax.training import create_train_state, jit_step, resident_runs, resident_steps
+from calibrax.training.step import PLAIN
+
+RESULTS = Path("docs/results/accelerator.json")
+STEPS = 5720  # 10 epochs of SVHN's 73,257 images in batches of 128
+TOLERANCE = 1e-4  # of the losses, relative, with products in full float32
+TF32_TOLERANCE = 1e-2  # of those with fewer bits
+MODEL_BATCHES = {"hvae": 48, "svg": 16}
+NUM_RUNS = 8
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    return train_step.exit_code(lambda: measure_all(options))
+
+
+def parser() -> argparse.ArgumentParser:
+    described = argparse.ArgumentParser(
+        prog="python -m benchmarks.accelerator", description=(__doc__ or "").split("\n")[0]
+    )
+    described.add_argument("--torch-python", default=sys.executable, help="an interpreter that has torch, with CUDA")
+    described.add_argument("--batch-size", type=int, default=128)
+    described.add_argument("--steps", type=int, default=500, help="steps a call, and in a block")
+    described.add_argument("--blocks", type=int, default=7, help="timed turns")
+    described.add_argument("--product", type=int, default=8192, help="rows and columns of the matrix product")
+    described.add_argument("--models", nargs="*", default=list(MODEL_BATCHES), choices=sorted(MODELS), help="of part 5")
+    described.add_argument("--model-batch", type=int, default=16, help="examples a step in part 5, of other models")
+    described.add_argument("--model-steps", type=int, default=20, help="steps a call in part 5")
+    described.add_argument("--out", default=str(RESULTS), help="the JSON file to write")
+    return described
+
+
+def measure_all(options: argparse.Namespace) -> None:
+    begin, rows, device = time.monotonic(), [], jax.devices()[0]
+    for part in (agreement, limits, beside_pytorch, seeds, decoders, models):
+        print(f"[{time.monotonic() - begin:4.0f} s] {part.__name__.replace('_', ' ')}", file=sys.stderr, flush=True)
+        rows += part(options, {one["name"]: one["ours"]["median"] for one in rows})
+    command = " ".join(["python -m benchmarks.accelerator", *sys.argv[1:]])
+    record = {"device": device.device_kind, "commit": commit(), "command": command, "machine": suite.machine()}
+    record |= {"versions": suite.versions(), "minutes": (time.monotonic() - begin) / 60, "rows": rows}
+    print(f"{device.device_kind}\n{suite.table(record)}")
+    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+    Path(options.out).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(f"\n{options.out}")
+
+
+def agreement(options: argparse.Namespace, found: dict[str, float]) -> list[dict[str, Any]]:
+    """Relative differences of the first losses from the CPU's; too large, they end everything."""
+    losses = {}
+    for name, environment in (
+        ("cpu", {"JAX_PLATFORMS": "cpu"}),
+        ("full", {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}),
+        ("default", {}),
+    ):
+        command = [sys.executable, "-m", "benchmarks.jax_worker", "resident", str(options.batch_size)]
+        with_memory = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        printed = suite.run(command, os.environ | with_memory | environment, input='{"losses": 5}\n')
+        losses[name] = np.array(json.loads(printed))
+    rows = []
+    for name, limit in (("full", TOLERANCE), ("default", TF32_TOLERANCE)):
+        errors = np.abs(losses[name] / losses["cpu"] - 1)
+        if not errors.max() <= limit:
+            raise BenchError(f"losses in {name} precision differ by {errors.max():.1e} from the CPU's", code=1)
+        rows.append(row(f"losses, {name} precision, difference from the CPU's", "relative", list(errors)))
+    return rows
+
+
+def limits(options: argparse.Namespace, found: dict[str, float]) -> list[dict[str, Any]]:
+    size, rows = options.product, []
+    for dtype in ("float32", "bfloat16"):
+        matrix = jax.random.normal(jax.random.key(0), (size, size), dtype)
+        product = jax.jit(lambda a: a @ a)
+        seconds = seconds_of(lambda product=product, matrix=matrix: product(matrix), options.blocks)
+        rows.append(row(f"matrix product, {dtype}", "TFLOP/s", [2 * size**3 / value / 1e12 for value in seconds]))
+    return rows
+
+
+def seconds_of(call: Callable[[], Any], blocks: int) -> list[float]:
+    """Of several calls, after one that compiles."""
+    jax.block_until_ready(call())
+    found = []
+    for _ in range(blocks):
+        begin = time.perf_counter()
+        jax.block_until_ready(call())
+        found.append(time.perf_counter() - begin)
+    return found
+
+
+def beside_pytorch(options: argparse.Namespace, found: dict[str, float]) -> list[dict[str, Any]]:
+    """The step by calibrax in float32 and bfloat16, by eager PyTorch and by its CUDA graphs, block by block in turn."""
+    worker = [sys.executable, "-m", "benchmarks.jax_worker"]
+    commands = {
+        "calibrax": [*worker, "resident", str(options.batch_size)],
+        "calibrax, bfloat16": [*worker, "resident-bfloat16", str(options.batch_size)],
+    }
+    if has_cuda(options.torch_python):
+        twin = [options.torch_python, str(Path(__file__).with_name("torch_twin.py")), str(os.cpu_count()), "cuda"]
+        commands |= {"PyTorch eager": twin, "PyTorch, CUDA graphs": [*twin, "graphs"]}
+    else:
+        print(f"bench: {options.torch_python} has no torch with CUDA; its lines are left out", file=sys.stderr)
+    seconds = dict(in_turn(commands, options))
+    work, rows = step_flops(options.batch_size), []
+    for name in seconds:
+        if not name.startswith("calibrax"):
+            continue
+        steps = [1 / value for value in seconds[name]]
+        dtype = "bfloat16" if "bfloat16" in name else "float32"
+        rows.append(row(f"step, {dtype}", "1/s", steps, seconds_of_10_epochs=STEPS * float(np.median(seconds[name]))))
+        share = [work * value / 1e12 / found[f"matrix product, {dtype}"] for value in steps]
+        rows.append(row(f"step, {dtype}, of the product's rate", "share", share))
+        for peer in seconds.keys() - {"calibrax", "calibrax, bfloat16"}:
+            ratio = [other / mine for mine, other in zip(seconds[name], seconds[peer], strict=True)]
+            peers = [1 / value for value in seconds[peer]]
+            rows.append(row(f"step, {dtype}, against {peer}", "1/s", steps, peer=peers, ratio=ratio))
+    return rows
+
+
+def has_cuda(python: str) -> bool:
+    try:
+        code = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+        return subprocess.run([python, "-c", code], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def in_turn(commands: dict[str, list[str]], options: argparse.Namespace) -> Iterator[tuple[str, list[float]]]:
+    """Seconds a step of each contender, block by block; the losses of all must be calibrax's."""
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    workers = {name: Contender(name, command, environment, None) for name, command in commands.items()}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            start = str(Path(folder) / "start.npz")
+            workers["calibrax"].ask(export=start)
+            for name, worker in workers.items():
+                if not name.startswith("calibrax"):
+                    worker.ask(load=start)
+            losses = {name: np.array(worker.ask(losses=5)) for name, worker in workers.items()}
+        for name, values in losses.items():
+            error = np.abs(values / losses["calibrax"] - 1).max()
+            if not error <= TF32_TOLERANCE:
+                raise BenchError(f"the losses of {name} differ by {error:.1e} from calibrax's", code=1)
+        for worker in workers.values():
+            worker.ask(time=options.steps)  # compiles
+        seconds: dict[str, list[float]] = {name: [] for name in workers}
+        for _ in range(options.blocks):
+            for name, worker in workers.items():
+                seconds[name].append(worker.ask(time=options.steps) / options.steps)
+        yield from seconds.items()
+    finally:
+        for worker in workers.values():
+            worker.stop()
+
+
+@functools.cache
+def step_flops(batch_size: int, likelihood: Any = None) -> float:
+    """XLA's count for a training step of the SVHN network."""
+    parts, batch = parts_of(likelihood=likelihood), images(batch_size)
+    return flops(jit_step(**parts).step, *step_arguments(parts, batch))
+
+
+def step_arguments(parts: dict[str, Any], batch: np.ndarray, *, ema: bool = False) -> tuple[Any, Any, Any]:
+    key = jax.random.key(0)
+    init = functools.partial(create_train_state, **parts, ema=ema)
+    return jax.eval_shape(init, key, batch[:1]), jnp.asarray(batch), key
+
+
+def seconds_a_step(parts: dict[str, Any], batch: np.ndarray, num: int, blocks: int, options=PLAIN) -> list[float]:
+    """On a batch in the device's memory, so many steps a call."""
+    steps, key = resident_steps(**parts, options=options), jax.random.key(0)
+    init = functools.partial(create_train_state, **parts, ema=options.ema_decay is not None)
+    state, examples = jax.jit(init)(key, batch[:1]), jax.device_put(batch)
+    order = jnp.tile(jnp.arange(len(batch), dtype=jnp.int32), (num, 1))
+
+    def call():
+        nonlocal state
+        state, metrics = steps(state, examples, order, key)
+        return metrics["loss"]
+
+    return [value / num for value in seconds_of(call, blocks)]
+
+
+def seeds(options: argparse.Namespace, found: dict[str, float]) -> list[dict[str, Any]]:
+    """How many times faster several runs are in one program than one after another."""
+    parts, batch, num = parts_of(), images(options.batch_size), max(1, options.steps // 5)
+    keys = jax.random.split(jax.random.key(0), NUM_RUNS)
+    states = jax.jit(jax.vmap(functools.partial(create_train_state, **parts), (0, None)))(keys, batch[:1])
+    orders = jnp.tile(jnp.arange(len(batch), dtype=jnp.int32), (NUM_RUNS, num, 1))
+    steps, examples = resident_runs(**parts), jax.device_put(batch)
+
+    def together():
+        nonlocal states
+        states, metrics = steps(states, examples, orders, keys)
+        return metrics["loss"]
+
+    alone = float(np.median(seconds_a_step(parts, batch, num, options.blocks)))
+    ratio = [NUM_RUNS * alone * num / value for value in seconds_of(together, options.blocks)]
+    return [row(f"{NUM_RUNS} seeds in one program, times the throughput of one", "ratio", ratio)]
+
+
+def decoders(options: argparse.Namespace, found: dict[str, float]) -> list[dict[str, Any]]:
+    num, batch = max(1, options.steps // 10), images(options.batch_size)
+    gaussian, categorical = (
+        seconds_a_step(parts_of(likelihood=likelihood), batch, num, options.blocks)
+        for likelihood in (cx.gaussian(), cx.categorical())
+    )
+    ratio = [value / float(np.median(gaussian)) for value in categorical]
+    arithmetic = step_flops(options.batch_size, cx.categorical()) / step_flops(options.batch_size, cx.gaussian())
+    return [row("step, categorical against gaussian", "ratio", ratio, arithmetic_ratio=arithmetic)]
+
+
+def models(options: argparse.Namespace, found: dict[str, float]) -> list[dict[str, Any]]:
+    """Images or videos a second of the large models, and the share of the product's rate that their steps reach."""
+    rows, rng = [], np.random.default_rng(0)
+    sizes = dict.fromkeys(options.models, options.model_batch) | MODEL_BATCHES
+    for name in options.models:
+        size = sizes[name]
+        forms: list[dict[str, Any]] = [{}, {"dtype": "bfloat16"}]
+        if "remat" in MODELS[name].fields:
+            forms += [{"remat": True}, {"remat": True, "dtype": "bfloat16"}]
+        for form in forms:
+            config, shape = TrainConfig.for_model(name, **form), MODELS[name].image_shapes[0]
+            parts = {
+                "model": config.make_model(shape), "likelihood": config.make_likelihood(),
+                "optimizer": config.make_optimizer(),
+            }  # fmt: skip
+            frames = (config.n_past + config.n_future,) if config.is_video else ()
+            batch = rng.integers(0, 256, (size, *frames, *shape), dtype=np.uint8)
+            step_options = config.make_step_options()
+            seconds = seconds_a_step(parts, batch, options.model_steps, options.blocks, step_options)
+            title = ", ".join([name, config.dtype, *(["rematerialised"] if config.remat else [])])
+            rows.append(row(title, "1/s", [size / value for value in seconds]))
+            if not config.remat:  # whose work counts twice
+                arguments = step_arguments(parts, batch, ema=config.ema_decay is not None)
+                work = flops(jit_step(**parts, options=step_options).step, *arguments)
+                limit = 1e12 * found[f"matrix product, {config.dtype}"]
+                share = [work / value / limit for value in seconds]
+                rows.append(row(f"{title}, of the product's rate", "share", share))
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())
