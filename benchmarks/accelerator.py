@@ -42,7 +42,6 @@ RESULTS = Path("docs/results/accelerator.json")
 STEPS = 5720  # 10 epochs of SVHN's 73,257 images in batches of 128
 TOLERANCE = 1e-4  # of the losses, relative, with products in full float32
 TF32_TOLERANCE = 1e-2  # of those with fewer bits
-MODEL_BATCHES = {"hvae": 48, "svg": 16}
 NUM_RUNS = 8
 
 
@@ -60,8 +59,8 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument("--steps", type=int, default=500, help="steps a call, and in a block")
     described.add_argument("--blocks", type=int, default=7, help="timed turns")
     described.add_argument("--product", type=int, default=8192, help="rows and columns of the matrix product")
-    described.add_argument("--models", nargs="*", default=list(MODEL_BATCHES), choices=sorted(MODELS), help="of part 5")
-    described.add_argument("--model-batch", type=int, default=16, help="examples a step in part 5, of other models")
+    described.add_argument("--models", nargs="*", default=["hvae", "svg"], choices=sorted(MODELS), help="of part 5")
+    described.add_argument("--model-batch", type=int, help="examples a step in part 5 (default: each model's own)")
     described.add_argument("--model-steps", type=int, default=20, help="steps a call in part 5")
     described.add_argument("--out", default=str(RESULTS), help="the JSON file to write")
     return described
@@ -248,14 +247,13 @@ def decoders(options: argparse.Namespace, found: dict[str, float]) -> list[dict[
 def models(options: argparse.Namespace, found: dict[str, float]) -> list[dict[str, Any]]:
     """Images or videos a second of the large models, and the share of the product's rate that their steps reach."""
     rows, rng = [], np.random.default_rng(0)
-    sizes = dict.fromkeys(options.models, options.model_batch) | MODEL_BATCHES
     for name in options.models:
-        size = sizes[name]
         forms: list[dict[str, Any]] = [{}, {"dtype": "bfloat16"}]
         if "remat" in MODELS[name].fields:
             forms += [{"remat": True}, {"remat": True, "dtype": "bfloat16"}]
         for form in forms:
             config, shape = TrainConfig.for_model(name, **form), MODELS[name].image_shapes[0]
+            size: int = options.model_batch or config.batch_size
             parts = {
                 "model": config.make_model(shape), "likelihood": config.make_likelihood(),
                 "optimizer": config.make_optimizer(),
