@@ -58,16 +58,17 @@ class Looped:
         batches = [next(self._feed) for _ in range(num)]
         most = most_in_a_loop(batches[0].nbytes)
         batches += batches[-1:] * (most - num)  # not taken
-        self._num_calls += 1
-        if self._num_calls == 2:  # the first one is compiled
+        second = self._num_calls == 1  # the first one is compiled
+        if second:
             jax.block_until_ready(self._before)
-            begin = time.monotonic()
-            state, metrics = jax.block_until_ready(self._steps(state, np.stack(batches), num, self._key))
-            seconds = (time.monotonic() - begin) / num
-            self.num = int(np.clip(SECONDS_A_CALL / seconds, 1, most))
-        else:
-            state, metrics = self._steps(state, np.stack(batches), num, self._key)
-            jax.block_until_ready(self._before)  # one call waits while one works, no more
+        begin = time.monotonic()
+        state, metrics = self._steps(state, np.stack(batches), num, self._key)
+        if second:
+            jax.block_until_ready(metrics)
+            self.num = int(np.clip(num * SECONDS_A_CALL / (time.monotonic() - begin), 1, most))
+        elif self._num_calls:  # one call waits while one works, no more; none where a step takes long
+            jax.block_until_ready(metrics if self.num == 1 else self._before)
+        self._num_calls += 1
         self._before = metrics
         return state, metrics
 
