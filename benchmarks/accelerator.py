@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ NUM_RUNS = 8
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # its memory is for several processes
     return train_step.exit_code(lambda: measure_all(options))
 
 
@@ -89,8 +90,7 @@ def agreement(options: argparse.Namespace, found: dict[str, float]) -> list[dict
         ("default", {}),
     ):
         command = [sys.executable, "-m", "benchmarks.jax_worker", "resident", str(options.batch_size)]
-        with_memory = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        printed = suite.run(command, os.environ | with_memory | environment, input='{"losses": 5}\n')
+        printed = suite.run(command, os.environ | environment, input='{"losses": 5}\n')
         losses[name] = np.array(json.loads(printed))
     rows = []
     for name, limit in (("full", TOLERANCE), ("default", TF32_TOLERANCE)):
@@ -134,7 +134,7 @@ def beside_pytorch(options: argparse.Namespace, found: dict[str, float]) -> list
         commands |= {"PyTorch eager": twin, "PyTorch, CUDA graphs": [*twin, "graphs"]}
     else:
         print(f"bench: {options.torch_python} has no torch with CUDA; its lines are left out", file=sys.stderr)
-    seconds = dict(in_turn(commands, options))
+    seconds = in_turn(commands, options)
     work, rows = step_flops(options.batch_size), []
     for name in seconds:
         if not name.startswith("calibrax"):
@@ -144,7 +144,9 @@ def beside_pytorch(options: argparse.Namespace, found: dict[str, float]) -> list
         rows.append(row(f"step, {dtype}", "1/s", steps, seconds_of_10_epochs=STEPS * float(np.median(seconds[name]))))
         share = [work * value / 1e12 / found[f"matrix product, {dtype}"] for value in steps]
         rows.append(row(f"step, {dtype}, of the product's rate", "share", share))
-        for peer in seconds.keys() - {"calibrax", "calibrax, bfloat16"}:
+        for peer in seconds:
+            if peer.startswith("calibrax"):
+                continue
             ratio = [other / mine for mine, other in zip(seconds[name], seconds[peer], strict=True)]
             peers = [1 / value for value in seconds[peer]]
             rows.append(row(f"step, {dtype}, against {peer}", "1/s", steps, peer=peers, ratio=ratio))
@@ -159,10 +161,9 @@ def has_cuda(python: str) -> bool:
         return False
 
 
-def in_turn(commands: dict[str, list[str]], options: argparse.Namespace) -> Iterator[tuple[str, list[float]]]:
+def in_turn(commands: dict[str, list[str]], options: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds a step of each contender, block by block; the losses of all must be calibrax's."""
-    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    workers = {name: Contender(name, command, environment, None) for name, command in commands.items()}
+    workers = {name: Contender(name, command, {}, None) for name, command in commands.items()}
     try:
         with tempfile.TemporaryDirectory() as folder:
             start = str(Path(folder) / "start.npz")
@@ -181,7 +182,7 @@ def in_turn(commands: dict[str, list[str]], options: argparse.Namespace) -> Iter
         for _ in range(options.blocks):
             for name, worker in workers.items():
                 seconds[name].append(worker.ask(time=options.steps) / options.steps)
-        yield from seconds.items()
+        return seconds
     finally:
         for worker in workers.values():
             worker.stop()

@@ -124,6 +124,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(accelerator, "parts_of", lambda likelihood=None: rates.parts_of(8, 2, likelihood))
     monkeypatch.setattr(accelerator, "images", lambda num: rates.images(num, 8))
     monkeypatch.setattr(accelerator, "has_cuda", lambda python: True)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     out = tmp_path / "results" / "accelerator.json"
     settings = ["--batch-size", "2", "--steps", "10", "--blocks", "2", "--product", "16", "--out", str(out)]
     return out, [*settings, "--models", "conv-vae", "--model-batch", "2", "--model-steps", "2"]
@@ -134,7 +135,7 @@ def test_the_accelerator_s_bench_writes_a_row_a_line(small, monkeypatch, capsys)
     losses = iter(("[2.0, 1.0]", "[2.0, 1.00001]", "[2.0, 1.001]"))
     monkeypatch.setattr(suite, "run", lambda *args, **options: next(losses))
     seconds = {"calibrax": [0.1, 0.2], "calibrax, bfloat16": [0.05, 0.05], "PyTorch eager": [0.2, 0.6]}
-    monkeypatch.setattr(accelerator, "in_turn", lambda commands, options: seconds.items())
+    monkeypatch.setattr(accelerator, "in_turn", lambda commands, options: seconds)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         assert accelerator.main(settings) == 0
     printed, record = capsys.readouterr().out, json.loads(out.read_text())

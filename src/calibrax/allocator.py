@@ -20,9 +20,9 @@ def keep_freed_memory() -> bool:
     """Let this process keep freed blocks of up to 1 GiB for their next use.
 
     The command line does so; call it in a program of your own before anything is computed. Only the first of glibc's
-    arenas has blocks of more than 64 MiB, so there are to be two for all threads; the others give back each 64 MiB that
-    are free, unless glibc is to keep so much in store. Without effect where the C library is another
-    one, on five CPUs or more, and where the environment sets glibc's allocator already (GLIBC_TUNABLES, MALLOC_...).
+    arenas has blocks of more than 64 MiB, so there are to be two for all threads; the other gives back each 64 MiB that
+    are free, unless it is told to keep so much in store. Without effect where the C library is another one, on five
+    CPUs or more, and where the environment sets glibc's allocator already (GLIBC_TUNABLES, MALLOC_...).
 
     Returns:
       Whether it took effect.
