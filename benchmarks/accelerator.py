@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument("--models", nargs="*", default=["hvae", "svg"], choices=sorted(MODELS), help="of part 5")
     described.add_argument("--model-batch", type=int, help="examples a step in part 5 (default: each model's own)")
     described.add_argument("--model-steps", type=int, default=20, help="steps a call in part 5")
+    described.add_argument("--trace", help="folder for a profile of twenty SVHN steps, for TensorBoard or Perfetto")
     described.add_argument("--out", default=str(RESULTS), help="the JSON file to write")
     return described
 
@@ -72,6 +73,8 @@ def measure_all(options: argparse.Namespace) -> None:
     for part in (agreement, limits, beside_pytorch, seeds, decoders, models):
         print(f"[{time.monotonic() - begin:4.0f} s] {part.__name__.replace('_', ' ')}", file=sys.stderr, flush=True)
         rows += part(options, {one["name"]: one["ours"]["median"] for one in rows})
+    if options.trace:
+        trace(options)
     command = " ".join(["python -m benchmarks.accelerator", *sys.argv[1:]])
     record = {"device": device.device_kind, "commit": commit(), "command": command, "machine": suite.machine()}
     record |= {"versions": suite.versions(), "minutes": (time.monotonic() - begin) / 60, "rows": rows}
@@ -188,6 +191,14 @@ def in_turn(commands: dict[str, list[str]], options: argparse.Namespace) -> dict
             worker.stop()
 
 
+def trace(options: argparse.Namespace) -> None:
+    """A profile of twenty SVHN steps, which were compiled before it begins."""
+    call = steps_of(parts_of(), images(options.batch_size), 20)
+    jax.block_until_ready(call())
+    with jax.profiler.trace(options.trace, create_perfetto_trace=True):
+        jax.block_until_ready(call())
+
+
 @functools.cache
 def step_flops(batch_size: int, likelihood: Any = None) -> float:
     """XLA's count for a training step of the SVHN network."""
@@ -201,8 +212,8 @@ def step_arguments(parts: dict[str, Any], batch: np.ndarray, *, ema: bool = Fals
     return jax.eval_shape(init, key, batch[:1]), jnp.asarray(batch), key
 
 
-def seconds_a_step(parts: dict[str, Any], batch: np.ndarray, num: int, blocks: int, options=PLAIN) -> list[float]:
-    """On a batch in the device's memory, so many steps a call."""
+def steps_of(parts: dict[str, Any], batch: np.ndarray, num: int, options=PLAIN) -> Callable[[], jax.Array]:
+    """A call that takes so many steps on a batch in the device's memory, and gives their losses."""
     steps, key = resident_steps(**parts, options=options), jax.random.key(0)
     init = functools.partial(create_train_state, **parts, ema=options.ema_decay is not None)
     state, examples = jax.jit(init)(key, batch[:1]), jax.device_put(batch)
@@ -213,7 +224,11 @@ def seconds_a_step(parts: dict[str, Any], batch: np.ndarray, num: int, blocks: i
         state, metrics = steps(state, examples, order, key)
         return metrics["loss"]
 
-    return [value / num for value in seconds_of(call, blocks)]
+    return call
+
+
+def seconds_a_step(parts: dict[str, Any], batch: np.ndarray, num: int, blocks: int, options=PLAIN) -> list[float]:
+    return [value / num for value in seconds_of(steps_of(parts, batch, num, options), blocks)]
 
 
 def seeds(options: argparse.Namespace, found: dict[str, float]) -> list[dict[str, Any]]:

@@ -137,7 +137,8 @@ def test_the_accelerator_s_bench_writes_a_row_a_line(small, monkeypatch, capsys)
     seconds = {"calibrax": [0.1, 0.2], "calibrax, bfloat16": [0.05, 0.05], "PyTorch eager": [0.2, 0.6]}
     monkeypatch.setattr(accelerator, "in_turn", lambda commands, options: seconds)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        assert accelerator.main(settings) == 0
+        assert accelerator.main([*settings, "--trace", str(out.parent / "trace")]) == 0
+    assert list((out.parent / "trace").rglob("perfetto_trace.json.gz"))
     printed, record = capsys.readouterr().out, json.loads(out.read_text())
     rows = {row["name"]: row for row in record["rows"]}
     assert all(name in printed for name in rows)
