@@ -79,7 +79,7 @@ def looped(steps, calls):
 
 
 @pytest.mark.parametrize(("seconds", "num"), [(1e9, taking.MOST_IN_A_LOOP), (0.0, 1)])
-def test_a_call_takes_as_many_steps_as_a_second_has(seconds, num, monkeypatch):
+def test_a_call_takes_as_many_steps_as_its_time_has(seconds, num, monkeypatch):
     monkeypatch.setattr(taking, "SECONDS_A_CALL", seconds)
     parts, feed = settings(), data.batches(images(), BATCH_SIZE, seed=1)
     take = taking.Looped(parts, feed, KEY)
@@ -140,7 +140,7 @@ def test_several_weights_in_one_program_are_the_runs_one_by_one():
 def test_a_run_in_calls_of_several_steps_is_the_run(tmp_path):
     """5 steps a call, saved every 2 and at the ends of epochs of 3: calls of 1 and 2; then gone on with by ones.
 
-    And the run with nothing said, whose calls take what a second has.
+    And the run with nothing said, whose calls take what two seconds have.
     """
     path = write_images(tmp_path / "images.npz")
     args = "--save-every", "2", "--eval-every", "2"

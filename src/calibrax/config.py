@@ -117,7 +117,7 @@ class TrainConfig:
     """One device, or all of them by pmap or by sharded arrays."""
     scan_steps: int | None = None
     """Steps in one call, with the training images in the device's memory: for GPUs and TPUs (default: there 1; on one
-    CPU as many as take a second, at most 8, on batches from the host)."""
+    CPU as many as take two seconds, at most 8, on batches from the host)."""
     resume: bool = False
     """Go on with the run in --run-dir."""
     save_every: int = 0
