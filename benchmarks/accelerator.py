@@ -29,7 +29,7 @@ import numpy as np
 
 import calibrax as cx
 from benchmarks import suite, train_step
-from benchmarks.rates import flops, images, parts_of
+from benchmarks.rates import flops, images, parts_and_batch, parts_of, seconds_of
 from benchmarks.suite import row
 from benchmarks.train_step import BenchError, Contender
 from calibrax.config import TrainConfig
@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def measure_all(options: argparse.Namespace) -> None:
+    train_step.check_positive(options, "batch_size", "steps", "blocks", "product", "model_steps")
     begin, rows, device = time.monotonic(), [], jax.devices()[0]
     for part in (agreement, limits, beside_pytorch, seeds, decoders, models):
         print(f"[{time.monotonic() - begin:4.0f} s] {part.__name__.replace('_', ' ')}", file=sys.stderr, flush=True)
@@ -112,17 +113,6 @@ def limits(options: argparse.Namespace, found: dict[str, float]) -> list[dict[st
         seconds = seconds_of(lambda product=product, matrix=matrix: product(matrix), options.blocks)
         rows.append(row(f"matrix product, {dtype}", "TFLOP/s", [2 * size**3 / value / 1e12 for value in seconds]))
     return rows
-
-
-def seconds_of(call: Callable[[], Any], blocks: int) -> list[float]:
-    """Of several calls, after one that compiles."""
-    jax.block_until_ready(call())
-    found = []
-    for _ in range(blocks):
-        begin = time.perf_counter()
-        jax.block_until_ready(call())
-        found.append(time.perf_counter() - begin)
-    return found
 
 
 def beside_pytorch(options: argparse.Namespace, found: dict[str, float]) -> list[dict[str, Any]]:
@@ -262,20 +252,15 @@ def decoders(options: argparse.Namespace, found: dict[str, float]) -> list[dict[
 
 def models(options: argparse.Namespace, found: dict[str, float]) -> list[dict[str, Any]]:
     """Images or videos a second of the large models, and the share of the product's rate that their steps reach."""
-    rows, rng = [], np.random.default_rng(0)
+    rows = []
     for name in options.models:
         forms: list[dict[str, Any]] = [{}, {"dtype": "bfloat16"}]
         if "remat" in MODELS[name].fields:
             forms += [{"remat": True}, {"remat": True, "dtype": "bfloat16"}]
         for form in forms:
-            config, shape = TrainConfig.for_model(name, **form), MODELS[name].image_shapes[0]
+            config = TrainConfig.for_model(name, **form)
             size: int = options.model_batch or config.batch_size
-            parts = {
-                "model": config.make_model(shape), "likelihood": config.make_likelihood(),
-                "optimizer": config.make_optimizer(),
-            }  # fmt: skip
-            frames = (config.n_past + config.n_future,) if config.is_video else ()
-            batch = rng.integers(0, 256, (size, *frames, *shape), dtype=np.uint8)
+            parts, batch = parts_and_batch(config, size)
             step_options = config.make_step_options()
             seconds = seconds_a_step(parts, batch, options.model_steps, options.blocks, step_options)
             title = ", ".join([name, config.dtype, *(["rematerialised"] if config.remat else [])])

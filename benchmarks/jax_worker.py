@@ -33,7 +33,7 @@ class LinenVAE(nn.Module):
     """The SVHN network as one would write it with `flax.linen`'s own convolutions."""
 
     @nn.compact
-    def __call__(self, x, keys):
+    def __call__(self, x, keys, train=False):
         h = nn.relu(nn.Conv(32, (3, 3))(x.astype(jnp.float32) / 255))
         h = nn.relu(nn.Conv(64, (4, 4), 2, padding=1)(h))
         h = nn.relu(nn.Conv(128, (5, 5), 2, padding=2)(h)).reshape(x.shape[0], -1)

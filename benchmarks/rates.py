@@ -54,12 +54,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def seconds_of(call: Callable[[], Any]) -> list[float]:
+def seconds_of(call: Callable[[], Any], repeats: int = REPEATS) -> list[float]:
     """Of several calls, after one that compiles."""
     jax.block_until_ready(call())
     give_back_free_memory()
     found = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         begin = time.perf_counter()
         jax.block_until_ready(call())
         found.append(time.perf_counter() - begin)
@@ -163,15 +163,20 @@ def step_seconds(batch_size: int, size: int = 28, latent_dim: int = 20, likeliho
 
 
 def model_seconds(model: str, batch_size: int) -> float:
-    """Of a training step of a model by its name, with its own settings, on noise of its first shape."""
-    config, preset = TrainConfig.for_model(model), MODELS[model]
-    shape = preset.image_shapes[0]
+    """Of a training step of a model by its name, with its own settings."""
+    config = TrainConfig.for_model(model)
+    parts, batch = parts_and_batch(config, batch_size)
+    return float(np.median(seconds_of(stepping(parts, batch, options=config.make_step_options()))))
+
+
+def parts_and_batch(config: TrainConfig, batch_size: int) -> tuple[dict[str, Any], np.ndarray]:
+    """What a run's step is made of, and a batch of noise in its model's first shape."""
+    shape = MODELS[config.model].image_shapes[0]
     parts = {
         "model": config.make_model(shape), "likelihood": config.make_likelihood(), "optimizer": config.make_optimizer()
     }  # fmt: skip
     frames = (config.n_past + config.n_future,) if config.is_video else ()
-    batch = RNG.integers(0, 256, (batch_size, *frames, *shape), dtype=np.uint8)
-    return float(np.median(seconds_of(stepping(parts, batch, options=config.make_step_options()))))
+    return parts, RNG.integers(0, 256, (batch_size, *frames, *shape), dtype=np.uint8)
 
 
 def growth():

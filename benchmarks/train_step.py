@@ -76,7 +76,7 @@ class Contender:
         return json.loads(answer)
 
     def stop(self) -> None:
-        with self._process:  # closes the pipes and waits
+        with contextlib.suppress(BrokenPipeError), self._process:  # closes the pipes and waits
             self._process.kill()
 
 
@@ -99,9 +99,7 @@ def exit_code(command: Callable[[], object]) -> int:
 
 
 def compare(options: argparse.Namespace) -> None:
-    for name in ("blocks", "steps", "batch_size", "threads"):
-        if getattr(options, name) < 1:
-            raise BenchError(f"--{name.replace('_', '-')} is {getattr(options, name)}; expected at least 1")
+    check_positive(options, "blocks", "steps", "batch_size", "threads")
     check_torch(options.torch_python)
     with tempfile.TemporaryDirectory() as folder, contenders(options) as workers:
         versions = check_losses(workers, Path(folder) / "start.npz")
@@ -110,6 +108,12 @@ def compare(options: argparse.Namespace) -> None:
     print(table(record))
     if options.out:
         Path(options.out).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def check_positive(options: argparse.Namespace, *names: str) -> None:
+    for name in names:
+        if getattr(options, name) < 1:
+            raise BenchError(f"--{name.replace('_', '-')} is {getattr(options, name)}; expected at least 1")
 
 
 def parser() -> argparse.ArgumentParser:

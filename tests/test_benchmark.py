@@ -1,13 +1,16 @@
 """The benchmark's arithmetic and its mistakes; the timings themselves need torch and a quiet machine."""
 
 import argparse
+import functools
 import json
 import sys
 
 import jax
 import pytest
 
-from benchmarks import accelerator, rates, suite, train_step
+from benchmarks import accelerator, jax_worker, rates, suite, train_step
+from calibrax.training import create_train_state
+from calibrax.training import train_step as train_step_of
 
 
 def test_ratios_are_taken_turn_by_turn():
@@ -48,6 +51,19 @@ def test_losses_that_differ_stop_the_benchmark(tmp_path):
 def test_mistakes_are_one_line(capsys, argv, match):
     assert train_step.main(argv) == 2
     assert match in capsys.readouterr().err
+
+
+def test_flax_s_own_layers_train_as_the_network():
+    """The contender of `--linen` has the same parameters, and a step that can be traced."""
+    parts = rates.parts_of() | {"model": jax_worker.LinenVAE()}
+    batch, key = rates.images(2), jax.random.key(0)
+    state = jax.eval_shape(functools.partial(create_train_state, **parts), key, batch[:1])
+    ours = jax.eval_shape(functools.partial(create_train_state, **rates.parts_of()), key, batch[:1])
+    sizes = [sorted(leaf.size for leaf in jax.tree.leaves(of.params)) for of in (state, ours)]
+    assert sizes[0] == sizes[1]
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        new, _ = jax.eval_shape(functools.partial(train_step_of, **parts), state, batch, key)
+    assert jax.tree.structure(new) == jax.tree.structure(state)
 
 
 def test_a_worker_that_dies_is_one_line():
@@ -158,3 +174,8 @@ def test_an_accelerator_whose_losses_are_others_is_not_timed(small, monkeypatch,
     assert accelerator.main(settings) == 1
     assert "bench: losses in full precision differ by 1.0e-03 from the CPU's" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_mistakes_at_the_accelerator_s_bench_are_one_line(small, capsys):
+    assert accelerator.main([*small[1], "--steps", "0"]) == 2
+    assert capsys.readouterr().err == "bench: --steps is 0; expected at least 1\n"

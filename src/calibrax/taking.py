@@ -11,7 +11,7 @@ from calibrax.data import epoch_order, steps_per_epoch
 from calibrax.training import Metrics, Stepper, TrainState, looped_steps, resident_steps
 
 SECONDS_A_CALL = 2.0  # a signal waits for so long, or for a step
-SECONDS_ALONE = 0.1  # a call of so long has none behind it: what the wait costs is not to be measured
+SECONDS_ALONE = 0.1  # a call of so long has none behind it, for a signal to wait for
 MOST_IN_A_LOOP = 8  # steps; what more of them save is not to be measured
 LOOP_BYTES = 32 * 2**20  # of batches, which wait on the host for one call
 
