@@ -32,9 +32,9 @@ from benchmarks import suite, train_step
 from benchmarks.rates import flops, images, parts_and_batch, parts_of, seconds_of
 from benchmarks.suite import row
 from benchmarks.train_step import BenchError, Contender
-from calibrax.config import TrainConfig
-from calibrax.presets import MODELS
-from calibrax.run_folder import commit
+from calibrax.runs.config import TrainConfig
+from calibrax.runs.folder import commit
+from calibrax.runs.presets import MODELS
 from calibrax.training import create_train_state, jit_step, resident_runs, resident_steps
 from calibrax.training.step import PLAIN
 

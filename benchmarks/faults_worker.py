@@ -84,7 +84,7 @@ def digest(folder):
     import jax
     import numpy as np
 
-    from calibrax.run import Run
+    from calibrax.runs.run import Run
 
     found = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(Run.open(folder).saved_state()):
@@ -101,8 +101,9 @@ def main(plan, report, *arguments):
         fuse.after(fault["after"] - (time.monotonic() - BEGIN))
     sys.addaudithook(fuse.hook)
 
-    from calibrax import cli, modality, run
-    from calibrax.taking import Looped
+    from calibrax import cli
+    from calibrax.runs import modality, run
+    from calibrax.runs.taking import Looped
     from calibrax.training import Checkpoints, MetricsLog
 
     take = Looped.__call__

@@ -19,10 +19,10 @@ import optax
 from flax import linen as nn
 
 import calibrax as cx
-from calibrax.allocator import give_back_free_memory, keep_freed_memory
+from calibrax._malloc import give_back_free_memory, keep_freed_memory
 from calibrax.models import ConvVAE, Forward
 from calibrax.objectives import gaussian_kl
-from calibrax.taking import Looped, OneByOne
+from calibrax.runs.taking import Looped, OneByOne
 from calibrax.training import create_train_state, jit_step, resident_steps
 from calibrax.training.step import example_keys
 

@@ -25,17 +25,17 @@ from flax.traverse_util import unflatten_dict
 
 import calibrax as cx
 from benchmarks.soak import resident
-from calibrax.allocator import give_back_free_memory, keep_freed_memory
-from calibrax.config import TrainConfig
+from calibrax._malloc import give_back_free_memory, keep_freed_memory
 from calibrax.data import MovingDigits, video_batches
 from calibrax.evaluation import evaluate_likelihood, generate
-from calibrax.evaluation.inception import _forward_function, features, parameter_shapes
-from calibrax.evaluation.information import monte_carlo
-from calibrax.evaluation.video import ssim
+from calibrax.evaluation.metrics.frame_scores import ssim
+from calibrax.evaluation.metrics.inception import _forward_function, features, parameter_shapes
+from calibrax.evaluation.metrics.information import monte_carlo
 from calibrax.models import ConvVAE, layers
-from calibrax.presets import LIKELIHOODS, MODELS
+from calibrax.runs.config import TrainConfig
+from calibrax.runs.presets import LIKELIHOODS, MODELS
 from calibrax.training import StepOptions, Stepper, create_train_state, jit_step, pmap_step, sharded_step
-from calibrax.training.parallel import compiler_options
+from calibrax.training.devices import compiler_options
 from calibrax.training.step import PLAIN
 
 RNG = np.random.default_rng(0)

@@ -2,7 +2,7 @@
 
 Command:   make soak                         (or: python -m benchmarks.soak --steps 20000)
 
-The run is `calibrax.run.train` itself, with its log, checkpoints and evaluations. Memory is the resident set of the
+The run is `calibrax.runs.train` itself, with its log, checkpoints and evaluations. Memory is the resident set of the
 process, sampled along the way; its slope is fitted over all samples after the first quarter. JAX's own log of
 compilations must name the training step once, and nothing in the second half of the run, with its evaluations, pictures
 and saves.
@@ -73,9 +73,9 @@ def compilations() -> Iterator[Counter[str]]:
 
 def soak(folder: Path, num_steps: int, steps_per_epoch: int = STEPS_PER_EPOCH) -> tuple[list[Sample], Counter[str]]:
     """Train in `folder` for so many steps of 4 images of 4 x 4; what was seen along the way, and what was compiled."""
-    from calibrax import run
-    from calibrax.config import TrainConfig
-    from calibrax.taking import Looped
+    from calibrax.runs import run
+    from calibrax.runs.config import TrainConfig
+    from calibrax.runs.taking import Looped
 
     rng = np.random.default_rng(0)
     images = {name: rng.integers(0, 256, (4 * steps_per_epoch, 4, 4, 1), dtype=np.uint8) for name in ("train", "test")}

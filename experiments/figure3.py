@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from calibrax.evaluation.tradeoff_figure import Point, save_rate_distortion
 from experiments import paper_figure, table1
+from experiments.figures.tradeoff import Point, save_rate_distortion
 from experiments.paper_figure import Figure, Made
 from experiments.report import value
 

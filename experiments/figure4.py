@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from calibrax.evaluation.tradeoff_figure import InformationPoint, save_information
 from experiments import paper_figure, table1
+from experiments.figures.tradeoff import InformationPoint, save_information
 from experiments.paper_figure import Figure, Made
 from experiments.report import value
 from experiments.sweep import Done

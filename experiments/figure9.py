@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from calibrax.evaluation.comparison_figure import save_sigma_curves
+from calibrax.evaluation.figures.comparison import save_sigma_curves
 from calibrax.objectives import beta_to_sigma
 from calibrax.training import read_metrics
 from experiments import decoders, paper_figure

@@ -14,8 +14,8 @@ import jax
 
 from calibrax import cli
 from calibrax.evaluation import generate, reconstruct
-from calibrax.evaluation.figures import save_comparison
-from calibrax.run import Run
+from calibrax.evaluation.figures.images import save_comparison
+from calibrax.runs.run import Run
 
 NUM_IMAGES = 36
 

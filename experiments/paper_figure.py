@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from calibrax import run_folder
 from calibrax.data import ImageData
-from calibrax.evaluation.figures import save_comparison
-from calibrax.measure import check_fid_images
+from calibrax.evaluation.figures.images import save_comparison
+from calibrax.runs import folder as run_folder
+from calibrax.runs.evaluate import check_fid_images
 from experiments import paper_table, report
 from experiments.sweep import Case, Done, SweepConfig, chosen, sweep
 

@@ -11,13 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from calibrax import cli, run
+from calibrax import cli
 from calibrax.data import ImageData
 from calibrax.evaluation import generate
-from calibrax.evaluation.figures import save_strips
-from calibrax.evaluation.score_figure import Score, save_scores
-from calibrax.measure import check_fid_images, checked_weights
+from calibrax.evaluation.figures.images import save_strips
+from calibrax.runs import run
+from calibrax.runs.evaluate import check_fid_images, checked_weights
 from experiments import report
+from experiments.figures.scores import Score, save_scores
 from experiments.report import Table
 from experiments.sweep import Case, Done, SweepConfig, chosen, sweep, train_config
 

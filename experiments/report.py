@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from calibrax import run_folder
-from calibrax.atomic import write_text
+from calibrax._files import write_text
 from calibrax.data import VideoData, first_videos
-from calibrax.modality import Data
+from calibrax.runs import folder as run_folder
+from calibrax.runs.modality import Data
 from experiments.sweep import Case, Done, SweepConfig
 
 AGREES_WITHIN = 0.02  # nats a dimension

@@ -15,9 +15,10 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from calibrax import cli, run
-from calibrax.config import TrainConfig
+from calibrax import cli
 from calibrax.data import DataError
+from calibrax.runs import run
+from calibrax.runs.config import TrainConfig
 
 IMAGE_SIZE = 28
 FALLBACK = "street-digits"

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from calibrax.config import ConfigError
+from calibrax.runs.config import ConfigError
 from experiments import decoders, paper_table, report
 from experiments.report import Table
 from experiments.sweep import Case, SweepConfig

@@ -26,7 +26,7 @@ from flax import linen as nn
 
 import calibrax as cx
 from calibrax import cli
-from calibrax.evaluation.figures import save_comparison
+from calibrax.evaluation.figures.images import save_comparison
 from calibrax.linen import Decode
 from calibrax.objectives import gaussian_kl
 

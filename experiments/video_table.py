@@ -7,12 +7,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from calibrax import run
-from calibrax.config import ConfigError
 from calibrax.data import VideoData, first_videos
-from calibrax.evaluation.prediction import futures as futures_of
-from calibrax.evaluation.video import FrameScores
-from calibrax.evaluation.video_figure import save_prediction, save_scores_over_time
+from calibrax.evaluation.figures.video import save_prediction, save_scores_over_time
+from calibrax.evaluation.metrics.frame_scores import FrameScores
+from calibrax.evaluation.metrics.prediction import futures as futures_of
+from calibrax.runs import run
+from calibrax.runs.config import ConfigError
 from experiments import paper_table
 from experiments.report import Column, Table
 from experiments.sweep import Done, SweepConfig

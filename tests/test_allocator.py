@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from calibrax.allocator import ARENA_MAX, MANY_CPUS, give_back_free_memory, keep_freed_memory, num_cpus
+from calibrax._malloc import ARENA_MAX, MANY_CPUS, give_back_free_memory, keep_freed_memory, num_cpus
 
 GLIBC = platform.libc_ver()[0] == "glibc"
 PROGRAM = """
 import resource, threading
-from calibrax.allocator import keep_freed_memory
+from calibrax._malloc import keep_freed_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -58,7 +58,7 @@ def test_a_freed_block_is_used_again_without_touching_new_pages(mebibytes, in_th
 def test_what_lies_free_between_what_is_used_is_given_back():
     program = """
 from benchmarks.soak import resident
-from calibrax.allocator import give_back_free_memory
+from calibrax._malloc import give_back_free_memory
 
 blocks = [b"x" * 100_000 for _ in range(1000)]
 blocks = blocks[::20]  # what is left keeps the heap from shrinking
@@ -72,12 +72,12 @@ print(before - resident())
 @pytest.fixture
 def few_cpus(monkeypatch):
     """One CPU, glibc, and an environment that says nothing; what would be set is listed and not set."""
-    monkeypatch.setattr("calibrax.allocator.num_cpus", lambda: 1)
+    monkeypatch.setattr("calibrax._malloc.num_cpus", lambda: 1)
     for name in [name for name in os.environ if name.startswith(("GLIBC_TUNABLES", "MALLOC_"))]:
         monkeypatch.delenv(name)
     settings = []
     glibc = SimpleNamespace(gnu_get_libc_version=None, mallopt=lambda *setting: settings.append(setting) or 1)
-    monkeypatch.setattr("calibrax.allocator.ctypes.CDLL", lambda name: glibc)
+    monkeypatch.setattr("calibrax._malloc.ctypes.CDLL", lambda name: glibc)
     return settings
 
 
@@ -94,14 +94,14 @@ def test_what_the_environment_sets_stays(name, value, few_cpus, monkeypatch):
 
 
 def test_many_cpus_keep_their_arenas(few_cpus, monkeypatch):
-    monkeypatch.setattr("calibrax.allocator.num_cpus", lambda: MANY_CPUS)
+    monkeypatch.setattr("calibrax._malloc.num_cpus", lambda: MANY_CPUS)
     assert keep_freed_memory() is False
     assert few_cpus == []
 
 
 def test_another_c_library_is_left_alone(few_cpus, monkeypatch):
     other = SimpleNamespace(mallopt=lambda *setting: few_cpus.append(setting) or 1, malloc_trim=lambda pad: 1)
-    monkeypatch.setattr("calibrax.allocator.ctypes.CDLL", lambda name: other)
+    monkeypatch.setattr("calibrax._malloc.ctypes.CDLL", lambda name: other)
     assert keep_freed_memory() is False
     assert give_back_free_memory() is False
     assert few_cpus == []

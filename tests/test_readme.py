@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import calibrax as cx
-from calibrax.presets import LIKELIHOODS
+from calibrax.runs.presets import LIKELIHOODS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

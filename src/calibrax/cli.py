@@ -108,11 +108,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def guarded(command: Any) -> int:
     """Call a command; turn a user's mistake into one line on stderr and exit code 2, an interruption into 130."""
-    from calibrax.allocator import keep_freed_memory
-    from calibrax.config import ConfigError
+    from calibrax._malloc import keep_freed_memory
     from calibrax.data import DataError
-    from calibrax.interrupts import Interrupted
-    from calibrax.run_folder import RunError
+    from calibrax.runs.config import ConfigError
+    from calibrax.runs.folder import RunError
+    from calibrax.training.signals import Interrupted
 
     keep_freed_memory()
     try:
@@ -135,8 +135,9 @@ def guarded(command: Any) -> int:
 
 
 def train(argv: Sequence[str]) -> None:
-    from calibrax import run, run_folder
-    from calibrax.config import ConfigError, TrainConfig
+    from calibrax.runs import folder as run_folder
+    from calibrax.runs import run
+    from calibrax.runs.config import ConfigError, TrainConfig
 
     @dataclasses.dataclass(frozen=True)
     class TrainArguments(TrainConfig):
@@ -169,7 +170,7 @@ def train(argv: Sequence[str]) -> None:
 
 def _join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Join the other processes of a run, where there are any."""
-    from calibrax.config import ConfigError
+    from calibrax.runs.config import ConfigError
 
     if coordinator is None:
         if num_processes is not None or process_id is not None:
@@ -183,7 +184,7 @@ def _join(coordinator: str | None, num_processes: int | None, process_id: int | 
             raise ConfigError("--coordinator HOST:PORT needs --num-processes and --process-id")
     if num_processes is not None and process_id is not None and not 0 <= process_id < num_processes:
         raise ConfigError(f"--process-id is {process_id}; expected 0 to {num_processes - 1}, below --num-processes")
-    from calibrax import processes
+    from calibrax.training import multihost as processes
 
     try:
         processes.join(coordinator, num_processes, process_id)
@@ -192,9 +193,9 @@ def _join(coordinator: str | None, num_processes: int | None, process_id: int | 
 
 
 def evaluate(argv: Sequence[str]) -> None:
-    from calibrax.config import ConfigError
-    from calibrax.measure import evaluate_fully
-    from calibrax.run import Run
+    from calibrax.runs.config import ConfigError
+    from calibrax.runs.evaluate import evaluate_fully
+    from calibrax.runs.run import Run
 
     config = parse(EvaluateConfig, "calibrax evaluate", argv)
     for name in ("importance_samples", "futures"):
@@ -215,9 +216,9 @@ def evaluate(argv: Sequence[str]) -> None:
 
 
 def sample(argv: Sequence[str]) -> None:
-    from calibrax import pictures
-    from calibrax.config import ConfigError
-    from calibrax.run import Run
+    from calibrax.runs import sample as pictures
+    from calibrax.runs.config import ConfigError
+    from calibrax.runs.run import Run
 
     config = parse(SampleConfig, "calibrax sample", argv)
     if not 1 <= config.num <= 10_000:
@@ -246,7 +247,7 @@ def sample(argv: Sequence[str]) -> None:
 
 def _check_read(config: SampleConfig, is_video: bool) -> None:
     """Refuse options that the picture asked for does not read."""
-    from calibrax.config import ConfigError
+    from calibrax.runs.config import ConfigError
 
     if config.noise and is_video:
         raise ConfigError("--noise is for images; of videos the means of p(x|z) are shown")
@@ -262,15 +263,15 @@ def _check_read(config: SampleConfig, is_video: bool) -> None:
 
 
 def compare(argv: Sequence[str]) -> None:
-    from calibrax.compare import compare
+    from calibrax.runs.compare import compare
 
     config = parse(CompareConfig, "calibrax compare", argv)
     print(compare(config.runs, config.out))
 
 
 def data(argv: Sequence[str]) -> None:
-    from calibrax.config import ConfigError
     from calibrax.data import describe, describe_videos, is_video_source, load, load_video
+    from calibrax.runs.config import ConfigError
 
     config = parse(DataConfig, "calibrax data", argv)
     if config.picture is not None and Path(config.picture).suffix.lower() != ".png":
@@ -279,7 +280,7 @@ def data(argv: Sequence[str]) -> None:
         videos = load_video(config.source, data_dir=config.data_dir, image_size=config.image_size, prepare=True)
         print(describe_videos(videos))
         if config.picture is not None:
-            from calibrax.evaluation.video_figure import save_film
+            from calibrax.evaluation.figures.video import save_film
 
             rows = [(f"video {index + 1}", videos.train[index]) for index in range(min(4, len(videos.train)))]
             save_film(config.picture, rows, None, title=f"{videos.name}: training videos")
@@ -288,14 +289,14 @@ def data(argv: Sequence[str]) -> None:
     images = load(config.source, data_dir=config.data_dir, image_size=config.image_size)
     print(describe(images))
     if config.picture is not None:
-        from calibrax.evaluation.figures import save_grid
+        from calibrax.evaluation.figures.images import save_grid
 
         save_grid(config.picture, images.train[:64], title=f"{images.name}: training images")
         print(config.picture)
 
 
 def models(argv: Sequence[str]) -> None:
-    from calibrax.config import ConfigError, model_table
+    from calibrax.runs.config import ConfigError, model_table
 
     if argv and argv[0] in ("-h", "--help"):
         print("usage: calibrax models\n\nModel presets with shapes and parameter counts, and the likelihoods' names.")
@@ -307,7 +308,7 @@ def models(argv: Sequence[str]) -> None:
 
 def parse(kind: type[T], prog: str, argv: Sequence[str], *, default: T | None = None) -> T:
     """A config from the command line by tyro, whose boxed errors become a one-line `ConfigError`."""
-    from calibrax.config import ConfigError
+    from calibrax.runs.config import ConfigError
 
     tyro, options = import_tyro(), {} if default is None else {"default": default}
     stderr = io.StringIO()
@@ -328,12 +329,14 @@ def parse(kind: type[T], prog: str, argv: Sequence[str], *, default: T | None = 
 
 def import_tyro() -> Any:
     """The module tyro; ConfigError where it is not installed."""
-    from calibrax.config import ConfigError
+    from calibrax.runs.config import ConfigError
 
     try:
         import tyro
     except ImportError as error:
-        raise ConfigError("the command line needs tyro (pip install tyro); calibrax.run.train works without") from error
+        raise ConfigError(
+            "the command line needs tyro (pip install tyro); calibrax.runs.train works without"
+        ) from error
     return tyro
 
 
@@ -353,8 +356,8 @@ def train_defaults(argv: Sequence[str], **settings: Any) -> Any:
       argv: the command line.
       settings: of a `TrainConfig`, in place of the model's.
     """
-    from calibrax import run_folder
-    from calibrax.config import TrainConfig
+    from calibrax.runs import folder as run_folder
+    from calibrax.runs.config import TrainConfig
 
     folders, sources = given(argv, "--run-dir"), given(argv, "--from")
     if "--resume" in argv and folders:

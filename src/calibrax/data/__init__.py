@@ -1,7 +1,7 @@
 """Images and videos for training: named data sets, the user's own files, and what is drawn here. No JAX in here."""
 
 from calibrax.data.batches import batches, epoch_order, steps_per_epoch
-from calibrax.data.moving_digits import MovingDigits, moving_digits
+from calibrax.data.datasets.moving_digits import MovingDigits, moving_digits
 from calibrax.data.sources import describe, known_sources, load
 from calibrax.data.transforms import take_fraction
 from calibrax.data.types import DataError, ImageData

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from calibrax.atomic import sync_folder
+from calibrax._files import sync_folder
 from calibrax.data.types import DataError
 
 CHUNK = 1 << 20

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from calibrax.data.celeba import CELEBA, load_celeba
+from calibrax.data.datasets.celeba import CELEBA, load_celeba
+from calibrax.data.datasets.originals import ORIGINALS, Original
 from calibrax.data.download import fetch
 from calibrax.data.files import load_folder, load_npz
-from calibrax.data.originals import ORIGINALS, Original
-from calibrax.data.prepared import prepare, prepared_name, read_prepared
+from calibrax.data.tfds_cache import prepare, prepared_name, read_prepared
 from calibrax.data.transforms import Size, checked_size, resize_data
 from calibrax.data.types import DataError, ImageData, check_path, check_splits, check_whole
 
@@ -117,7 +117,7 @@ def levels_in_words(images: np.ndarray) -> str:
 
 
 def _street_digits(seed: int, num_train: int, num_test: int) -> ImageData:
-    from calibrax.data.street_digits import draw
+    from calibrax.data.datasets.street_digits import draw
 
     for name, value, least in (("seed", seed, 0), ("num_train", num_train, 1), ("num_test", num_test, 1)):
         check_whole(name, value, least)

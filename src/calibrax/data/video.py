@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from calibrax.data.moving_digits import NUM_FRAMES, MovingDigits
-from calibrax.data.robot_pushing import LICENSE, ROBOT_PUSHING, load_robot_pushing
-from calibrax.data.robot_pushing import NUM_FRAMES as NUM_ROBOT_FRAMES
+from calibrax.data.datasets.bair import LICENSE, ROBOT_PUSHING, load_robot_pushing
+from calibrax.data.datasets.bair import NUM_FRAMES as NUM_ROBOT_FRAMES
+from calibrax.data.datasets.moving_digits import NUM_FRAMES, MovingDigits
 from calibrax.data.sources import data_folder, expanded, levels_in_words, load
 from calibrax.data.transforms import Size, checked_size, fraction_size, resize
 from calibrax.data.types import DataError, FramesError, ImageData, check_path, check_whole, is_whole

@@ -1,11 +1,11 @@
 """Measuring trained models: likelihood, calibration, information, FID; reconstructions, samples, figures."""
 
-from calibrax.evaluation.calibration import Calibration, evaluate_calibration, evaluate_model_calibration
-from calibrax.evaluation.fid import frechet_distance, kid, moments
-from calibrax.evaluation.hierarchy import Traversal, active_layers, layer_kls, partial_samples, traversal
-from calibrax.evaluation.importance import importance_bounds
-from calibrax.evaluation.information import Information, encode_all, measure_information
-from calibrax.evaluation.likelihood import (
+from calibrax.evaluation.metrics.calibration import Calibration, evaluate_calibration, evaluate_model_calibration
+from calibrax.evaluation.metrics.fid import frechet_distance, kid, moments
+from calibrax.evaluation.metrics.hierarchy import Traversal, active_layers, layer_kls, partial_samples, traversal
+from calibrax.evaluation.metrics.importance import importance_bounds
+from calibrax.evaluation.metrics.information import Information, encode_all, measure_information
+from calibrax.evaluation.metrics.likelihood import (
     Evaluation,
     Trained,
     calibrate_on,

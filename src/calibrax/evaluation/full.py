@@ -12,14 +12,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from calibrax.evaluation import feature_cache, fid, inception, inception_weights
-from calibrax.evaluation.calibration import Calibration, evaluate_model_calibration
-from calibrax.evaluation.calibration_figure import save_calibration_figure
-from calibrax.evaluation.importance import importance_bounds
-from calibrax.evaluation.information import MIN_EXAMPLES, Information, encode_all, measure_information
-from calibrax.evaluation.likelihood import Trained, generate
-from calibrax.evaluation.prediction import Predictions, measure_predictions, predicted_frames
-from calibrax.evaluation.video_figure import save_prediction, save_scores_over_time
+from calibrax.evaluation.figures.calibration import save_calibration_figure
+from calibrax.evaluation.figures.video import save_prediction, save_scores_over_time
+from calibrax.evaluation.metrics import feature_cache, fid, inception, inception_weights
+from calibrax.evaluation.metrics.calibration import Calibration, evaluate_model_calibration
+from calibrax.evaluation.metrics.importance import importance_bounds
+from calibrax.evaluation.metrics.information import MIN_EXAMPLES, Information, encode_all, measure_information
+from calibrax.evaluation.metrics.likelihood import Trained, generate
+from calibrax.evaluation.metrics.prediction import Predictions, measure_predictions, predicted_frames
 
 MIN_IMAGES_FID = 4
 MIN_IMAGES_INFORMATION = MIN_EXAMPLES

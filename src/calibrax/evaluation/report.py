@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from calibrax.evaluation.likelihood import Evaluation
+from calibrax.evaluation.metrics.likelihood import Evaluation
 
 ROWS = (
     ("-ELBO (nats)", "neg_elbo", "{:.1f}"),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from calibrax.likelihoods import soft_clip
-from calibrax.models.keys import example_keys
+from calibrax.models.interface import example_keys
 from calibrax.models.layers import Conv, ConvTranspose, Dense
 from calibrax.objectives import gaussian_kl
 

@@ -1,10 +1,10 @@
 """Training: a pure step, wrappers that say where it runs, checkpoints and logs."""
 
 from calibrax.training.checkpoint import Checkpoints, DamagedCheckpoint
-from calibrax.training.diagnosis import first_bad_tensor
-from calibrax.training.logging import BadSteps, MetricsLog, read_metrics
+from calibrax.training.devices import Stepper, jit_step, pmap_step, sharded_step
+from calibrax.training.find_nonfinite import first_bad_tensor
 from calibrax.training.many_steps import looped_steps, resident_runs, resident_steps
-from calibrax.training.parallel import Stepper, jit_step, pmap_step, sharded_step
+from calibrax.training.metrics_log import BadSteps, MetricsLog, read_metrics
 from calibrax.training.state import TrainState, create_train_state, target, variables_of
 from calibrax.training.step import Metrics, StepOptions, example_keys, train_step
 

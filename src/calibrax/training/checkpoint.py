@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from calibrax.atomic import sync_folder
+from calibrax._files import sync_folder
 from calibrax.training.manifest import MANIFEST_FILE, find_damage, write_manifest
 from calibrax.training.state import TrainState
 

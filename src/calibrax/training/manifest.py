@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from calibrax.atomic import write_text
+from calibrax._files import write_text
 
 MANIFEST_FILE = "manifest.sha256"
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from calibrax.training.parallel import compiler_options
+from calibrax.training.devices import compiler_options
 from calibrax.training.state import TrainState
 from calibrax.training.step import PLAIN, Metrics, StepOptions, train_step
 

@@ -14,7 +14,7 @@ from calibrax.models.hvae.noise import POSTERIOR, PRIOR, layer_noise
 from calibrax.models.hvae.spec import CIFAR_STAGES, StageSpec, feature_maps, latent_shape
 from calibrax.models.hvae.stage import Stage
 from calibrax.models.hvae.weight_norm import WeightNormConv
-from calibrax.models.keys import example_keys, is_single
+from calibrax.models.interface import example_keys, is_single
 
 
 class HVAE(nn.Module):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from calibrax.models.keys import example_keys
+from calibrax.models.interface import example_keys
 
 
 def over_steps(model: Any, body: Callable, carry: Any, inputs: Any) -> tuple[Any, Any]:

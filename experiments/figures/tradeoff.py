@@ -1,0 +1,211 @@
+"""What a β buys and costs: distortion against rate, and how the rate splits over a sweep of β (Figure 4)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from calibrax.evaluation.figures import _style as drawing
+
+SWEEP = {"color": "0.35", "marker": "o", "markersize": 5, "linewidth": 1.4}
+WIDE_RANGE = 30.0  # highest rate over lowest, from which on the axis is logarithmic
+DISTORTION = "distortion: −log p(x|z) (nats per image)"
+
+
+class Point(NamedTuple):
+    """A trained model between rate and distortion, nats."""
+
+    label: str
+    rate: float
+    distortion: float
+    rate_stderr: float | None = None
+    distortion_stderr: float | None = None
+    swept: bool = False  # one of the sweep over β
+
+
+class InformationPoint(NamedTuple):
+    """How one encoder's rate splits, nats; the plain Monte Carlo estimates and the bounds from the other side."""
+
+    label: str
+    beta: float  # effective β, 2σ²
+    rate: float
+    mutual_information: float
+    marginal_kl: float
+    mutual_information_bound: float  # upper
+    marginal_kl_bound: float  # lower
+    swept: bool
+
+
+class Quantity(NamedTuple):
+    """A curve of `save_information`."""
+
+    name: str
+    field: str  # of `InformationPoint`
+    color: str
+    marker: str
+    is_bound: bool = False  # dashed, with hollow markers
+
+
+RATE = Quantity("rate", "rate", "#000000", "s")
+PARTS = (
+    (
+        Quantity("mutual information, plain estimate", "mutual_information", "#0072B2", "o"),
+        Quantity("mutual information, upper bound", "mutual_information_bound", "#0072B2", "o", is_bound=True),
+    ),
+    (
+        Quantity("marginal KL, plain estimate", "marginal_kl", "#D55E00", "^"),
+        Quantity("marginal KL, lower bound", "marginal_kl_bound", "#D55E00", "^", is_bound=True),
+    ),
+)
+
+
+def save_rate_distortion(
+    path: str | Path, points: Sequence[Point], *, distortion_label: str = DISTORTION, title: str | None = None
+) -> None:
+    """Plot distortion against rate, 1000 pixels wide and at least 600 high, with bars of one standard error.
+
+    The sweep over β is a curve in the order of the rate with the labels beside it, every other model a marker that the
+    legend names. The rate has a logarithmic axis where it spans more than a factor of 30. Points that are not finite
+    are left out.
+
+    Args:
+      path: ends in .png or .svg; folders are made.
+      points: the models. Nats of different σ do not compare: the caller sees to that, and says so in the label.
+      distortion_label: of the vertical axis.
+      title: above the plot.
+
+    Raises:
+      ValueError: for another ending of `path`.
+    """
+    names = ["sweep over β", *(drawing.shortened(point.label) for point in points if not point.swept)]
+    with drawing.figure_file(path, 1000, 600 + drawing.legend_height(names, 1000)) as figure:
+        draw_rate_distortion(figure, points, distortion_label, title)
+
+
+def draw_rate_distortion(figure, points: Sequence[Point], distortion_label: str, title: str | None) -> None:
+    """The plot and its legend, on an empty matplotlib figure."""
+    axes = figure.subplots()
+    drawing.tidy(axes, "rate: KL from the prior (nats per image)", distortion_label)
+    points = [point for point in points if drawing.finite(point.rate, point.distortion)]
+    sweep = sorted((point for point in points if point.swept), key=lambda point: point.rate)
+    handles = []
+    if sweep:
+        handles.append((_draw_point(axes, sweep, SWEEP), "sweep over β"))
+    for index, point in enumerate(point for point in points if not point.swept):
+        style = drawing.line_style(index) | {"linestyle": "", "markersize": 9, "markeredgecolor": "white"}
+        handles.append((_draw_point(axes, [point], style), drawing.shortened(point.label)))
+    if points:
+        _set_limits(axes, points)
+    else:
+        drawing.no_values(axes)
+    drawing.legend_below(figure, handles)
+    if title:
+        figure.suptitle(title, fontsize=13)
+    if sweep:
+        places, others = (np.array([(p.rate, p.distortion) for p in chosen]) for chosen in (sweep, points))
+        drawing.label_curve(axes, [drawing.shortened(point.label) for point in sweep], places, others)
+
+
+def _draw_point(axes, points: Sequence[Point], style: dict[str, Any]) -> Any:
+    """Markers with bars; returns the legend's handle."""
+    rates, distortions = [point.rate for point in points], [point.distortion for point in points]
+    bars = {"ecolor": style["color"], "elinewidth": 1.0, "capsize": 2}
+    x_bars, y_bars = (
+        [value if drawing.finite(value := getattr(point, field)) else 0.0 for point in points]
+        for field in ("rate_stderr", "distortion_stderr")
+    )
+    axes.errorbar(rates, distortions, xerr=x_bars, yerr=y_bars, fmt="none", zorder=2, **bars)
+    return axes.plot(rates, distortions, zorder=3, **style)[0]
+
+
+def _set_limits(axes, points: Sequence[Point]) -> None:
+    rates = [point.rate for point in points]
+    if min(rates) > 0 and max(rates) > WIDE_RANGE * min(rates):
+        drawing.logarithmic(axes, "x", min(rates) / 1.5, max(rates) * 3)  # room for the last label
+    else:
+        axes.margins(x=0.08)
+    axes.margins(y=0.1)
+    axes.yaxis.set_major_formatter("{x:,g}")
+
+
+def save_information(
+    path: str | Path, points: Sequence[InformationPoint], *, cap: float, title: str | None = None
+) -> None:
+    """Plot rate, mutual information and marginal KL against the effective β, 1100 by 750 pixels.
+
+    Each of the two parts of the rate has its plain Monte Carlo estimate and the bound from the other side, with the
+    room between them shaded. Models outside the sweep are vertical dashed lines at their effective β, with the same
+    markers, larger. Values that are not finite, or a β that is not positive, are left out.
+
+    Args:
+      path: ends in .png or .svg; folders are made.
+      points: the encoders, of one data set.
+      cap: ln N, which the plain mutual information cannot exceed.
+      title: above the plot.
+
+    Raises:
+      ValueError: for another ending of `path`.
+
+    References:
+      Figure 4.
+    """
+    with drawing.figure_file(path, 1100, 750) as figure:
+        draw_information(figure, points, cap, title)
+
+
+def draw_information(figure, points: Sequence[InformationPoint], cap: float, title: str | None) -> None:
+    """The plot and its legend, on an empty matplotlib figure."""
+    axes = figure.subplots()
+    drawing.tidy(axes, "effective β = 2σ²", "nats per image")
+    points = sorted((p for p in points if drawing.finite(p.beta) and p.beta > 0), key=lambda point: point.beta)
+    if not points:
+        drawing.no_values(axes)
+        return
+    sweep, others = ([point for point in points if point.swept == swept] for swept in (True, False))
+    entries = [(_draw_quantity(axes, RATE, sweep, others), RATE.name)]
+    cap_line = axes.axhline(cap, color="0.25", linestyle=(0, (1, 1.5)), linewidth=1.4)
+    entries.append((cap_line, "cap of the plain mutual information"))
+    axes.text(1.01, cap, f"ln N = {cap:.1f}", transform=axes.get_yaxis_transform(), va="center", fontsize=10)
+    for part in PARTS:
+        betas, values = _column(sweep, part[0].field)
+        axes.fill_between(betas, values, _column(sweep, part[1].field)[1], color=part[0].color, alpha=0.12, linewidth=0)
+        entries += [(_draw_quantity(axes, quantity, sweep, others), quantity.name) for quantity in part]
+    drawing.logarithmic(axes, "x", points[0].beta / 1.6, points[-1].beta * 1.6)
+    axes.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+    _draw_verticals(axes, others)
+    drawing.legend_below(figure, entries, columns=3)
+    if title:
+        figure.suptitle(title, fontsize=13)
+
+
+def _draw_quantity(axes, quantity: Quantity, sweep, others) -> Any:
+    """A line over the sweep, larger markers for the others; returns the legend's handle."""
+    style = {"color": quantity.color, "marker": quantity.marker, "linewidth": 1.8}
+    edge = {"markeredgecolor": "white"}
+    if quantity.is_bound:
+        style |= {"linestyle": (0, (5, 2)), "linewidth": 1.2}
+        edge = {"markerfacecolor": "none", "markeredgewidth": 1.6}
+    axes.plot(*_column(others, quantity.field), zorder=4, **(style | edge | {"linestyle": "", "markersize": 10}))
+    face = {"markerfacecolor": "white"} if quantity.is_bound else {}
+    return axes.plot(*_column(sweep, quantity.field), markersize=5, **style, **face)[0]
+
+
+def _column(points: Sequence[InformationPoint], field: str) -> tuple[np.ndarray, np.ndarray]:
+    """β and a quantity; NaN where it is not finite, which leaves a gap."""
+    values = [getattr(point, field) for point in points]
+    numbers = [value if drawing.finite(value) else np.nan for value in values]
+    return np.array([point.beta for point in points], float), np.array(numbers, float)
+
+
+def _draw_verticals(axes, points: Sequence[InformationPoint]) -> None:
+    """Dashed lines with their labels above the axes, each in a line of its own, the leftmost in the highest."""
+    low, high = np.log(axes.get_xlim())
+    for row, point in enumerate(reversed(points)):
+        at, top = (np.log(point.beta) - low) / (high - low), 1.02 + 0.045 * row
+        line = {"color": "0.35", "linestyle": (0, (5, 3)), "linewidth": 1.2, "zorder": 1, "clip_on": False}
+        axes.plot([at, at], [0, top + 0.03], transform=axes.transAxes, **line)
+        words = {"ha": "left" if at < 0.6 else "right", "va": "bottom", "fontsize": 10, "color": "0.25"}
+        words |= {"zorder": 5, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5}}
+        name = f" {drawing.shortened(point.label)}, β {point.beta:.3g} "
+        axes.text(at, top, name, transform=axes.transAxes, **words)

@@ -1,0 +1,163 @@
+"""`moving-digits`: videos of digits that bounce within the frame, drawn from a seed.
+
+As in Srivastava et al. 2015 (arXiv 1502.04681), section 4.1: two digits of 28×28 on a black frame of 64×64, each on a
+straight line until it meets an edge. Speeds are whole pixels a frame, -4 to 4 each way, and where digits overlap their
+levels add up to at most 255, as in the data set of SVG (edenton/svg, `data/moving_mnist.py`), whose digits are 32×32.
+"""
+
+import functools
+
+import numpy as np
+
+from calibrax.data.types import check_whole
+
+FRAME_SIZE = 64  # pixels, height and width
+MAX_SPEED = 4  # pixels a frame, each way
+NUM_FRAMES = 20
+
+
+class MovingDigits:
+    """Videos by index, each drawn when it is asked for: a random-access source, for Grain too.
+
+    Video n depends on (seed, n) alone; more frames of it begin with the fewer ones.
+
+    Args:
+      digits: uint8 images to move, [M, h, w] or [M, h, w, 1], for example MNIST's; None draws some (`drawn_digits`).
+      num: how many videos.
+      seed: another seed moves other digits; 0 or more.
+      num_frames: T.
+      size: height and width of a frame, in pixels, no smaller than a digit.
+      num_digits: in each frame.
+      deterministic: an edge reflects, and nothing is left to chance once digits move. Otherwise a digit leaves an edge
+        in a random direction at a random speed, as in SVG's experiments (Denton and Fergus 2018, arXiv 1802.07687).
+
+    Raises:
+      ValueError: if a shape, a dtype or a number is another.
+    """
+
+    def __init__(
+        self,
+        digits: np.ndarray | None = None,
+        num: int = 10_000,
+        seed: int = 0,
+        num_frames: int = NUM_FRAMES,
+        *,
+        size: int = FRAME_SIZE,
+        num_digits: int = 2,
+        deterministic: bool = False,
+    ):
+        least = {"num": (num, 1), "seed": (seed, 0), "num_frames": (num_frames, 1), "num_digits": (num_digits, 1)}
+        for name, (value, minimum) in least.items():
+            check_whole(name, value, minimum)
+        digits = drawn_digits() if digits is None else np.asarray(digits)
+        if (
+            digits.dtype != np.uint8
+            or digits.ndim not in (3, 4)
+            or 0 in digits.shape
+            or digits.shape[3:] not in ((), (1,))
+        ):
+            raise ValueError(
+                f"digits is {digits.dtype} {digits.shape}; expected uint8 [M, h, w] or [M, h, w, 1], M > 0"
+            )
+        if max(digits.shape[1:3]) > size:
+            raise ValueError(f"size is {size}; expected {max(digits.shape[1:3])} or more, the size of a digit")
+        self._digits = digits.reshape(digits.shape[:3])
+        self._num, self._seed, self._deterministic = num, seed, deterministic
+        self._shape = (num_frames, size, size, 1)
+        self._num_digits = num_digits
+
+    def __len__(self) -> int:
+        return self._num
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """One video, uint8 [T, size, size, 1].
+
+        Raises:
+          IndexError: for an index that is not in 0..num-1.
+        """
+        return self._draw(index, np.zeros(self._shape, np.uint8))
+
+    def _draw(self, index: int, video: np.ndarray) -> np.ndarray:
+        """Adds video `index` to a black one, in place."""
+        if not 0 <= index < self._num:
+            raise IndexError(f"index is {index}; expected 0 to {self._num - 1}")
+        rng = np.random.default_rng((self._seed, index))
+        chosen = self._digits[rng.integers(len(self._digits), size=self._num_digits)]
+        height, width = chosen.shape[1:]
+        room = np.array([video.shape[1] - height, video.shape[2] - width])
+        start = rng.integers(room + 1, size=(self._num_digits, 2))
+        speed = rng.integers(-MAX_SPEED, MAX_SPEED + 1, size=(self._num_digits, 2))
+        path = _reflected if self._deterministic else functools.partial(_scattered, rng=rng)
+        places = path(start, speed, room, len(video)).tolist()
+        for frame, tops_and_lefts in zip(video[..., 0], places, strict=True):
+            for digit, (top, left) in zip(chosen, tops_and_lefts, strict=True):
+                window = frame[top : top + height, left : left + width]
+                window += np.minimum(digit, 255 - window)
+        return video
+
+
+def moving_digits(
+    digits: np.ndarray | None = None, num: int = 1000, seed: int = 0, num_frames: int = NUM_FRAMES, **options
+) -> np.ndarray:
+    """The videos of `MovingDigits` as one array.
+
+    Args: those of `MovingDigits`.
+
+    Returns:
+      uint8 [num, T, size, size, 1].
+
+    Raises:
+      ValueError: as `MovingDigits`.
+    """
+    source = MovingDigits(digits, num, seed, num_frames, **options)
+    videos = np.zeros((num, *source._shape), np.uint8)
+    for index, video in enumerate(videos):
+        source._draw(index, video)
+    return videos
+
+
+@functools.cache
+def drawn_digits() -> np.ndarray:
+    """The ten digits in the six typefaces of `street-digits`, 21 pixels high, white on black, uint8 [60, 28, 28]."""
+    from PIL import Image
+
+    from calibrax.data.datasets.street_digits import glyph_atlas
+
+    cells = (Image.fromarray(np.round(255 * glyph).astype(np.uint8)) for glyph in glyph_atlas())
+    digits = np.stack([np.asarray(cell.resize((28, 28), Image.Resampling.BILINEAR)) for cell in cells])
+    digits.flags.writeable = False  # the next caller gets the same
+    return digits
+
+
+def _reflected(start: np.ndarray, speed: np.ndarray, room: np.ndarray, num_frames: int) -> np.ndarray:
+    """Places on a straight line that an edge reflects like a mirror, [T, D, 2].
+
+    Args:
+      start: top and left of each digit in the first frame, [D, 2].
+      speed: pixels a frame, down and to the right, [D, 2].
+      room: the largest top and left, [2].
+      num_frames: T.
+    """
+    unfolded = start + np.arange(num_frames)[:, None, None] * speed
+    # The mirrored line has period 2·room; without room nothing moves.
+    return room - np.abs(unfolded % np.maximum(2 * room, 1) - room)
+
+
+def _scattered(
+    start: np.ndarray, speed: np.ndarray, room: np.ndarray, num_frames: int, *, rng: np.random.Generator
+) -> np.ndarray:
+    """Places where an edge stops a digit for a frame, [T, D, 2]; then it goes off, away from that edge, at random."""
+    places = np.empty((num_frames, *start.shape), np.int64)
+    place = start
+    # One draw a frame, whatever happens in it: so the first frames do not depend on how many follow.
+    for frame, uniforms in enumerate(rng.random((num_frames, *start.shape))):
+        below, beyond = place < 0, place > room
+        met = below | beyond
+        if met.any():
+            place = np.clip(place, 0, room)
+            away = np.floor(1 + MAX_SPEED * uniforms).astype(np.int64) * np.where(below, 1, -1)
+            along = np.floor(-MAX_SPEED + (2 * MAX_SPEED + 1) * uniforms).astype(np.int64)
+            speed = np.where(met, away, np.where(met.any(axis=1, keepdims=True), along, speed))
+        places[frame] = place
+        place = place + speed
+    return places

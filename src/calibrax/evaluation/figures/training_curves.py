@@ -1,0 +1,158 @@
+"""Training curves of a run as one figure.
+
+Drawn through matplotlib's object interface on the Agg canvas: no display, no global state.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibrax._files import write_whole
+from calibrax.evaluation.figures._style import COLORS
+
+TRAIN_COLOR, TEST_COLOR = COLORS[:2]
+NUM_SMOOTH = 400  # points of the smoothed curves
+
+Row = dict[str, Any]  # a line of metrics.jsonl
+
+
+def save_training_curves(path: str | Path, rows: Sequence[Row], *, title: str | None = None) -> None:
+    """Plot a run: -ELBO, rate, distortion and σ by training step, 1200 by 800 pixels.
+
+    Training batches are a thin line with their running median over it, test evaluations are points. The axes leave out
+    the first steps, whose values are orders of magnitude off; a test value beyond an axis is a triangle at its edge.
+    Without a σ a decoder shows the root of its mean squared error, and says so. Values that are missing or not finite
+    are left out.
+
+    Args:
+      path: a PNG; folders are made.
+      rows: those of `metrics.jsonl`: `{"step", "split", ...}`; every split but "train" counts as test.
+      title: above the plot.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 8), dpi=100, layout="constrained")
+    draw_curves(figure, rows, title)
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
+
+
+def draw_curves(figure, rows: Sequence[Row], title: str | None) -> None:
+    """-ELBO, rate, distortion and σ (or the root mean squared error) by step, on an empty matplotlib figure."""
+    has_sigma = any(sigma(row) is not None for row in rows)
+    panels = [
+        ("−ELBO (nats per example)", neg_elbo),
+        ("rate: KL from the prior (nats per example)", lambda row: _number(row.get("rate"))),
+        ("distortion: −log p(x|z) (nats per example)", lambda row: _number(row.get("distortion"))),
+        ("σ that the decoder used (units of the data)", sigma)
+        if has_sigma
+        else ("root mean squared error (units of the data)", _rmse),
+    ]
+    handles: dict[str, Any] = {}
+    for index, (axes, (name, value)) in enumerate(zip(figure.subplots(2, 2).flat, panels, strict=True)):
+        handles |= _draw_panel(axes, rows, value, logarithmic=index == 3)
+        axes.set_title(name, fontsize=12, loc="left")
+        axes.set_xlabel("training step")
+        axes.grid(True, alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0.02)
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=11)
+    if title:
+        figure.suptitle(title, fontsize=13)
+
+
+def _draw_panel(axes, rows: Sequence[Row], value: Callable[[Row], float | None], logarithmic: bool) -> dict[str, Any]:
+    """Lines and points of one quantity; returns the legend's handles by name."""
+    train, test = (series(rows, value, is_train, positive=logarithmic) for is_train in (True, False))
+    handles = {}
+    if len(train[0]):
+        centres, smooth = running_median(*train)
+        (thin,) = axes.plot(*train, color=TRAIN_COLOR, alpha=0.25, linewidth=0.8)
+        (thick,) = axes.plot(centres, smooth, color=TRAIN_COLOR, linewidth=1.8)
+        handles |= {"training batch": thin, "training batches, running median": thick}
+    if len(test[0]):
+        (points,) = axes.plot(*test, "o", color=TEST_COLOR, markersize=6)
+        handles["test set"] = points
+    if not handles:
+        axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", va="center", color="gray")
+        axes.set(xticks=[], yticks=[])
+        return handles
+    _set_limits(axes, train[1], test[1], logarithmic)
+    mark_outside(axes, *test)
+    return handles
+
+
+def _set_limits(axes, train: np.ndarray, test: np.ndarray, logarithmic: bool) -> None:
+    """Room for 98 of 100 training values after the first twentieth, and for test values not much farther off."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    if logarithmic:
+        train, test = np.log(train), np.log(test)
+    low, high = np.percentile(train[min(max(1, len(train) // 20), len(train) - 1) :] if len(train) else test, [1, 99])
+    size = 1.0 if logarithmic else 0.1 * max(abs(low), abs(high))
+    reach = max(high - low, size) or math.inf
+    near = np.append(test[(test > low - reach) & (test < high + reach)], [low, high])
+    low, high = near.min(), near.max()
+    margin = max(0.08 * (high - low), 0.05 * size) or 1.0
+    low, high = low - margin, high + margin
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    if not logarithmic:
+        axes.set_ylim(low, high)
+        axes.yaxis.set_major_formatter("{x:,g}")
+        return
+    axes.set_yscale("log")
+    axes.set_ylim(math.exp(low), math.exp(high))
+    axes.yaxis.set_major_locator(MaxNLocator(6) if high - low < math.log(4) else LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def mark_outside(axes, steps: np.ndarray, values: np.ndarray, color: str = TEST_COLOR) -> None:
+    """Triangles at the edge for points beyond it, which would go unseen."""
+    low, high = axes.get_ylim()
+    for beyond, edge, marker in ((values > high, high, "^"), (values < low, low, "v")):
+        if beyond.any():
+            at_edge = np.full(beyond.sum(), edge)
+            axes.plot(steps[beyond], at_edge, marker, color=color, markersize=8, clip_on=False)
+
+
+def running_median(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Over a fortieth of the run around each of at most 400 steps; shorter at the ends."""
+    half = len(values) // 80
+    centres = np.unique(np.linspace(0, len(values) - 1, min(len(values), NUM_SMOOTH)).round().astype(int))
+    smooth = [np.median(values[max(0, i - half) : i + half + 1]) for i in centres]
+    return steps[centres], np.array(smooth)
+
+
+def series(rows: Sequence[Row], value, is_train: bool, positive: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of one split, in the order of the steps."""
+    chosen = ((row["step"], value(row)) for row in rows if (row["split"] == "train") == is_train)
+    points = sorted((step, number) for step, number in chosen if number is not None and (number > 0 or not positive))
+    steps, values = np.array(points, dtype=float).reshape(-1, 2).T
+    return steps, values
+
+
+def _number(value: Any) -> float | None:
+    """The value as a float where it is a finite number."""
+    return float(value) if isinstance(value, int | float | np.number) and math.isfinite(value) else None
+
+
+def neg_elbo(row: Row) -> float | None:
+    """-ELBO of a training or a test row, nats."""
+    return _number(row.get("neg_elbo", row.get("loss") if row["split"] == "train" else None))
+
+
+def sigma(row: Row) -> float | None:
+    """The decoder's σ in a training or a test row, units of the data."""
+    log_sigma = _number(row.get("log_sigma"))
+    if log_sigma is None:
+        return _number(row.get("sigma"))
+    return math.exp(log_sigma) if abs(log_sigma) < 80 else None  # beyond, float32 is 0 or infinite
+
+
+def _rmse(row: Row) -> float | None:
+    mse = _number(row.get("mse"))
+    return None if mse is None or mse < 0 else math.sqrt(mse)

@@ -1,0 +1,202 @@
+"""Metrics on disk: `metrics.jsonl`, a row a step, and TensorBoard event files."""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from calibrax._files import write_text
+
+Row = dict[str, Any]
+
+
+class BadSteps(FloatingPointError):
+    """So many steps in a row were discarded that a run should stop; the message is one line.
+
+    Attributes:
+      first_step: the first of them, counted from 1.
+    """
+
+    def __init__(self, message: str, first_step: int):
+        super().__init__(message)
+        self.first_step = first_step
+
+
+class MetricsLog:
+    """Appends rows to `metrics.jsonl` and scalars to TensorBoard, fetching from the device only once in a while.
+
+    A row is `{"step", "split", ...}`. Opened at step k, it drops rows of later steps: a run resumed from a checkpoint
+    writes them again, and none is there twice.
+
+    Args:
+      folder: the run's folder.
+      step: the step the run starts or resumes at.
+      flush_every: train rows kept on the device between two fetches.
+      max_skipped: steps in a row that may be discarded: whose rows have `skipped` 1, or a loss that is not finite.
+
+    Attributes:
+      evaluated_steps: those that have a row of an evaluation.
+      num_skipped: steps discarded so far.
+    """
+
+    def __init__(self, folder: str | Path, *, step: int = 0, flush_every: int = 20, max_skipped: int = 0):
+        self._path = Path(folder) / "metrics.jsonl"
+        self._max_skipped = max_skipped
+        self.evaluated_steps: set[int] = set()
+        self.num_skipped = self._in_a_row = 0
+        for row in self._drop_after(step):
+            if row["split"] != "train":
+                self.evaluated_steps.add(row["step"])
+            else:
+                self._count(row)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = _open_board(Path(folder) / "tensorboard", step)
+        self._pending: list[tuple[int, int, dict[str, jax.Array]]] = []  # first step, number of steps
+        self._num_pending = 0
+        self._flush_every = flush_every
+
+    def train(self, step: int, metrics: dict[str, jax.Array], num: int = 1) -> Row | None:
+        """Note a training step, or several that ended with `step`.
+
+        Args:
+          step: the last of them.
+          metrics: scalars; where there are several steps, [num] or longer, of which the first count.
+          num: how many.
+
+        Returns:
+          The newest row, whenever rows were fetched and written.
+        """
+        self._pending.append((step - num + 1, num, metrics))
+        self._num_pending += num
+        return self.flush() if self._num_pending >= self._flush_every else None
+
+    def flush(self) -> Row | None:
+        """Fetch and write what is pending.
+
+        Raises:
+          BadSteps: when more than `max_skipped` steps in a row were discarded; the rows up to there are written.
+        """
+        pending = jax.device_get(self._pending)
+        self._pending, self._num_pending = [], 0
+        row = None
+        for step, metrics in _one_by_one(pending):
+            row = {"step": step, "split": "train"} | metrics
+            self._write(row)
+            self._count(row)
+            if self._in_a_row > self._max_skipped:
+                self._file.flush()
+                raise _bad_steps(row, self._in_a_row)
+        self._file.flush()
+        return row
+
+    def evaluation(self, step: int, split: str, metrics: dict[str, float]) -> None:
+        """Write the row of an evaluation, after all pending ones."""
+        self.flush()
+        self._write({"step": step, "split": split, **metrics})
+        self.evaluated_steps.add(step)
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Write what is pending and bring it to the disk."""
+        self.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        try:
+            self.sync()
+        finally:
+            self._file.close()
+            if self._board is not None:
+                self._board.close()
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, kind, *exc_info) -> None:
+        try:
+            self.close()
+        except (OSError, BadSteps):
+            if kind is None:  # else it is the lesser news, or the same
+                raise
+
+    def _count(self, row: Row) -> None:
+        skipped = row.get("skipped", 0) > 0 or not math.isfinite(row["loss"])
+        self.num_skipped += skipped
+        self._in_a_row = self._in_a_row + 1 if skipped else 0
+
+    def _write(self, row: Row) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        if self._board is None:
+            return
+        for name, value in row.items():
+            if isinstance(value, float) and math.isfinite(value):
+                self._board.add_scalar(f"{row['split']}/{name}", value, row["step"])
+
+    def _drop_after(self, step: int) -> list[Row]:
+        if not self._path.exists():
+            return []
+        kept = [row for row in read_metrics(self._path) if row["step"] <= step]
+        write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        return kept
+
+
+def _one_by_one(pending: list[tuple[int, int, dict[str, np.ndarray]]]) -> Iterator[tuple[int, Row]]:
+    """Each step and its scalars."""
+    for first, num, metrics in pending:
+        columns = {name: np.atleast_1d(values)[:num].tolist() for name, values in metrics.items()}
+        for number, values in enumerate(zip(*columns.values(), strict=True)):
+            yield first + number, dict(zip(columns, values, strict=True))
+
+
+def _bad_steps(row: Row, in_a_row: int) -> BadSteps:
+    """The last of them is `row`."""
+    first = row["step"] - in_a_row + 1
+    which = f"at step {first}" if in_a_row == 1 else f"in {in_a_row} steps from step {first} on"
+    values = f"loss {row['loss']:g}, gradient norm {row.get('grad_norm', math.nan):g}"
+    return BadSteps(f"no usable update {which} ({values} at step {row['step']})", first)
+
+
+def _open_board(folder: Path, step: int) -> Any:
+    """A TensorBoard writer that hides events after `step`; None where tensorboardX is not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        print("tensorboardX is not installed: metrics go to metrics.jsonl alone", file=sys.stderr)
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+
+def read_metrics(path: str | Path) -> list[Row]:
+    """The rows of a `metrics.jsonl`, without a last line torn by a crash.
+
+    Raises:
+      ValueError: in one line, where another line is none of a log.
+    """
+    rows, lines = [], Path(path).read_bytes().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line.decode("utf-8"))
+            if not _is_row(row):
+                raise ValueError
+        except (ValueError, RecursionError):
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}: line {number} is no row of metrics") from None
+        rows.append(row)
+    return rows
+
+
+def _is_row(row: Any) -> bool:
+    """Whether it has a step and a split, and one of training the numbers that are counted when a run goes on."""
+    if not (isinstance(row, dict) and isinstance(row.get("split"), str) and type(row.get("step")) is int):
+        return False
+    if not 0 <= row["step"] < 2**31:  # a state's is an int32
+        return False
+    counted = (row.get("loss"), row.get("skipped", 0.0)) if row["split"] == "train" else ()
+    return all(type(value) in (int, float) for value in counted)

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from calibrax.data import load
+from calibrax.data.datasets import street_digits
+
+
+def test_images_depend_on_seed_and_place_alone():
+    some, labels = street_digits.draw_labelled(40, seed=3)
+    more, more_labels = street_digits.draw_labelled(street_digits.CHUNK + 60, seed=3)
+    np.testing.assert_array_equal(more[:40], some)
+    np.testing.assert_array_equal(more_labels[:40], labels)
+    np.testing.assert_array_equal(street_digits.draw(street_digits.CHUNK + 7, seed=3), more[:-53])
+    assert some.shape == (40, 32, 32, 3)
+    assert some.dtype == np.uint8
+    assert not np.array_equal(street_digits.draw(40, seed=4), some)
+    assert street_digits.draw(3, size=28).shape == (3, 28, 28, 3)
+    assert set(more_labels.tolist()) == set(range(10))
+
+
+def residual_variance(images, components=20):
+    pixels = images[:, ::2, ::2].reshape(len(images), -1) / 255
+    eigenvalues = np.linalg.eigvalsh(np.cov(pixels.T))[::-1]
+    return eigenvalues[components:].sum() / pixels.shape[1], eigenvalues.sum() / pixels.shape[1]
+
+
+def sharpness(images):
+    """The standard deviation of the second difference along the rows."""
+    return np.diff(images.mean(3), n=2, axis=2).std()
+
+
+def saturation(images):
+    """The median image's distance between its strongest and weakest channel."""
+    return np.median((images.max(3).astype(float) - images.min(3)).mean((1, 2)))
+
+
+def test_the_statistics_are_those_of_photographs_not_of_noise():
+    images = street_digits.draw(1000)
+    residual, total = residual_variance(images)
+    assert 0.002 < residual < 0.01
+    assert 0.03 < total < 0.09
+    red, green, blue = images.reshape(-1, 3).T
+    assert min(np.corrcoef(red, green)[0, 1], np.corrcoef(red, blue)[0, 1]) > 0.8
+
+
+def test_the_statistics_are_near_svhn_s(real_data):
+    real = load(str(real_data / "svhn_subset.npz")).train[:2000]
+    drawn = street_digits.draw(2000)
+    for ours, theirs in zip(residual_variance(drawn), residual_variance(real), strict=True):
+        assert 1 / 1.5 < ours / theirs < 1.5
+    assert abs(drawn.mean() - real.mean()) < 20
+    for statistic in (sharpness, saturation):
+        assert 1 / 1.3 < statistic(drawn) / statistic(real) < 1.3
+
+
+def test_the_digit_in_the_middle_is_the_label():
+    """Nearest class mean over high-contrast images beats chance by far."""
+    images, labels = street_digits.draw_labelled(4000)
+    grey = images.mean(3)
+    grey = grey - grey.mean((1, 2), keepdims=True)
+    spread = grey.std((1, 2))
+    good = spread > np.median(spread)
+    grey, labels = np.abs(grey[good]) / spread[good][:, None, None], labels[good]
+    half = len(labels) // 2
+    means = np.stack([grey[:half][labels[:half] == digit].mean(0) for digit in range(10)])
+    distance = ((grey[half:, None] - means) ** 2).sum((2, 3))
+    assert (distance.argmin(1) == labels[half:]).mean() > 0.25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num": 0}, "num is 0; expected 1 or more"),
+        ({"num": 1, "seed": -1}, "seed is -1; expected 0 or more"),
+        ({"num": 1, "size": 4}, "size is 4; expected 8 or more"),
+    ],
+)
+def test_bad_numbers(arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        street_digits.draw(**arguments)

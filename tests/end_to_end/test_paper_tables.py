@@ -1,0 +1,262 @@
+"""The paper's tables: what is written beside its numbers, and runs made once and gone on with."""
+
+import csv
+import dataclasses
+import importlib
+import io
+import json
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from calibrax.data import ImageData
+from calibrax.runs import run
+from calibrax.runs.config import ConfigError, TrainConfig
+from calibrax.training.signals import Interrupted
+from experiments import (
+    moving_digits,
+    paper_figure,
+    paper_table,
+    report,
+    table1,
+    table2_bair,
+    table2_hvae,
+    table2_svhn,
+    table3,
+    table4,
+    table5,
+)
+from experiments.report import Table
+from experiments.sweep import Case, Done, SweepConfig, sweep
+
+HVAE_TABLES = [table2_hvae.table(column, "hvae", 32) for column in table2_hvae.PAPER]
+ALL_TABLES = [
+    table1.TABLE, table2_svhn.TABLE, *HVAE_TABLES, table2_bair.table(), moving_digits.TABLE, table3.TABLE,
+    *map(table4.table, table4.PAPER), table5.TABLE,
+]  # fmt: skip
+FIGURES = [importlib.import_module(f"experiments.figure{number}").FIGURE for number in (3, 4, 5, 8, 9)]
+DATA = ImageData("tiny", np.zeros((6, 4, 5, 3), np.uint8), np.zeros((2, 4, 5, 3), np.uint8))
+
+
+def done(case, neg_elbo, seed=0, **numbers):
+    test = {"neg_elbo": neg_elbo, "discretized_neg_elbo": neg_elbo + 300, "rate": 2.0, "sigma": None} | numbers
+    return Done(
+        case,
+        TrainConfig(seed=seed, **case.settings),
+        {
+            "test": {"running average": test},
+            "train": {"running average": {}},
+            "step": 1,
+            "event_shape": list(DATA.event_shape),
+        },
+    )
+
+
+LOW = Case("low", {"likelihood": "optimal-sigma"}, paper={"neg_log_p": -100.0, "fid": 3.0}, doubts={"fid": "copied"})
+HIGH = Case("high", {"likelihood": "gaussian"}, paper={"neg_log_p": 55.0})
+NONE = Case("none", {"likelihood": "bernoulli"}, is_density=False)
+TABLE = Table("name", "Title", (LOW, HIGH, NONE), ordering=("low", "high"), remark="A remark.")
+CONFIG = SweepConfig(seeds=2, fraction=0.5)
+
+
+def test_markdown_says_what_agrees_what_is_doubtful_and_whether_the_order_holds():
+    runs = [done(LOW, -101.0), done(LOW, -103.0, seed=1), done(HIGH, 60.0), done(NONE, 7.0)]
+    text = report.markdown(TABLE, runs, CONFIG, DATA, planned=6)
+    low, high, none = (next(row for row in text.splitlines() if row.startswith(f"| {name} |")) for name in
+                       ("low", "high", "none"))  # fmt: skip
+    assert "| -102.0 ± 1.0 | -100 | -2, below |" in low  # 0.02 nats of 60 values: 1.2
+    assert "| 3 [1] |" in low
+    assert "| 60.0 | 55 | +5, above |" in high
+    assert none.startswith("| none | – | – | – | 307.0 |")
+    assert "[1] copied" in text
+    assert "low < high: holds." in text
+    assert "A remark." in text
+    assert "the first 50% of its training images: 6 training and 2 test images of 4×5×3" in text
+    assert "**Unfinished: 4 of 6 runs.**" in text
+    assert "Unfinished" not in report.markdown(TABLE, runs, CONFIG, DATA, planned=4)
+
+
+def test_a_number_within_the_tolerance_agrees():
+    assert report.agreement(1.19, 60) == "+1, agrees"
+    assert report.agreement(-1.21, 60) == "-1, below"
+
+
+@pytest.mark.parametrize(("values", "verdict"), [((60.0, -101.0), "does not hold"), ((-101.0, None), "")])
+def test_an_order_that_does_not_hold_is_said_so_and_one_unknown_is_not(values, verdict):
+    runs = [done(case, value) for case, value in zip((LOW, HIGH), values, strict=True) if value is not None]
+    text = report.ordering_holds(TABLE, runs)
+    assert text.endswith(f"{verdict}.") if verdict else text == ""
+
+
+def test_csv_has_every_number_beside_the_paper_s():
+    runs = [done(LOW, -101.0, seed=1), done(LOW, -103.0), done(HIGH, 60.0)]
+    rows = {row["decoder"]: row for row in csv.DictReader(io.StringIO(report.as_csv(TABLE, runs)))}
+    assert rows["low"]["seeds"] == "0 1"
+    assert float(rows["low"]["neg_elbo"]) == -102.0
+    assert float(rows["low"]["neg_elbo_stderr"]) == 1.0
+    assert float(rows["low"]["neg_elbo_paper"]) == -100.0
+    assert rows["low"]["note"] == "copied"
+    assert rows["high"]["neg_elbo_stderr"] == ""
+    assert rows["none"]["neg_elbo"] == ""
+
+
+def test_fid_768_is_never_headed_fid():
+    one = done(LOW, -1.0)
+    measured = {"fid": {"name": "FID-768", "value": 0.3}, "kid": {"name": "KID-768", "mean": 0.01}}
+    text = report.markdown(TABLE, [one._replace(record=one.record | {"fid": measured})], CONFIG, DATA, planned=1)
+    assert "| FID-768 |" in text
+    assert "| FID |" not in text
+
+
+@pytest.mark.parametrize("table", ALL_TABLES, ids=lambda table: table.name)
+def test_tables_are_sound(table):
+    """Every case is a run that can be, every number is in a column, the order names cases."""
+    labels = [case.label for case in table.cases]
+    assert len(set(labels)) == len(labels)
+    assert set(table.ordering) <= set(labels)
+    papers = {column.paper for column in table.columns} - {""}
+    for case in table.cases:
+        likelihood = TrainConfig(**case.settings).make_likelihood()
+        assert set(case.paper) | set(case.doubts) <= papers
+        assert likelihood.discretized_nll is not None or not case.is_discrete
+        beta = case.settings.get("beta")
+        if "neg_log_p" in case.paper and beta is not None and "neg_log_p" not in case.doubts:
+            values = 784 if "frey" in table.name or table.name == "table3" else 2352
+            assert "hvae" not in case.settings.get("model", "")  # of another scaling and size
+            assert case.paper["neg_log_p"] > values / 2 * math.log(math.pi * beta)  # the constant at σ² = β/2
+
+
+def test_densities_of_pixels_in_two_scalings_and_levels_in_one():
+    table = HVAE_TABLES[0]
+    cases = {case.label: case for case in table.cases}
+    runs = [
+        done(cases["Optimal σ-VAE"], -100.0),
+        done(cases["Categorical VAE"], 500.0),
+        done(cases["Bernoulli VAE"], 3.0),
+    ]
+    wide, unit = table.columns[:2]
+    means = [[report.mean(runs, one.case, column) for column in (wide, unit)] for one in runs]
+    assert means[0][0].value == pytest.approx(-100 + 60 * math.log(2))
+    assert means[0][1].value == -100
+    assert means[1][0].value == 500
+    assert means[1][1] is None
+    assert means[2] == [None, None]
+    headings = [heading for heading, _ in paper_table.scores(table, runs)]
+    assert headings == [
+        "-log p of a density of pixels in [-1, 1] (nats per image)", "-log P of 256 levels (nats per image)"
+    ]  # fmt: skip
+    # The Gaussian whose σ is 1 where pixels have [-1, 1]: β = 2σ², σ being half on [0, 1].
+    assert cases[table2_hvae.UNIT_WIDE[0]].settings["beta"] == 2 * 0.5**2
+
+
+def test_figures_share_the_tables_runs():
+    settings = [case.settings for table in (table1.TABLE, table4.table("cifar10")) for case in table.cases]
+    for figure in FIGURES:
+        assert all(case.settings in settings for case in figure.cases), figure.name
+
+
+def test_doubtful_numbers_are_marked_in_the_chart():
+    runs = [done(LOW, -101.0)]
+    ((heading, scores),) = paper_table.scores(TABLE._replace(columns=report.COLUMNS), runs)
+    assert heading == "-log p of a density (nats per image)"
+    assert [score.label for score in scores] == ["low", "high"]
+    assert scores[0].value == -101.0
+    assert scores[1].value is None
+    assert scores[1].paper == 55.0
+
+
+@pytest.mark.parametrize(
+    ("setting", "match"),
+    [
+        ({"seeds": 0}, "--seeds is 0"),
+        ({"only": ("gausian",)}, "'gausian' is unknown; did you mean gaussian"),
+        ({"epochs": -1}, "--epochs is -1"),
+        ({"fraction": 0.0}, "--fraction is 0"),
+    ],
+)
+def test_mistakes_are_one_line(setting, match):
+    with pytest.raises(ConfigError, match=match):
+        SweepConfig(**setting)
+
+
+def test_the_command_line_s_mistakes(tmp_path, capsys):
+    for module, argv, match in [
+        (table1, ["--data", "nowhere.npz"], "there is no file nowhere.npz"),
+        (table1, ["--seeds", "0"], "--seeds is 0; expected at least 1"),
+        (table1, ["--only", "bernoulli"], "--only is bernoulli; expected some of beta-gaussian, gaussian"),
+        (table3, ["--data-dir", str(tmp_path), "--inception", "no.pth"], "--inception: "),
+        (table4, ["--data", "nowhere.npz"], "--data needs --column, one of celeba, cifar10, frey-face"),
+        (table4, ["--column", "mnist"], "mnist"),
+        (table2_hvae, ["--image-size", "28"], "--image-size is 28; expected a multiple of 8"),
+        (table2_hvae, ["--column", "celeba", "--data-dir", str(tmp_path)], "celeba is not in"),
+    ]:
+        assert module.main(argv) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1, lines
+        assert match in lines[0]
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(paper_table, "IMAGE_SIZE", 8)
+    pixels = np.random.default_rng(0).integers(0, 256, (160, 8, 8, 1), dtype=np.uint8)
+    np.savez("tiny.npz", train=pixels[:132], test=pixels[132:])
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes
+        yield SweepConfig(data="tiny.npz", epochs=1, seeds=1)
+
+
+def test_a_table_from_end_to_end_made_once_and_shared_with_figures(tiny, monkeypatch, capsys):
+    table = TABLE._replace(cases=(LOW, HIGH), ordering=())
+    paper_table.make(table, "mnist", tiny, "the command")
+    folder = Path("runs/paper/name")
+    names = {"table.md", "table.csv", "chart.png", "chart.svg", "samples.png", "provenance.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert provenance["command"] == "the command"
+    assert provenance["data"]["splits"]["train"]["images"] == 132
+    assert [one["decoder"] for one in provenance["runs"]] == ["low", "high"]
+    assert provenance["runs"][0]["test"]["calibrated"]["num_examples"] == 28
+    assert "[1/2] tiny: low, seed 0" in capsys.readouterr().err
+    before = (folder / "table.csv").read_text()
+    made = []
+    original = run.train
+    monkeypatch.setattr(run, "train", lambda *args: made.append(args) or original(*args))
+    paper_table.make(table, "mnist", tiny, "the command")
+    one_row = dataclasses.replace(tiny, only=("gaussian",), out="one")
+    paper_table.make(table, "mnist", one_row, "the command")
+    assert "Only rows of: gaussian." in Path("one/name/table.md").read_text()
+    assert "| low |" not in Path("one/name/table.md").read_text()
+    figure = paper_figure.Figure("figure", "Figure", (HIGH,), side_by_side=True, samples=False)
+    paper_figure.make(figure, "mnist", tiny, "the command")
+    assert not made
+    assert (folder / "table.csv").read_text() == before
+    assert {path.name for path in Path("runs/paper/figure").iterdir()} == {"samples.png", "provenance.json"}
+    for number, match in ((29, "is 29; expected 0, or 4 to 28, the test images"), (3, "is 3; expected 0, or 4 to")):
+        with pytest.raises(ConfigError, match=match):
+            paper_table.make(table, "mnist", dataclasses.replace(tiny, fid_images=number), "the command")
+    extended = dataclasses.replace(tiny, data="./tiny.npz")
+    with pytest.raises(ConfigError, match=r"--data is \./tiny.npz, but the run in .* was begun with tiny.npz"):
+        paper_table.make(table, "mnist", extended, "the command")
+
+
+def test_an_interrupted_sweep_goes_on_and_a_diverged_run_is_left_out(tiny, monkeypatch, capsys):
+    data = run.load_data(TrainConfig(data="tiny.npz", image_size=8))
+    asked = []
+
+    def fake(config, data):
+        asked.append((config.likelihood, config.resume))
+        if config.likelihood == "gaussian":
+            raise FloatingPointError("the loss is nan at step 1")
+        raise Interrupted("saved at step 0")
+
+    monkeypatch.setattr(run, "train", fake)
+    everything = {"source": "mnist", "image_size": 8}
+    assert list(sweep(tiny, (HIGH,), data, **everything)) == []
+    assert "left out, as training diverged: high, seed 0: the loss is nan at step 1" in capsys.readouterr().err
+    with pytest.raises(Interrupted, match="the same command goes on from there"):
+        list(sweep(tiny, (LOW,), data, **everything))
+    assert asked == [("gaussian", False), ("optimal-sigma", False)]

@@ -1,0 +1,218 @@
+"""Predicted videos: what is drawn, what is measured, and that memory does not grow with the number of samples."""
+
+import functools
+import gc
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import calibrax as cx
+from calibrax.data import moving_digits
+from calibrax.evaluation import Trained
+from calibrax.evaluation.metrics.frame_scores import psnr, ssim
+from calibrax.evaluation.metrics.prediction import (
+    copied,
+    futures,
+    measure_predictions,
+    predict,
+    predicted_frames,
+    reconstruct_videos,
+)
+from calibrax.models import SVG
+from calibrax.training import variables_of
+
+CLIPS, FRAMES, PAST = 5, 5, 2
+VIDEOS = moving_digits(num=CLIPS, num_frames=FRAMES)
+KEYS = jax.random.split(jax.random.key(1), CLIPS)
+
+
+@functools.cache
+def initial(model):
+    return jax.jit(model.init)(jax.random.key(0), VIDEOS[:1, :2], jax.random.key(0))
+
+
+def make(likelihood=None, **options) -> Trained:
+    likelihood = cx.framewise(cx.optimal_sigma()) if likelihood is None else likelihood
+    sizes: Any = {"features": 2, "g_dim": 8, "z_dim": 2, "rnn_size": 8, "predictor_layers": 1}
+    model: Any = SVG((64, 64, 1), likelihood.output_channels(1), backbone="dcgan", **sizes)
+    variables = initial(model)
+    params, state = likelihood.init(VIDEOS.shape[1:])
+    # Larger weights than at the start: latents must show in the frames.
+    weights = jax.tree.map(lambda leaf: 6 * leaf if leaf.ndim > 1 else leaf, variables["params"])
+    model_state = {name: value for name, value in variables.items() if name != "params"}
+    trained = {"model": weights, "likelihood": params, "model_state": model_state}
+    return Trained(model.clone(**options), likelihood, trained, state)
+
+
+@pytest.fixture(scope="module", name="trained")
+def _trained():
+    return make()
+
+
+def measured(trained, videos=VIDEOS, **options):
+    return measure_predictions(trained, videos, **{"past": PAST, "num_samples": 3, "key": jax.random.key(2), **options})
+
+
+def test_a_future_is_its_key_s(trained):
+    first = predict(trained, VIDEOS[:, :PAST], KEYS, 3)
+    assert first.shape == (CLIPS, 3, 64, 64, 1)
+    assert 0 <= first.min() < first.max() <= 1
+    np.testing.assert_array_equal(predict(trained, VIDEOS[:, :PAST], KEYS, 3), first)
+    other = predict(trained, VIDEOS[:, :PAST], KEYS[::-1], 3)
+    assert not np.allclose(other[0], first[0])
+    # Without noise in the prior two keys differ by the posterior's draws of the given frames alone.
+    still = [predict(trained, VIDEOS[:, :1], keys, 3, temperature=0.0) for keys in (KEYS, KEYS[::-1])]
+    np.testing.assert_array_equal(still[0], still[1])
+
+
+def test_more_frames_go_on_where_fewer_end(trained):
+    longer = predict(trained, VIDEOS[:, :PAST], KEYS, 4)
+    np.testing.assert_allclose(predict(trained, VIDEOS[:, :PAST], KEYS, 3), longer[:, :3], atol=1e-6)
+
+
+@pytest.mark.parametrize("past", [1, PAST])
+def test_frame_by_frame_is_the_model_s_own_loop(trained, past):
+    def to_image(outputs):
+        return jax.nn.sigmoid(outputs)
+
+    outputs = jax.jit(
+        lambda x: trained.model.apply(variables_of(trained.params), x, KEYS, 3, to_image, 0.7, method="predict")
+    )(VIDEOS[:, :past])
+    frames = predict(trained, VIDEOS[:, :past], KEYS, 3, temperature=0.7)
+    np.testing.assert_allclose(frames, jax.nn.sigmoid(outputs), atol=2e-5)
+
+
+def test_samples_begin_with_what_is_given(trained):
+    samples = list(futures(trained, VIDEOS, PAST, 2, KEYS))
+    for sample in samples:
+        assert sample.shape == VIDEOS.shape
+        np.testing.assert_array_equal(sample[:, :PAST], VIDEOS[:, :PAST].astype(np.float32) / 255)
+    assert not np.allclose(samples[0], samples[1])
+
+
+def test_copying_repeats_the_last_given_frame():
+    unit = VIDEOS.astype(np.float32) / 255
+    expected = np.concatenate([unit[:, :PAST], np.repeat(unit[:, PAST - 1 : PAST], FRAMES - PAST, 1)], 1)
+    np.testing.assert_array_equal(copied(VIDEOS, PAST), expected)
+
+
+def test_reconstructions_see_the_true_frames(trained):
+    again = reconstruct_videos(trained, VIDEOS, KEYS)
+    assert again.shape == VIDEOS.shape
+    np.testing.assert_array_equal(again[:, 0], VIDEOS[:, 0].astype(np.float32) / 255)
+
+
+def test_scores_are_those_of_the_frames(trained):
+    found = measured(trained, num_films=CLIPS)
+    assert found.num_samples == 3
+    for scores in (found.best, found.random, found.copied):
+        assert scores.psnr.shape == scores.ssim.shape == (FRAMES - PAST,)
+        assert (scores.num_clips, scores.first) == (CLIPS, PAST)
+    names = ["truth", "best of 3", "random", "reconstruction"]
+    assert [[name for name, _ in film] for film in found.films] == CLIPS * [names]
+    truth, best, random, _ = (np.stack([dict(film)[name] for film in found.films]) for name in names)
+    np.testing.assert_array_equal(truth, VIDEOS)
+    unit = VIDEOS.astype(np.float32) / 255
+    copy = np.repeat(unit[:, PAST - 1 : PAST], FRAMES, 1)
+    for scores, frames in ((found.best, best), (found.random, random), (found.copied, copy)):
+        for score, measure in ((scores.psnr, psnr), (scores.ssim, ssim)):
+            np.testing.assert_allclose(score, measure(unit[:, PAST:], frames[:, PAST:]).mean(0), rtol=1e-4)
+    mse = np.square(np.float64(unit[:, PAST:]) - copy[:, PAST:]).mean((2, 3, 4))
+    np.testing.assert_allclose(found.copied.psnr, (-10 * np.log10(mse)).mean(0), rtol=1e-4)
+    of_clip = [ssim(unit[:, PAST:], frames[:, PAST:]).mean(1) for frames in (best, random)]
+    assert np.all(of_clip[0] >= of_clip[1])
+    assert np.any(of_clip[0] > of_clip[1])
+
+
+def test_the_random_sample_is_the_first(trained):
+    ((_, _, (_, random), _),) = measured(trained).films
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(2), jnp.arange(CLIPS))
+    first = next(futures(trained, VIDEOS, PAST, 3, keys))
+    np.testing.assert_array_equal(random, first[0])
+
+
+def test_the_same_key_measures_the_same(trained):
+    one, two, other = (measured(trained, key=jax.random.key(seed)) for seed in (2, 2, 3))
+    np.testing.assert_array_equal(one.best.psnr, two.best.psnr)
+    np.testing.assert_array_equal(one.random.ssim, two.random.ssim)
+    assert not np.array_equal(one.random.ssim, other.random.ssim)
+    np.testing.assert_array_equal(one.copied.ssim, other.copied.ssim)
+
+
+def test_progress_counts_batches_and_samples(trained):
+    told = []
+    options = {"batch_size": CLIPS, "num_samples": 2, "num_films": CLIPS + 1}
+    found = measured(trained, np.concatenate([VIDEOS, VIDEOS]), progress=lambda *counts: told.append(counts), **options)
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert found.random.num_clips == 2 * CLIPS
+    assert len(found.films) == CLIPS + 1
+    np.testing.assert_allclose(found.copied.ssim, measured(trained, num_samples=1, num_films=0).copied.ssim, rtol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_number_of_samples(trained):
+    def most_bytes(num_samples):
+        held = []
+
+        def note(*_):
+            gc.collect()
+            held.append(sum(array.nbytes for array in jax.live_arrays()))
+
+        measured(trained, num_samples=num_samples, num_films=0, progress=note)
+        return max(held)
+
+    most_bytes(2)  # what is compiled keeps constants
+    assert most_bytes(8) <= most_bytes(2) + VIDEOS.size
+
+
+@pytest.mark.parametrize("decoder", [cx.categorical(), cx.optimal_sigma(axis="image"), cx.bernoulli()])
+def test_any_decoder_predicts(decoder):
+    found = measured(make(cx.framewise(decoder)), num_samples=1, num_films=0)
+    assert np.isfinite(found.random.psnr).all()
+    np.testing.assert_allclose(found.best.psnr, found.random.psnr, rtol=1e-6)
+
+
+def test_running_averages_let_a_clip_stand_alone():
+    trained = make(running_average_at_test=True)
+    together = predict(trained, VIDEOS[:, :PAST], KEYS, FRAMES - PAST)
+    alone = predict(trained, VIDEOS[1:2, :PAST], KEYS[1:2], FRAMES - PAST)
+    np.testing.assert_allclose(alone[0], together[1], atol=1e-5)
+    assert np.isfinite(measured(trained, VIDEOS[:1], num_samples=1, num_films=0).best.psnr).all()
+
+
+def test_frames_for_fid_are_bytes_of_what_was_predicted(trained):
+    true, predicted = predicted_frames(trained, VIDEOS, past=PAST, key=jax.random.key(2), batch_size=CLIPS)
+    assert true.dtype == predicted.dtype == np.uint8
+    assert predicted.shape == true.shape == (CLIPS * (FRAMES - PAST), 64, 64, 1)
+    np.testing.assert_array_equal(true[FRAMES - PAST], VIDEOS[1, PAST])
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(2), jnp.arange(CLIPS))
+    (sample,) = futures(trained, VIDEOS, PAST, 1, keys)
+    expected = np.round(255 * np.asarray(sample[:, PAST:], np.float64)).reshape(true.shape)
+    np.testing.assert_allclose(predicted, expected, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"videos": VIDEOS[:0]}, r"videos has shape \(0, 5, 64, 64, 1\); expected \[N, T, H, W, C\] with N 1 or more"),
+        ({"videos": VIDEOS[0]}, r"videos has shape \(5, 64, 64, 1\)"),
+        ({"past": 0}, "past is 0; expected 1 to 4"),
+        ({"past": FRAMES}, "past is 5; expected 1 to 4"),
+        ({"num_samples": 0}, "num_samples is 0; expected 1 or more"),
+        ({"batch_size": 0}, "batch_size is 0; expected 1 or more"),
+        ({"temperature": -1.0}, "temperature is -1.0; expected a number from 0"),
+        ({"videos": VIDEOS[:1]}, "1 clips in batches of at most 100 leave one alone.* expected two clips or more"),
+        ({"videos": VIDEOS[:3], "batch_size": 2}, "3 clips in batches of at most 2 leave one alone"),
+    ],
+)
+def test_what_cannot_be_measured_is_named(trained, options, message):
+    with pytest.raises(ValueError, match=rf"^[^\n]*{message}"):
+        measured(trained, **options)
+
+
+def test_no_frame_to_copy_is_named():
+    for past in (0, FRAMES):  # frame -1 would be the last true one
+        with pytest.raises(ValueError, match=f"^past is {past}; expected 1 to 4"):
+            copied(VIDEOS, past)
