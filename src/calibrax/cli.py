@@ -110,8 +110,8 @@ def guarded(command: Any) -> int:
     """Call a command; turn a user's mistake into one line on stderr and exit code 2, an interruption into 130."""
     from calibrax._malloc import keep_freed_memory
     from calibrax.data import DataError
-    from calibrax.runs.config import ConfigError
     from calibrax.runs.folder import RunError
+    from calibrax.runs.settings import ConfigError
     from calibrax.training.signals import Interrupted
 
     keep_freed_memory()
@@ -135,42 +135,41 @@ def guarded(command: Any) -> int:
 
 
 def train(argv: Sequence[str]) -> None:
-    from calibrax.runs import folder as run_folder
-    from calibrax.runs import run
-    from calibrax.runs.config import ConfigError, TrainConfig
+    from calibrax import runs
+    from calibrax.runs import TrainConfig, folder
 
     @dataclasses.dataclass(frozen=True)
     class TrainArguments(TrainConfig):
         __doc__ = TrainConfig.__doc__
-        again: Annotated[str | None, import_tyro().conf.arg(name="from")] = None
-        """A run's config.json, whose settings a new run takes, but for those given beside it."""
+        from_config: Annotated[str | None, import_tyro().conf.arg(name="from")] = None
+        """A run's config.json. A new run takes its settings, except for those given on the command line."""
         coordinator: str | None = None
-        """Of several processes that train as one: HOST:PORT of the first, or auto (SLURM, MPI, Kubernetes, TPU)."""
+        """To train with several processes: HOST:PORT of the first, or auto (SLURM, MPI, Kubernetes, TPU)."""
         num_processes: int | None = None
-        """How many processes there are; auto knows."""
+        """Number of processes; auto knows it."""
         process_id: int | None = None
-        """Which of them this is, from 0; auto knows."""
+        """Index of this process, from 0; auto knows it."""
 
-    given = parse(TrainArguments, "calibrax train", argv, default=TrainArguments(**vars(train_defaults(argv))))
-    settings = vars(given).copy()
-    source = settings.pop("again")
-    _join(*(settings.pop(name) for name in ("coordinator", "num_processes", "process_id")))
-    config = TrainConfig(**settings)
+    given = parse_train(TrainArguments, "calibrax train", argv, TrainArguments(**vars(train_defaults(argv))))
+    groups = vars(given).copy()
+    source = groups.pop("from_config")
+    _join(*(groups.pop(name) for name in ("coordinator", "num_processes", "process_id")))
+    config = TrainConfig(**groups)
     if source is None:
-        run.train(config)
+        runs.train(config)
         return
-    if config.resume:
-        raise ConfigError("--from begins a new run, and --resume goes on with one; give one of them")
-    run_folder.check_usable(config)
-    data = run.load_data(config)
-    if config.data == run_folder.read_settings(source).data:
-        run_folder.check_data(source, data)
-    run.train(config, data)
+    if config.run.resume:
+        raise runs.ConfigError("--from begins a new run, and --resume resumes one; give one of them")
+    folder.check_usable(config)
+    data = runs.load_data(config)
+    if config.data.name == folder.read_settings(source).data.name:
+        folder.check_data(source, data)
+    runs.train(config, data)
 
 
 def _join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Join the other processes of a run, where there are any."""
-    from calibrax.runs.config import ConfigError
+    from calibrax.runs.settings import ConfigError
 
     if coordinator is None:
         if num_processes is not None or process_id is not None:
@@ -184,18 +183,18 @@ def _join(coordinator: str | None, num_processes: int | None, process_id: int | 
             raise ConfigError("--coordinator HOST:PORT needs --num-processes and --process-id")
     if num_processes is not None and process_id is not None and not 0 <= process_id < num_processes:
         raise ConfigError(f"--process-id is {process_id}; expected 0 to {num_processes - 1}, below --num-processes")
-    from calibrax.training import multihost as processes
+    from calibrax.training import multihost
 
     try:
-        processes.join(coordinator, num_processes, process_id)
+        multihost.join(coordinator, num_processes, process_id)
     except ValueError as error:
         raise ConfigError(f"--coordinator {coordinator}: {error}") from error
 
 
 def evaluate(argv: Sequence[str]) -> None:
-    from calibrax.runs.config import ConfigError
     from calibrax.runs.evaluate import evaluate_fully
     from calibrax.runs.run import Run
+    from calibrax.runs.settings import ConfigError
 
     config = parse(EvaluateConfig, "calibrax evaluate", argv)
     for name in ("importance_samples", "futures"):
@@ -217,8 +216,8 @@ def evaluate(argv: Sequence[str]) -> None:
 
 def sample(argv: Sequence[str]) -> None:
     from calibrax.runs import sample as pictures
-    from calibrax.runs.config import ConfigError
     from calibrax.runs.run import Run
+    from calibrax.runs.settings import ConfigError
 
     config = parse(SampleConfig, "calibrax sample", argv)
     if not 1 <= config.num <= 10_000:
@@ -247,7 +246,7 @@ def sample(argv: Sequence[str]) -> None:
 
 def _check_read(config: SampleConfig, is_video: bool) -> None:
     """Refuse options that the picture asked for does not read."""
-    from calibrax.runs.config import ConfigError
+    from calibrax.runs.settings import ConfigError
 
     if config.noise and is_video:
         raise ConfigError("--noise is for images; of videos the means of p(x|z) are shown")
@@ -271,7 +270,7 @@ def compare(argv: Sequence[str]) -> None:
 
 def data(argv: Sequence[str]) -> None:
     from calibrax.data import describe, describe_videos, is_video_source, load, load_video
-    from calibrax.runs.config import ConfigError
+    from calibrax.runs.settings import ConfigError
 
     config = parse(DataConfig, "calibrax data", argv)
     if config.picture is not None and Path(config.picture).suffix.lower() != ".png":
@@ -296,7 +295,8 @@ def data(argv: Sequence[str]) -> None:
 
 
 def models(argv: Sequence[str]) -> None:
-    from calibrax.runs.config import ConfigError, model_table
+    from calibrax.runs.presets import model_table
+    from calibrax.runs.settings import ConfigError
 
     if argv and argv[0] in ("-h", "--help"):
         print("usage: calibrax models\n\nModel presets with shapes and parameter counts, and the likelihoods' names.")
@@ -308,7 +308,7 @@ def models(argv: Sequence[str]) -> None:
 
 def parse(kind: type[T], prog: str, argv: Sequence[str], *, default: T | None = None) -> T:
     """A config from the command line by tyro, whose boxed errors become a one-line `ConfigError`."""
-    from calibrax.runs.config import ConfigError
+    from calibrax.runs.settings import ConfigError
 
     tyro, options = import_tyro(), {} if default is None else {"default": default}
     stderr = io.StringIO()
@@ -318,7 +318,11 @@ def parse(kind: type[T], prog: str, argv: Sequence[str], *, default: T | None = 
                 kind,
                 prog=prog,
                 args=list(argv),
-                config=(tyro.conf.PositionalRequiredArgs,),
+                config=(
+                    tyro.conf.PositionalRequiredArgs,
+                    tyro.conf.OmitArgPrefixes,
+                    tyro.conf.AvoidSubcommands,
+                ),
                 **options,
             )
     except SystemExit as stop:
@@ -329,7 +333,7 @@ def parse(kind: type[T], prog: str, argv: Sequence[str], *, default: T | None = 
 
 def import_tyro() -> Any:
     """The module tyro; ConfigError where it is not installed."""
-    from calibrax.runs.config import ConfigError
+    from calibrax.runs.settings import ConfigError
 
     try:
         import tyro
@@ -349,22 +353,36 @@ def unboxed(message: str) -> str:
     return re.sub(r"^Error parsing \w+: ", "", text)
 
 
+def parse_train(kind: type[T], prog: str, argv: Sequence[str], default: T) -> T:
+    """A `TrainConfig`, or a subclass, from the command line; ConfigError for an option that the model does not read."""
+    from calibrax.runs.presets import MODELS
+    from calibrax.runs.settings import as_flag, unread
+
+    model = getattr(default, "model")  # noqa: B009
+    for preset in MODELS.values():
+        for name in preset.settings.fields_by_flat_name().keys() - model.fields_by_flat_name().keys():
+            if given(argv, as_flag(name)) or as_flag(name) in argv or as_flag(f"no_{name}") in argv:
+                raise unread(name, "model", model.name)
+    return parse(kind, prog, argv, default=default)
+
+
 def train_defaults(argv: Sequence[str], **settings: Any) -> Any:
-    """The settings that need not be given: those of the run to resume or to make again, or else those of the model.
+    """The `TrainConfig` that the command line changes: that of the run to resume, of `--from`, or of the model.
 
     Args:
       argv: the command line.
-      settings: of a `TrainConfig`, in place of the model's.
+      **settings: settings by flat name to use instead of the model's.
     """
-    from calibrax.runs import folder as run_folder
-    from calibrax.runs.config import TrainConfig
+    from calibrax.runs import TrainConfig, folder
 
-    folders, sources = given(argv, "--run-dir"), given(argv, "--from")
-    if "--resume" in argv and folders:
-        return run_folder.read_config(folders[-1])
-    if sources:
-        return run_folder.read_settings(sources[-1])
-    return TrainConfig.for_model((given(argv, "--model") or [TrainConfig.model])[-1], **settings)
+    run_dirs, sources, models = (given(argv, flag) for flag in ("--run-dir", "--from", "--model"))
+    if "--resume" in argv and run_dirs:
+        config = folder.read_config(run_dirs[-1])
+    elif sources:
+        config = folder.read_settings(sources[-1])
+    else:
+        return TrainConfig.for_model(*models[-1:], **settings)
+    return config.replace(model=models[-1]) if models else config
 
 
 def given(argv: Sequence[str], flag: str) -> list[str]:

@@ -1,13 +1,12 @@
 """The folder of a run: who may write to it, and what is written down beside the checkpoints."""
 
 import contextlib
-import dataclasses
 import errno
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,17 @@ from typing import Any
 import jax
 
 from calibrax._files import write_text
-from calibrax.runs.config import ConfigError, TrainConfig
-from calibrax.data import ImageData, VideoData
+from calibrax.data import Data
+from calibrax.runs.config import TrainConfig
+from calibrax.runs.settings import ConfigError, as_flag
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
+METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = "lock"
 PACKAGES = ("calibrax", "jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "numpy", "tensorflow-datasets")
-ALWAYS_WRITTEN = ("data", "likelihood", "model")
-MAY_CHANGE = (  # on resuming
+REQUIRED = ("data", "likelihood", "model")  # settings that every version has written
+MAY_CHANGE = {  # on resuming
     "data_dir",
     "epochs",
     "eval_every",
@@ -33,61 +34,68 @@ MAY_CHANGE = (  # on resuming
     "run_dir",
     "save_every",
     "scan_steps",
-)
+}
 
 
 class RunError(Exception):
-    """Something about a run's folder that the user can mend; the message is one line, whatever a folder's name has."""
+    """Something is wrong with a run's folder that the user can mend; the message is one line."""
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.splitlines()))
 
 
 def check_usable(config: TrainConfig) -> None:
-    """Refuse a folder that holds another run, or none where one is to be resumed; before any work is done."""
-    if config.run_dir is None:
+    """Refuse a folder that holds another run, or one without a run if a run is to be resumed.
+
+    Call this before any work is done.
+    """
+    if config.run.run_dir is None:
         return
-    folder = Path(config.run_dir)
-    _check_name(config.run_dir)
+    folder = Path(config.run.run_dir)
+    _check_name(config.run.run_dir)
     if os.path.exists(folder) and not folder.is_dir():
         raise RunError(f"--run-dir {folder} is a file; expected a folder")
-    if not config.resume:
+    if not config.run.resume:
         if os.path.exists(folder / CONFIG_FILE):
-            raise RunError(f"{folder} already holds a run; add --resume to go on with it, or give another --run-dir")
+            raise RunError(f"{folder} already holds a run; add --resume to resume it, or give another --run-dir")
         return
-    saved = read_config(folder)
-    for field in dataclasses.fields(TrainConfig):
-        old, new = getattr(saved, field.name), getattr(config, field.name)
-        if old != new and field.name not in MAY_CHANGE:
-            flag = "--" + field.name.replace("_", "-")
-            raise ConfigError(
-                f"{flag} is {new}, but the run in {folder} was begun with {old}; a run keeps its settings"
-            )
+    saved, given = read_config(folder).flat(), config.flat()
+    for name in {**saved, **given}:
+        if saved.get(name) != given.get(name) and name not in MAY_CHANGE:
+            begun = f"the run in {folder} was begun with {saved.get(name)}; a run keeps its settings"
+            raise ConfigError(f"{as_flag(name)} is {given.get(name)}, but {begun}")
 
 
 @contextlib.contextmanager
-def claimed(config: TrainConfig, data: ImageData | VideoData) -> Iterator[Path]:
-    """The run's folder, made and described or met again, and kept from other processes while the block runs."""
-    folder = _new_folder(config, data) if config.run_dir is None else Path(config.run_dir)
+def claimed(config: TrainConfig, data: Data, custom: Sequence[str] = ()) -> Iterator[Path]:
+    """The run's folder, created or found, and locked against other processes while the block runs.
+
+    Args:
+      config: the settings.
+      data: the data of the run.
+      custom: which of `model`, `likelihood` and `optimizer` are the caller's own instead of those of the settings.
+    """
+    folder = _new_folder(config, data) if config.run.run_dir is None else Path(config.run.run_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"cannot make the run folder {folder}: {error.strerror}") from error
+        raise RunError(f"cannot create the run folder {folder}: {error.strerror}") from error
     with _locked(folder):
-        check_usable(dataclasses.replace(config, run_dir=str(folder)))  # again: another process may have been first
-        if config.resume:
+        config = config.replace(run_dir=str(folder))
+        check_usable(config)  # again: another process may have created the run meanwhile
+        if config.run.resume:
             check_data(folder / CONFIG_FILE, data)
         else:
-            write_json(folder / CONFIG_FILE, _description(config, data, folder))
+            write_json(folder / CONFIG_FILE, _description(config, data, custom))
         yield folder
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Until the block or the process ends, however that ends, nobody else gets past here with this folder."""
+    """Until the block or the process ends, no other process gets past this point with this folder."""
     try:
         import fcntl
-    except ImportError:  # no such locks on Windows
+    except ImportError:  # Windows has no such locks
         yield
         return
     try:
@@ -104,8 +112,8 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def check_data(config_file: str | Path, data: ImageData | VideoData) -> None:
-    """Refuse other data than the run of a config.json was begun with."""
+def check_data(config_file: str | Path, data: Data) -> None:
+    """Refuse data that differ from those that the run of a config.json was begun on."""
     try:
         saved = dict(read_json(Path(config_file))["data"])
     except (KeyError, TypeError, ValueError) as error:
@@ -116,9 +124,10 @@ def check_data(config_file: str | Path, data: ImageData | VideoData) -> None:
             raise RunError(f"{begun}; {data.name} has {value}")
 
 
-def _description(config: TrainConfig, data: ImageData | VideoData, folder: Path) -> dict[str, Any]:
+def _description(config: TrainConfig, data: Data, custom: Sequence[str]) -> dict[str, Any]:
     return {
-        "config": dataclasses.asdict(dataclasses.replace(config, run_dir=str(folder), resume=False)),
+        "config": config.replace(resume=False).flat(),
+        **({"custom": list(custom)} if custom else {}),
         "data": _data_description(data) | {"origin": data.origin, "license": data.license},
         "commit": commit(),
         "versions": {"python": platform.python_version()} | package_versions(),
@@ -126,14 +135,14 @@ def _description(config: TrainConfig, data: ImageData | VideoData, folder: Path)
     }
 
 
-def _data_description(data: ImageData | VideoData) -> dict[str, Any]:
-    """What must be the same when a run goes on."""
+def _data_description(data: Data) -> dict[str, Any]:
+    """What must be the same when a run is resumed."""
     shapes = {"name": data.name, "event_shape": list(data.event_shape)}
     return shapes | {"train": len(data.train), "test": len(data.test)}
 
 
 def _check_name(folder: str | Path) -> None:
-    """Raise RunError for the name of no folder: an empty one, or one that is longer than the system has them."""
+    """Raise RunError for a name that no folder can have: an empty one, or one that is too long for the system."""
     if not str(folder).strip() or "\0" in str(folder):
         raise RunError(f"the run folder is {str(folder)!r}; expected a name")
     try:
@@ -144,7 +153,7 @@ def _check_name(folder: str | Path) -> None:
 
 
 def read_config(folder: str | Path) -> TrainConfig:
-    """The settings of the run in a folder, with `run_dir` where it is now; as `read_settings` takes them."""
+    """The settings of the run in a folder, as `read_settings` reads them; `run_dir` is where the folder is now."""
     _check_name(folder)
     path = Path(folder) / CONFIG_FILE
     if not os.path.exists(path):
@@ -152,12 +161,19 @@ def read_config(folder: str | Path) -> TrainConfig:
     return _settings(path, run_dir=str(folder))
 
 
+def read_custom(folder: str | Path) -> list[str]:
+    """Which of `model`, `likelihood` and `optimizer` of a run are not those of its settings."""
+    record = read_json(Path(folder) / CONFIG_FILE)
+    custom = record.get("custom") if isinstance(record, dict) else None
+    return [name for name in custom if isinstance(name, str)] if isinstance(custom, list) else []
+
+
 def read_settings(path: str | Path) -> TrainConfig:
     """The settings in a config.json, for a new run.
 
-    Those that are not there have their defaults, as a run of an older version lacks what is new; but not the data, the
-    likelihood and the model, which every version wrote. One that this version does not know is refused: to leave it out
-    would be another run.
+    Settings that the file lacks have their defaults, because a file of an older version lacks those that are new. The
+    data, the likelihood and the model must be there, because every version wrote them. A setting that this version does
+    not know is refused: to leave it out would make another run.
 
     Raises:
       RunError: in one line.
@@ -172,25 +188,29 @@ def _settings(path: Path, run_dir: str | None) -> TrainConfig:
     settings: Any = record.get("config") if isinstance(record, dict) else None
     if not isinstance(settings, dict):
         raise RunError(f"cannot read {path}: it holds no settings of a run")
-    known = {field.name for field in dataclasses.fields(TrainConfig)}
-    if unknown := [name for name in settings if name not in known]:
-        raise RunError(f"cannot read {path}: this version has no setting {unknown[0]!r}")
-    if lacking := [name for name in ALWAYS_WRITTEN if name not in settings]:
-        raise RunError(f"cannot read {path}: its settings lack {', '.join(lacking)}")
-    given: dict[str, Any] = {**settings, "run_dir": run_dir}
+    if missing := [name for name in REQUIRED if name not in settings]:
+        raise RunError(f"cannot read {path}: its settings lack {', '.join(missing)}")
     try:
-        return TrainConfig(**given)
+        return TrainConfig.from_flat({**settings, "run_dir": run_dir})
     except ConfigError as error:
         raise RunError(f"cannot read {path}: {error}") from error
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write a file that is there whole or not at all."""
+    """Write a JSON file so that it is complete or absent, even if the process is killed."""
     write_text(path, json.dumps(record, indent=2) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, which may have been changed by hand; RunError if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"cannot read {path}: {error}") from error
+
+
 def commit() -> str | None:
-    """The commit of the source tree, `-dirty` where it was changed; None outside a checkout of calibrax."""
+    """The commit of the source tree, with `-dirty` if it was changed; None outside a checkout of calibrax."""
     here = Path(__file__).resolve().parent
     try:
         run = subprocess.run(
@@ -205,24 +225,16 @@ def commit() -> str | None:
     return run.stdout.strip() if tracked.returncode == 0 else None
 
 
-def _new_folder(config: TrainConfig, data: ImageData | VideoData) -> Path:
-    name = f"{data.name}-{config.likelihood}-seed{config.seed}"
+def _new_folder(config: TrainConfig, data: Data) -> Path:
+    name = f"{data.name}-{config.likelihood.name}-seed{config.run.seed}"
     folder, count = Path("runs") / name, 2
     while os.path.exists(folder):
         folder, count = Path("runs") / f"{name}-{count}", count + 1
     return folder
 
 
-def read_json(path: Path) -> Any:
-    """What `write_json` wrote, or what somebody made of it; raises RunError where it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"cannot read {path}: {error}") from error
-
-
 def package_versions() -> dict[str, str]:
-    """Of this library and what it stands on, as installed."""
+    """The installed versions of this library and of what it builds on."""
     versions = {}
     for package in PACKAGES:
         try:

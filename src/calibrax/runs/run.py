@@ -1,7 +1,6 @@
-"""One run from beginning to end: data in; a folder of checkpoints, metrics, pictures and results out."""
+"""One run from data to results: its parts, its training, and the evaluation at its end."""
 
 import contextlib
-import dataclasses
 import functools
 import os
 import shlex
@@ -14,20 +13,21 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
+from flax import linen as nn
 
-from calibrax.training import multihost as processes
-from calibrax.runs import folder as run_folder
-from calibrax._malloc import give_back_free_memory
-from calibrax.runs.config import ConfigError, TrainConfig
-from calibrax.data import first_videos, steps_per_epoch
+import calibrax.data
+from calibrax.data import Data, DataError, FramesError, epoch_order, steps_per_epoch
 from calibrax.evaluation import Evaluation, Trained, calibrate_on, evaluate_likelihood
-from calibrax.evaluation.figures.training_curves import save_training_curves
 from calibrax.evaluation.figures.hierarchy import save_layer_kls
+from calibrax.evaluation.figures.training_curves import save_training_curves
 from calibrax.evaluation.report import results_table
-from calibrax.training.signals import Interrupts, catch_interrupts
-from calibrax.runs.modality import Data, modality
-from calibrax.training.progress import ProgressBar
-from calibrax.runs.taking import FromMemory, Looped, OneByOne, Taking
+from calibrax.likelihoods import Likelihood
+from calibrax.runs import folder as run_folder
+from calibrax.runs.config import TrainConfig
+from calibrax.runs.epoch_images import save_epoch_images
+from calibrax.runs.presets import SVGSettings
+from calibrax.runs.settings import ConfigError
 from calibrax.training import (
     BadSteps,
     Checkpoints,
@@ -38,78 +38,119 @@ from calibrax.training import (
     create_train_state,
     first_bad_tensor,
     jit_step,
+    multihost,
     pmap_step,
     read_metrics,
     sharded_step,
     target,
 )
+from calibrax.training.loop import Schedule, train_loop
+from calibrax.training.progress import ProgressBar
+from calibrax.training.signals import Interrupts, catch_interrupts
+from calibrax.training.stepping import StepByStep, StepsInALoop, StepsOnDevice, TakeSteps
 
 STEPPERS = {"jit": jit_step, "pmap": pmap_step, "sharded": sharded_step}
+NUM_SCORED_VIDEOS = 256  # training videos to calibrate and score on; a pass over all takes as long as an epoch
+IMAGES_PER_BATCH = 256  # of an evaluation
 
 
-def train(config: TrainConfig, data: Data | None = None) -> dict[str, Any]:
-    """Train and evaluate a model, writing everything into the run's folder.
+def train(
+    config: TrainConfig,
+    data: Data | None = None,
+    *,
+    optimizer: optax.GradientTransformation | None = None,
+    model: nn.Module | None = None,
+    likelihood: Likelihood | None = None,
+) -> dict[str, Any]:
+    """Train and evaluate a model, and write everything into the run's folder.
 
-    Of several processes joined by `jax.distributed`, each calls this with the same settings, and its own share of every
-    batch goes through its devices; the first alone writes, and returns the results.
+    If several processes are joined by `jax.distributed`, each of them calls this with the same settings. Its devices
+    get its own share of every batch. Only the leading process writes, and returns the results.
 
     Args:
-      config: the run.
-      data: the images or videos, where already loaded; by default `config.data`.
+      config: the settings.
+      data: the images or videos, if they are loaded already; by default those that the settings name.
+      optimizer: an optax transformation to use instead of that of the settings.
+      model: a Linen module to use instead of that of the settings, with the interface of `calibrax.models`. If it
+        decodes with another likelihood than the settings name, pass that too.
+      likelihood: a likelihood of whole examples to use instead of that of the settings.
 
     Returns:
-      What `results.json` holds; nothing in processes other than the first.
+      The content of `results.json`; an empty dict in processes other than the leading one.
 
     Raises:
-      ConfigError, RunError, DataError: the user's mistake, in one line; nothing already written is lost.
-      Interrupted: after Ctrl-C or SIGTERM, with the state saved. SIGTERM ends the process itself, with exit code 0, in
-        the middle of what is long and unsaved anyway (an evaluation), as it leaves only seconds.
+      ConfigError, RunError, DataError: mistakes of the user, in one line; nothing that was written before is lost.
+      Interrupted: after Ctrl-C or SIGTERM, with the state saved. During an evaluation SIGTERM ends the process itself,
+        with exit code 0, because only seconds are left then and nothing is unsaved.
       FloatingPointError: if too many updates in a row are not finite or too large.
     """
-    num_devices = 1 if config.parallel == "jit" else jax.device_count()
-    if config.batch_size % num_devices:
-        raise ConfigError(f"--batch-size is {config.batch_size}; expected a multiple of the {num_devices} devices")
-    if config.batch_size % (num_devices * config.accumulate):
-        parts = f"the {num_devices} devices times --accumulate {config.accumulate}"
-        raise ConfigError(f"--batch-size is {config.batch_size}; expected a multiple of {parts}")
-    if not processes.is_alone() and config.parallel != "sharded":
-        raise ConfigError(f"--parallel is {config.parallel}; {jax.process_count()} processes need sharded")
-    if processes.leads():
+    _check_devices(config)
+    if multihost.leads():
         run_folder.check_usable(config)
-    data = data or load_data(config)
-    if (config.scan_steps or 1) > 1 and not isinstance(data.train, np.ndarray):
-        raise ConfigError(f"--scan-steps is {config.scan_steps}; expected 1 for data that is not in memory as a whole")
-    if config.batch_size > len(data.train):
-        noun = modality(config).noun
-        raise ConfigError(
-            f"--batch-size is {config.batch_size}; expected at most {len(data.train)}, the training {noun}"
-        )
-    _check_model(config, data)
-    if not processes.leads():
-        Run(config, data).follow()
+    custom: dict[str, Any] = {"optimizer": optimizer, "model": model, "likelihood": likelihood}
+    run = Run(config, load_data(config) if data is None else data, **custom)
+    run.check()
+    if not multihost.leads():
+        with catch_interrupts(lambda: "left") as interrupts:
+            run.train_loop(multihost.from_leader(run.initial_state()), interrupts)
+        multihost.wait_for_all("the end")
         return {}
-    with run_folder.claimed(config, data) as folder:
-        return Run(dataclasses.replace(config, run_dir=str(folder)), data).train()
+    with run_folder.claimed(config, run.data, run.custom) as folder:
+        return Run(config.replace(run_dir=str(folder)), run.data, **custom).train()
 
 
 def load_data(config: TrainConfig) -> Data:
-    """The images or videos that `config` names, at its image size and of its fraction."""
-    return modality(config).load(config)
+    """The images or videos that the settings name, at their image size and fraction.
+
+    Raises:
+      ConfigError, DataError: if they cannot be had, or the model cannot use them; one line.
+    """
+    options: dict[str, Any] = {"data_dir": config.data.data_dir, "image_size": config.data.image_size}
+    if isinstance(config.model, SVGSettings):
+        data = _load_videos(config.data.name, config.model, options)
+    else:
+        if calibrax.data.is_video_source(config.data.name):
+            videos = f"--data {config.data.name} are videos"
+            raise ConfigError(f"--model {config.model.name} is of images, and {videos}; try --model svg")
+        data = calibrax.data.load(config.data.name, **options)
+    return calibrax.data.take_fraction(data, config.data.fraction)
 
 
-def _check_model(config: TrainConfig, data: Data) -> None:
-    """Refuse data that the model cannot take, by tracing it on abstract shapes; before a folder is made."""
-    model = config.make_model(data.event_shape[-3:])
-    images = jax.ShapeDtypeStruct((1, *data.event_shape), np.uint8)
+def _load_videos(source: str, model: SVGSettings, options: dict[str, Any]) -> Data:
+    length = model.n_past + model.n_future
     try:
-        jax.eval_shape(model.init, jax.random.key(0), images, jax.random.key(0))
-    except ValueError as error:
-        raise ConfigError(f"--model {config.model} cannot take {data.name}: {error}") from error
+        videos = calibrax.data.load(source, num_frames=length, num_test_frames=model.n_eval, **options)
+    except FramesError as error:
+        added = f"--n-past {model.n_past} and --n-future {model.n_future} add up to {length}"
+        raise ConfigError(f"{added if error.split == 'train' else f'--n-eval is {model.n_eval}'}: {error}") from error
+    if not videos.is_video:
+        images = f"--data {source} are images"
+        raise ConfigError(f"--model {model.name} is of videos, and {images}; try --model conv-vae")
+    shortest = videos.test[0].shape[0]
+    if shortest <= model.n_past:
+        more = f"more than the {model.n_past} that are given, --n-past"
+        raise DataError(f"{videos.name}: test videos have {shortest} frames; expected {more}")
+    if len(videos.test) < 2 and not model.running_batch_norm:
+        one = "a batch of one has no statistics for batch norm"
+        raise DataError(f"{videos.name}: there is one test video; expected two or more ({one})")
+    return videos
+
+
+def _check_devices(config: TrainConfig) -> None:
+    batch_size, parallel, accumulate = config.run.batch_size, config.run.parallel, config.optimizer.accumulate
+    num_devices = 1 if parallel == "jit" else jax.device_count()
+    if batch_size % num_devices:
+        raise ConfigError(f"--batch-size is {batch_size}; expected a multiple of the {num_devices} devices")
+    if batch_size % (num_devices * accumulate):
+        parts = f"the {num_devices} devices times --accumulate {accumulate}"
+        raise ConfigError(f"--batch-size is {batch_size}; expected a multiple of {parts}")
+    if not multihost.is_alone() and parallel != "sharded":
+        raise ConfigError(f"--parallel is {parallel}; {jax.process_count()} processes need sharded")
 
 
 @contextlib.contextmanager
-def _damage_said() -> Iterator[None]:
-    """A log or a folder of checkpoints that cannot be read is the user's to mend."""
+def _as_user_error() -> Iterator[None]:
+    """Report an unreadable log or checkpoint folder as a user error."""
     try:
         yield
     except ValueError as error:
@@ -119,44 +160,133 @@ def _damage_said() -> Iterator[None]:
 
 
 class Run:
-    """The parts of one run: to train it, go on with it and evaluate it.
+    """The parts of one run: model, likelihood, optimizer, data, folder and checkpoints.
 
     Args:
-      config: with `run_dir` set.
-      data: its images or videos.
+      config: the settings, with `run_dir` set once there is a folder.
+      data: the images or videos.
+      optimizer, model, likelihood: as in `train`.
+
+    Attributes:
+      custom: which of model, likelihood and optimizer are not those of the settings.
+      parts: model, likelihood and optimizer by name, as `train_step` takes them.
     """
 
-    def __init__(self, config: TrainConfig, data: Data):
-        self.config, self.data, self.modality = config, data, modality(config)
-        self.folder = Path(config.run_dir or ".")
-        self.model = config.make_model(data.event_shape[-3:])
-        self.likelihood = config.make_likelihood()
-        self.parts = {"model": self.model, "likelihood": self.likelihood, "optimizer": config.make_optimizer()}
-        self.batches = functools.partial(self.modality.batches, data.train, config.batch_size, seed=config.seed)
-        self.init_key, self.train_key, self.eval_key = jax.random.split(jax.random.key(config.seed), 3)
-        with _damage_said():
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: Data,
+        *,
+        optimizer: optax.GradientTransformation | None = None,
+        model: nn.Module | None = None,
+        likelihood: Likelihood | None = None,
+    ):
+        self.config, self.data = config, data
+        self.folder = Path(config.run.run_dir or ".")
+        given = {"model": model, "likelihood": likelihood, "optimizer": optimizer}
+        self.custom = [name for name, part in given.items() if part is not None]
+        self.likelihood = likelihood or config.make_likelihood()
+        self.model: Any = model or config.make_model(data.event_shape[-3:], self.likelihood)
+        optimizer = optimizer or config.optimizer.make()
+        self.parts = {"model": self.model, "likelihood": self.likelihood, "optimizer": optimizer}
+        self.init_key, self.train_key, self.eval_key = jax.random.split(jax.random.key(config.run.seed), 3)
+        with _as_user_error():
             self.checkpoints = Checkpoints(self.folder / "checkpoints")
 
     @classmethod
-    def open(cls, folder: str | Path, data_dir: str | None = None) -> "Run":
-        """The run in a folder, with its data; raises RunError where the folder holds none."""
+    def open(cls, folder: str | Path, data_dir: str | None = None, **custom: Any) -> "Run":
+        """The run in a folder, with its data.
+
+        Args:
+          folder: the run's folder.
+          data_dir: where the data are now, if they have been moved.
+          **custom: the model, likelihood or optimizer that the run was given instead of those of its settings.
+
+        Raises:
+          RunError: if the folder holds no run, or one that needs other parts than those given.
+        """
         config = run_folder.read_config(folder)
         if data_dir is not None:
-            config = dataclasses.replace(config, data_dir=data_dir)
-        return cls(config, load_data(config))
+            config = config.replace(data_dir=data_dir)
+        run = cls(config, load_data(config), **custom)
+        run._check_custom()
+        return run
+
+    def _check_custom(self) -> None:
+        """Refuse a run that was begun with a model, likelihood or optimizer of the caller's that is missing now."""
+        if missing := set(run_folder.read_custom(self.folder)) - set(self.custom):
+            which = " and ".join(sorted(missing))
+            raise run_folder.RunError(
+                f"{self.folder}: the run was begun with its own {which}; pass it to calibrax.runs.train or Run.open"
+            )
+
+    def check(self) -> None:
+        """Refuse data that the settings or the model cannot use. Called before a folder is created.
+
+        The model is traced on abstract shapes, which computes nothing.
+        """
+        batch_size, scan_steps = self.config.run.batch_size, self.config.run.scan_steps
+        if (scan_steps or 1) > 1 and not isinstance(self.data.train, np.ndarray):
+            raise ConfigError(f"--scan-steps is {scan_steps}; expected 1 for data that is not in memory as a whole")
+        if batch_size > len(self.data.train):
+            most = f"at most {len(self.data.train)}, the training {self.data.noun}"
+            raise ConfigError(f"--batch-size is {batch_size}; expected {most}")
+        examples = jax.ShapeDtypeStruct((1, *self.data.event_shape), np.uint8)
+        try:
+            jax.eval_shape(self.model.init, jax.random.key(0), examples, jax.random.key(0))
+        except ValueError as error:
+            raise ConfigError(f"--model {self.config.model.name} cannot take {self.data.name}: {error}") from error
 
     @functools.cached_property
     def test(self) -> np.ndarray:
         """The test images [N, H, W, C], or videos [N, T, H, W, C]."""
-        return first_videos(self.data.test)
+        return calibrax.data.first(self.data.test)
+
+    @functools.cached_property
+    def train_part(self) -> np.ndarray:
+        """The training images, or some of the training videos, to calibrate and to score on."""
+        return calibrax.data.first(self.data.train, NUM_SCORED_VIDEOS if self.data.is_video else None)
+
+    @property
+    def past(self) -> int | None:
+        """The number of frames that a video model is given; None for a model of images."""
+        return self.model.n_past if self.data.is_video else None
+
+    @property
+    def batch_size(self) -> int:
+        """Examples per batch of an evaluation.
+
+        Batch norm of the video models takes the statistics of each batch, as in training. With 3 or more per batch,
+        `example_batches` leaves no example alone in one.
+        """
+        return max(3, self.config.run.batch_size) if self.data.is_video else IMAGES_PER_BATCH
+
+    @functools.cached_property
+    def schedule(self) -> Schedule:
+        settings = self.config.run
+        per_epoch = steps_per_epoch(len(self.data.train), settings.batch_size)
+        return Schedule(
+            last_step=settings.epochs * per_epoch,
+            steps_per_epoch=per_epoch,
+            save_every=settings.save_every or per_epoch,
+            evaluate_every=per_epoch * settings.eval_every,
+        )
+
+    def batches(self, start_step: int = 0, part: tuple[int, int] = (0, 1)) -> Iterator[np.ndarray]:
+        """The training batches that follow `start_step`, or the i-th of n equal parts of each: part (i, n)."""
+        settings = self.config.run
+        return calibrax.data.batches(
+            self.data.train, settings.batch_size, seed=settings.seed, start_step=start_step, part=part
+        )
 
     def initial_state(self) -> TrainState:
-        """Made on the first batch: the hierarchical models take gains and biases from it."""
-        create = functools.partial(create_train_state, **self.parts, ema=self.config.ema_decay is not None)
+        """The state before the first step, made on the first batch: the hierarchical models take gains from it."""
+        ema = self.config.optimizer.ema_decay is not None
+        create = functools.partial(create_train_state, **self.parts, ema=ema)
         return jax.jit(create)(self.init_key, next(self.batches()))
 
     def saved_state(self) -> TrainState:
-        """The newest checkpoint."""
+        """The newest checkpoint; RunError if there is none that can be read."""
         try:
             return self.checkpoints.restore(jax.eval_shape(self.initial_state))
         except FileNotFoundError as error:
@@ -167,193 +297,6 @@ class Run:
             what = f"the checkpoint in {self.folder}"
             raise run_folder.RunError(f"{what} does not fit its {run_folder.CONFIG_FILE}") from error
 
-    def train(self) -> dict[str, Any]:
-        """Train from the newest checkpoint, or from the start, to the last epoch; then evaluate."""
-        begin = time.monotonic()
-        with catch_interrupts(self._how_to_go_on) as interrupts:
-            with interrupts.at_once():
-                self.checkpoints.remove_leftovers()
-                resuming = self.checkpoints.latest_step() is not None
-                state = processes.from_leader(self.saved_state() if resuming else self.initial_state())
-            with _damage_said():
-                log = MetricsLog(self.folder, step=int(state.step), max_skipped=self.config.max_skipped)
-            with log:
-                self._train_loop(state, log, interrupts)
-            seconds = round(time.monotonic() - begin, 1)
-            with interrupts.at_once():
-                from_step = int(state.step)
-                record = self.evaluate({"from_step": from_step, "seconds": seconds, "skipped_steps": log.num_skipped})
-        processes.wait_for_all("the end")
-        return record
-
-    def follow(self) -> None:
-        """Take the training steps of the leading process, which saves and evaluates, with this one's devices."""
-        with catch_interrupts(lambda: "left") as interrupts:
-            state = processes.from_leader(self.initial_state())
-            stepper, step = self._stepper(), int(state.step)
-            device_state, feed = stepper.put_state(state), self._own_part(step)
-            while not self._should_stop(interrupts, step):
-                if self._is_due(step):
-                    processes.wait_for_all(f"the evaluation at step {step}")
-                if step >= self.last_step:
-                    return processes.wait_for_all("the end")
-                device_state, _ = stepper.step(device_state, stepper.put_batch(next(feed)), self.train_key)
-                step += 1
-            raise interrupts.interrupted()
-
-    def _stepper(self) -> Stepper:
-        return STEPPERS[self.config.parallel](**self.parts, options=self.config.make_step_options())
-
-    def _taking(self, stepper: Stepper, start_step: int) -> Taking:
-        config, feed = self.config, self._own_part(start_step)
-        parts = self.parts | {"options": config.make_step_options()}
-        if config.scan_steps is None and config.parallel == "jit" and jax.default_backend() == "cpu":
-            return Looped(parts, feed, self.train_key)
-        num = config.scan_steps or 1
-        if num == 1:
-            return OneByOne(stepper, feed, self.train_key)
-        examples: Any = self.data.train
-        order = {"batch_size": config.batch_size, "seed": config.seed}
-        return FromMemory(parts, examples, **order, key=self.train_key, num=num)
-
-    def _own_part(self, start_step: int) -> Iterator[np.ndarray]:
-        """The batches that this process reads, or its part of them."""
-        return self.batches(start_step=start_step, part=(jax.process_index(), jax.process_count()))
-
-    @functools.cached_property
-    def per_epoch(self) -> int:
-        """Steps."""
-        return steps_per_epoch(len(self.data.train), self.config.batch_size)
-
-    @property
-    def last_step(self) -> int:
-        return self.config.epochs * self.per_epoch
-
-    def _is_due(self, step: int) -> bool:
-        """Whether there is an evaluation after so many steps."""
-        return step % (self.per_epoch * self.config.eval_every) == 0 or step >= self.last_step
-
-    def _should_stop(self, interrupts: Interrupts, step: int) -> bool:
-        """Whether a signal has arrived; of several processes, in any, asked so seldom that they need not go in step."""
-        if processes.is_alone():
-            return interrupts.arrived
-        return step % processes.CHECK_EVERY == 0 and processes.any_of_all(interrupts.arrived)
-
-    def _train_loop(self, state: TrainState, log: MetricsLog, interrupts: Interrupts) -> None:
-        batch_size, alone = self.config.batch_size, processes.is_alone()
-        save_every, last_step = self.config.save_every or self.per_epoch, self.last_step
-        stepper, step = self._stepper(), int(state.step)
-        begin, on_disk, device_state, take = step, step, stepper.put_state(state), self._taking(stepper, step)
-
-        def save():
-            log.sync()  # first: no row of a step before a checkpoint is ever missing
-            state = stepper.get_state(device_state)
-            self.checkpoints.save(state, seed=self.config.seed, steps_per_epoch=self.per_epoch)
-
-        with ProgressBar(step, last_step, batch_size, self.modality.unit) as bar:
-            try:
-                while True:
-                    if self._should_stop(interrupts, step):
-                        save()
-                        raise interrupts.interrupted()
-                    if self._is_due(step):
-                        if step and step not in log.evaluated_steps:
-                            with interrupts.at_once(alone and step == on_disk):
-                                self._evaluate_epoch(stepper.get_state(device_state), step, log)
-                        processes.wait_for_all(f"the evaluation at step {step}")
-                    if step >= last_step:
-                        return
-                    with interrupts.at_once(alone and step == on_disk):  # the first one is compiled, too
-                        num = min(take.num, self.per_epoch - step % self.per_epoch)
-                        num = min(num, save_every - step % save_every)
-                        device_state, metrics = take(device_state, step, num)
-                    if step == begin:
-                        give_back_free_memory()  # that of the compilation
-                    step += num
-                    bar.advance(log.train(step, metrics, num), num)
-                    if step % save_every == 0 or step % self.per_epoch == 0:
-                        save()
-                        on_disk = step
-            except BadSteps as bad:
-                raise self._located(bad, stepper.get_state(device_state)) from None
-
-    def _located(self, bad: BadSteps, state: TrainState) -> FloatingPointError:
-        """The error with the tensor where the first of the discarded steps went wrong, found by taking it again.
-
-        The state is still that before it, but for its count, unless a good step came after them.
-        """
-        first = bad.first_step - 1  # of a state before it
-        batch = next(self.batches(start_step=first))
-        state = state._replace(step=np.int32(first))
-        where = first_bad_tensor(state, batch, self.train_key, model=self.model, likelihood=self.likelihood)
-        latest = self.checkpoints.latest_step()
-        saved = "there is no checkpoint yet" if latest is None else f"the last good checkpoint is of step {latest}"
-        found = "" if where is None else f"; the first that is not finite is {where}"
-        return FloatingPointError(f"{bad}{found}; {saved}")
-
-    def _evaluate_epoch(self, state: TrainState, step: int, log: MetricsLog) -> None:
-        """Pictures, and then test metrics into the log: whoever is killed in between finds both made again."""
-        trained = self.trained(state)
-        where = self.folder, f"step_{step:07d}", self.caption(state)
-        measured = self.modality.pictures(*where, trained, self.test, self.config, self.eval_key)
-        log.evaluation(step, "test", self.score(trained, self.test).metrics() | measured)
-
-    def score(self, trained: Trained, examples: np.ndarray) -> Evaluation:
-        """The likelihood of images or videos."""
-        return evaluate_likelihood(
-            *trained, examples, key=self.eval_key, batch_size=self.modality.batch_size(self.config)
-        )
-
-    def evaluate(self, training: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Score the newest checkpoint on the test data, write `results.json` and the curves, print the table.
-
-        Args:
-          training: how it was trained, for the record; by default what the record before this one says.
-        """
-        results_file = self.folder / run_folder.RESULTS_FILE
-        if results_file.is_dir():
-            raise run_folder.RunError(f"{results_file} is a folder; expected none, or a file to replace")
-        if training is None and results_file.exists():
-            with contextlib.suppress(run_folder.RunError, AttributeError):  # a damaged record is about to be replaced
-                training = run_folder.read_json(results_file).get("training")
-        state, noun = self.saved_state(), self.modality.noun
-        with _damage_said():  # before anything is replaced
-            rows = read_metrics(self.folder / "metrics.jsonl")
-        trained, train_part = self.trained(state), self.modality.to_score(self.data.train)
-        columns = {"running average": trained}
-        if jax.tree.leaves(state.likelihood_state):
-            exact = calibrate_on(
-                *trained[:3], train_part, key=self.eval_key, batch_size=self.modality.batch_size(self.config)
-            )
-            columns["calibrated"] = trained._replace(likelihood_state=exact)
-        results = {name: self.score(column, self.test) for name, column in columns.items()}
-        on_train = self.score(trained, train_part)
-        scored = jax.eval_shape(functools.partial(target, self.model), self.test[:1]).shape[1:]
-        record = {
-            "data": self.data.name,
-            "split": "test",
-            "train_examples": len(self.data.train),
-            "likelihood": self.config.likelihood,
-            "model": self.config.model,
-            "event_shape": list(scored),
-            "step": int(state.step),
-            "seed": self.config.seed,
-            "commit": run_folder.commit(),
-            "training": training,
-            "test": {name: result._asdict() for name, result in results.items()},
-            "train": {"running average": on_train._asdict()},
-        }
-        run_folder.write_json(results_file, record)
-        title = f"{self.data.name}, {self.config.likelihood}, {self.config.model}, seed {self.config.seed}"
-        save_training_curves(self.folder / "curves.png", rows, title=title)
-        if results["running average"].layer_kls is not None:
-            save_layer_kls(self.folder / "layers.png", rows, free_bits=self.config.free_bits or None, title=title)
-        heading = f"{title}, step {record['step']}: {len(self.test):,} test {noun}, in the last column "
-        heading += f"{len(train_part):,} of the {len(self.data.train):,} of training"
-        frames = scored[0] if self.config.is_video else None
-        print(results_table(heading, {**results, f"training {noun}": on_train}, frames=frames))
-        return record
-
     def trained(self, state: TrainState | None = None) -> Trained:
         """The model with a state's parameters, or their moving average, and its running average.
 
@@ -363,15 +306,160 @@ class Run:
         state = self.saved_state() if state is None else state
         return Trained(self.model, self.likelihood, state.eval_params, state.likelihood_state)
 
-    def caption(self, state: TrainState) -> str:
-        """What pictures of a state begin their title with."""
-        return f"{self.data.name}, {self.config.likelihood}, step {int(state.step)}"
+    def train(self) -> dict[str, Any]:
+        """Train from the newest checkpoint, or from the start, to the last epoch; then evaluate."""
+        self._check_custom()
+        begin = time.monotonic()
+        with catch_interrupts(self._how_to_resume) as interrupts:
+            with interrupts.stop_at_once():
+                self.checkpoints.remove_leftovers()
+                resuming = self.checkpoints.latest_step() is not None
+                state = multihost.from_leader(self.saved_state() if resuming else self.initial_state())
+            first_step = int(state.step)
+            with _as_user_error():
+                log = MetricsLog(self.folder, step=first_step, max_skipped=self.config.run.max_skipped)
+            with log:
+                self.train_loop(state, interrupts, log)
+            seconds = round(time.monotonic() - begin, 1)
+            with interrupts.stop_at_once():
+                training = {"from_step": first_step, "seconds": seconds, "skipped_steps": log.num_skipped}
+                record = self.evaluate(training)
+        multihost.wait_for_all("the end")
+        return record
 
-    def _how_to_go_on(self) -> str:
-        return f"saved at step {self.checkpoints.latest_step() or 0}; go on with: {self.resume_command()}"
+    def train_loop(self, state: TrainState, interrupts: Interrupts, log: MetricsLog | None = None) -> TrainState:
+        """Take all steps that are left. Without a log, as in a process that does not lead, nothing is written."""
+        stepper = STEPPERS[self.config.run.parallel](**self.parts, options=self.config.optimizer.make_step_options())
+        step = int(state.step)
+        take_steps = self._take_steps(stepper, step)
+        if log is None:
+            nothing: Any = lambda *_: None  # noqa: E731
+            return train_loop(
+                state, stepper, take_steps, self.schedule, interrupts,
+                log=nothing, save=nothing, evaluate=nothing, explain=nothing,
+            )  # fmt: skip
+        schedule = self.schedule
+        unit = "video" if self.data.is_video else "img"
+        with ProgressBar(step, schedule.last_step, self.config.run.batch_size, unit) as bar:
+
+            def save(state):
+                log.sync()  # first: the log never lacks a row of a step before a checkpoint
+                self.checkpoints.save(state, seed=self.config.run.seed, steps_per_epoch=schedule.steps_per_epoch)
+
+            def evaluate(state):
+                if int(state.step) not in {0, *log.evaluated_steps}:
+                    self._evaluate_epoch(state, log)
+
+            return train_loop(
+                state, stepper, take_steps, schedule, interrupts,
+                log=lambda step, metrics, num: bar.advance(log.train(step, metrics, num), num),
+                save=save, evaluate=evaluate, explain=self._explain,
+            )  # fmt: skip
+
+    def _take_steps(self, stepper: Stepper, start_step: int) -> TakeSteps:
+        settings = self.config.run
+        batches = self.batches(start_step, part=(jax.process_index(), jax.process_count()))
+        parts = self.parts | {"options": self.config.optimizer.make_step_options()}
+        if settings.scan_steps is None and settings.parallel == "jit" and jax.default_backend() == "cpu":
+            return StepsInALoop(parts, batches, self.train_key)
+        if (settings.scan_steps or 1) == 1:
+            return StepByStep(stepper, batches, self.train_key)
+        size, per_epoch, examples = settings.batch_size, self.schedule.steps_per_epoch, calibrax.data.first(self.data.train)
+
+        def order(step: int, num: int) -> np.ndarray:
+            epoch, first = divmod(step, per_epoch)
+            indices = epoch_order(len(examples), seed=settings.seed, epoch=epoch)
+            return indices[first * size : (first + num) * size].reshape(num, size)
+
+        return StepsOnDevice(parts, examples, order, self.train_key, settings.scan_steps or 1)
+
+    def _explain(self, bad: BadSteps, state: TrainState) -> FloatingPointError:
+        """The error with the name of the tensor in which the first discarded step went wrong, found by repeating it.
+
+        Discarded steps change nothing but the step count, so `state` is that before the first of them, unless a good
+        step followed.
+        """
+        first = bad.first_step - 1  # the count of the state before it
+        batch = next(self.batches(first))
+        state = state._replace(step=np.int32(first))
+        where = first_bad_tensor(state, batch, self.train_key, model=self.model, likelihood=self.likelihood)
+        latest = self.checkpoints.latest_step()
+        saved = "there is no checkpoint yet" if latest is None else f"the last good checkpoint is of step {latest}"
+        found = "" if where is None else f"; the first that is not finite is {where}"
+        return FloatingPointError(f"{bad}{found}; {saved}")
+
+    def _evaluate_epoch(self, state: TrainState, log: MetricsLog) -> None:
+        """Write pictures, then test metrics into the log. A run killed between the two repeats both when resumed."""
+        trained = self.trained(state)
+        name = f"step_{int(state.step):07d}"
+        measured = save_epoch_images(
+            self.folder, name, self.caption(state), trained, self.test, past=self.past, key=self.eval_key
+        )
+        log.evaluation(int(state.step), "test", self.score(trained, self.test).metrics() | measured)
+
+    def score(self, trained: Trained, examples: np.ndarray) -> Evaluation:
+        """The likelihood of images or videos."""
+        return evaluate_likelihood(trained, examples, key=self.eval_key, batch_size=self.batch_size)
+
+    def evaluate(self, training: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Score the newest checkpoint on the test data, write `results.json` and the curves, print the table.
+
+        Args:
+          training: how the model was trained, for the record; by default what the existing record says.
+        """
+        results_file = self.folder / run_folder.RESULTS_FILE
+        if results_file.is_dir():
+            raise run_folder.RunError(f"{results_file} is a folder; expected none, or a file to replace")
+        if training is None and results_file.exists():
+            with contextlib.suppress(run_folder.RunError, AttributeError):  # a damaged record is about to be replaced
+                training = run_folder.read_json(results_file).get("training")
+        state = self.saved_state()
+        with _as_user_error():  # before anything is replaced
+            rows = read_metrics(self.folder / run_folder.METRICS_FILE)
+        columns = {"running average": self.trained(state)}
+        if jax.tree.leaves(state.likelihood_state):
+            trained = columns["running average"]
+            exact = calibrate_on(trained, self.train_part, key=self.eval_key, batch_size=self.batch_size)
+            columns["calibrated"] = trained._replace(likelihood_state=exact)
+        results = {name: self.score(column, self.test) for name, column in columns.items()}
+        on_train = self.score(columns["running average"], self.train_part)
+        event_shape = jax.eval_shape(functools.partial(target, self.model), self.test[:1]).shape[1:]
+        record = {
+            "data": self.data.name,
+            "split": "test",
+            "train_examples": len(self.data.train),
+            "likelihood": self.config.likelihood.name,
+            "model": self.config.model.name,
+            "event_shape": list(event_shape),
+            "step": int(state.step),
+            "seed": self.config.run.seed,
+            "commit": run_folder.commit(),
+            "training": training,
+            "test": {name: result._asdict() for name, result in results.items()},
+            "train": {"running average": on_train._asdict()},
+        }
+        run_folder.write_json(results_file, record)
+        title = f"{self.data.name}, {record['likelihood']}, {record['model']}, seed {record['seed']}"
+        save_training_curves(self.folder / "curves.png", rows, title=title)
+        if results["running average"].layer_kls is not None:
+            free_bits = self.config.optimizer.free_bits or None
+            save_layer_kls(self.folder / "layers.png", rows, free_bits=free_bits, title=title)
+        noun, num_train = self.data.noun, len(self.data.train)
+        heading = f"{title}, step {record['step']}: {len(self.test):,} test {noun}, in the last column "
+        heading += f"{len(self.train_part):,} of the {num_train:,} of training"
+        frames = event_shape[0] if self.data.is_video else None
+        print(results_table(heading, {**results, f"training {noun}": on_train}, frames=frames))
+        return record
+
+    def caption(self, state: TrainState) -> str:
+        """The beginning of the titles of pictures of a state."""
+        return f"{self.data.name}, {self.config.likelihood.name}, step {int(state.step)}"
+
+    def _how_to_resume(self) -> str:
+        return f"saved at step {self.checkpoints.latest_step() or 0}; resume with: {self.resume_command()}"
 
     def resume_command(self) -> str:
-        """What to type here to go on: the installed command, or this interpreter where it is not on the PATH."""
+        """The command to type here to resume: the installed one, or this interpreter if that is not on the PATH."""
         python = shlex.quote(os.path.relpath(sys.executable))
         command = "calibrax" if shutil.which("calibrax") else f"{python} -m calibrax.cli"
         return f"{command} train --resume --run-dir {shlex.quote(str(self.folder))}"

@@ -1,4 +1,4 @@
-"""Checkpoints with orbax: the whole `TrainState` and the place in the data."""
+"""Checkpoints with orbax: the whole `TrainState` and the position in the data."""
 
 import errno
 import json
@@ -23,24 +23,25 @@ ROOM_BESIDE_ARRAYS = 1 << 18  # bytes: orbax's indices, metadata and the manifes
 
 
 class DamagedCheckpoint(ValueError):
-    """Files of a checkpoint are not as they were written, and no intact one can stand in; the message is one line."""
+    """Files of a checkpoint have changed since they were written, and no intact checkpoint is left; one line."""
 
 
 class Checkpoints:
-    """The checkpoints of one run, newest last; a save is complete or absent, and later damage to it is found.
+    """The checkpoints of one run. A saved checkpoint is complete or absent, and later damage to it is detected.
 
-    A checkpoint is the folder of its step. It is written elsewhere, a manifest of its files is added, and only then it
-    is given its place: it is never there without its manifest, whenever the process is killed. One that older versions
-    wrote has none, and says so in orbax's metadata; it is taken to be intact if orbax can read it.
+    Each checkpoint is a folder named after its step. It is written in a staging folder, gets a manifest of its files,
+    and is then renamed to its place, so it never appears there without a manifest, even if the process is killed.
+    Checkpoints of older versions have no manifest, which orbax's metadata shows. They count as intact if orbax can read
+    them.
 
     One process at a time may save; others may read meanwhile.
 
     Args:
-      folder: where they are; made with the first one.
-      keep: how many of the newest stay, at least 1.
+      folder: the folder of the checkpoints; created with the first one.
+      keep: the number of newest checkpoints to keep, at least 1.
 
     Raises:
-      ValueError: for another number, or a file in the folder's place.
+      ValueError: if `keep` is not a number from 1, or a file stands in the folder's place.
     """
 
     def __init__(self, folder: str | Path, *, keep: int = 2):
@@ -54,26 +55,26 @@ class Checkpoints:
         self._damaged: set[int] = set()  # passed over by `restore`
 
     def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, damaged or not; None where there is none.
+        """The step of the newest checkpoint, damaged or not; None if there is none.
 
-        So a run whose checkpoints are all damaged is not taken for a new one: `restore` refuses it.
+        A run whose checkpoints are all damaged must not be taken for a new run: `restore` refuses it.
         """
         return max(self._steps(), default=None)
 
     def verify(self, step: int) -> str | None:
-        """None if every file of a checkpoint is as it was written; else the first that is not, in one line.
+        """The first damaged file of a checkpoint and what is wrong with it, in one line; None if all are intact.
 
-        None, too, for a checkpoint of an older version, which has nothing to compare its files with.
+        Also None for a checkpoint of an older version, which has no manifest to compare with.
         """
         return None if self._is_old(step) else find_damage(self._path(step))
 
     def save(self, state: TrainState, *, seed: int, steps_per_epoch: int) -> None:
-        """Write `state` unless an intact checkpoint of its step exists; returns when it is on disk.
+        """Write `state` unless an intact checkpoint of its step exists; return when it is on disk.
 
-        A damaged one of its step is replaced; those that `restore` had to pass over are removed.
+        A damaged checkpoint of its step is replaced. Damaged ones that `restore` had to skip are removed.
 
         Raises:
-          OSError: if it cannot be written; the earlier ones are as they were.
+          OSError: if it cannot be written; earlier checkpoints are unchanged.
         """
         step = int(state.step)
         if step in self._steps() and step not in self._damaged and self.verify(step) is None:
@@ -93,22 +94,22 @@ class Checkpoints:
             self.remove_leftovers()
 
     def remove_leftovers(self) -> None:
-        """Remove what a process left that was killed while it saved; no other may be saving."""
+        """Remove what a process that was killed while saving has left. No other process may be saving."""
         shutil.rmtree(self._folder / STAGING, ignore_errors=True)
 
     def restore(self, like: TrainState, step: int | None = None) -> TrainState:
         """The newest intact checkpoint, or that of `step`, in the structure, shapes and dtypes of `like`.
 
-        Each damaged one that is passed over is named in a line on stderr.
+        Each damaged checkpoint that is skipped is reported in a line on stderr.
 
         Args:
           like: a state, or its abstract shapes.
-          step: which one; None for the newest that is intact.
+          step: the step of the checkpoint; None for the newest intact one.
 
         Raises:
-          FileNotFoundError: if there is none.
-          DamagedCheckpoint: if that of `step` is damaged, or all are.
-          ValueError: if it holds a state of another structure.
+          FileNotFoundError: if there is no checkpoint.
+          DamagedCheckpoint: if the checkpoint of `step` is damaged, or all are.
+          ValueError: if the checkpoint holds a state of another structure.
         """
         steps = [saved for saved in reversed(self._steps()) if step is None or saved == step]
         which = "" if step is None else f" of step {step}"
@@ -121,7 +122,7 @@ class Checkpoints:
             except DamagedCheckpoint as damage:
                 passed[saved] = str(damage)
                 continue
-            # Only now that an older one has been read are the newer ones known to be damaged: `like` does fit.
+            # An older checkpoint could be read, so `like` fits, and the newer ones are indeed damaged.
             for damage in (damage for newer, damage in passed.items() if newer not in self._damaged):
                 print(f"calibrax: {damage}; going back to {saved}", file=sys.stderr)
             self._damaged = (self._damaged | set(passed)) - {saved}
@@ -132,7 +133,7 @@ class Checkpoints:
         self._checkpointer.close()
 
     def _write(self, path: Path, state: TrainState, position: dict[str, int]) -> None:
-        """A whole checkpoint with its manifest."""
+        """Write a complete checkpoint with its manifest."""
         arrays = _present(jax.tree.map(np.asarray, state))
         args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), position=ocp.args.JsonSave(position))
         _check_room(self._folder, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
@@ -140,7 +141,7 @@ class Checkpoints:
             self._checkpointer.save(path, args=args, custom_metadata={"manifest": MANIFEST_FILE})
         except OSError:
             raise
-        except Exception as error:  # what tensorstore raises on a full disk is no OSError
+        except Exception as error:  # on a full disk, tensorstore raises no OSError
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             code = re.search(r"os_error_code='(\d+)'", reason)
             number = int(code[1]) if code else errno.EIO
@@ -164,7 +165,7 @@ class Checkpoints:
         return like._replace(**restored.state)
 
     def _steps(self) -> list[int]:
-        """All steps that have a folder, oldest first."""
+        """All steps that have a checkpoint folder, oldest first."""
         if not self._folder.exists():
             return []
         names = (path.name for path in self._folder.iterdir() if path.is_dir())
@@ -174,7 +175,7 @@ class Checkpoints:
         return self._folder / str(step)
 
     def _is_old(self, step: int) -> bool:
-        """Whether a checkpoint was written without a manifest, rather than having lost it."""
+        """True if a checkpoint was written without a manifest, rather than having lost it."""
         if (self._path(step) / MANIFEST_FILE).exists():
             return False
         try:
@@ -184,7 +185,7 @@ class Checkpoints:
             return False
 
     def _remove(self, steps: set[int]) -> None:
-        """Remove checkpoints, each out of its place first: half of one is never found there."""
+        """Remove checkpoints. Each is renamed first, so that no half-removed one stands in its place."""
         for step in steps & set(self._steps()):
             removed = self._folder / STAGING / f"{step}.removed"
             os.rename(self._path(step), removed)
@@ -193,7 +194,7 @@ class Checkpoints:
 
 
 def _checkpointer() -> ocp.Checkpointer:
-    """Orbax's, for a process that asks no other: of several, one saves and reads."""
+    """Orbax's checkpointer, set up so that this process saves and reads without waiting for others."""
     here = jax.process_index()
     options: dict[str, Any] = {
         "multiprocessing_options": ocp.options.MultiprocessingOptions(here, active_processes={here})
@@ -207,9 +208,10 @@ def _checkpointer() -> ocp.Checkpointer:
 
 
 def _check_room(folder: Path, num_bytes: int) -> None:
-    """Raise OSError where a checkpoint of arrays of so many bytes would not fit, by a file of that size for a moment.
+    """Raise OSError if a checkpoint with arrays of `num_bytes` bytes would not fit.
 
-    Orbax, out of room halfway, prints pages from threads that still write. Only asking for room tells of quotas, too.
+    A file of that size is allocated for a moment, which also shows quotas. Without this check orbax runs out of room
+    halfway and prints pages of errors from threads that are still writing.
     """
     path = folder / STAGING / "room"
     path.parent.mkdir()
@@ -227,7 +229,7 @@ def _check_room(folder: Path, num_bytes: int) -> None:
 
 
 def _check_shapes(where: Path, wanted: Any, found: Any) -> None:
-    """Orbax restores an array of any shape in place of another."""
+    """Raise ValueError if a restored array has another shape: orbax does not check shapes."""
     for (path, leaf), array in zip(jax.tree_util.tree_leaves_with_path(wanted), jax.tree.leaves(found), strict=True):
         if np.shape(array) != leaf.shape:
             name = jax.tree_util.keystr(path)
@@ -235,5 +237,5 @@ def _check_shapes(where: Path, wanted: Any, found: Any) -> None:
 
 
 def _present(state: TrainState) -> dict[str, Any]:
-    """The fields that are not None: a run without a moving average has no trace of one on disk."""
+    """The fields that are not None: without a moving average, for example, nothing of it is on disk."""
     return {name: value for name, value in state._asdict().items() if value is not None}

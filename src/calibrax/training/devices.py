@@ -1,4 +1,4 @@
-"""Where a training step runs: one device, or several by `pmap` or by sharded arrays. Nothing else changes."""
+"""Where a training step runs: on one device, or on several by `pmap` or sharded arrays. Nothing else changes."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,15 +16,15 @@ AXIS = "batch"
 
 
 class Stepper(NamedTuple):
-    """A compiled training step and the way to bring state and data to where it runs.
+    """A compiled training step, and functions that move state and data to its devices.
 
     Attributes:
-      step: `(state, batch, key) -> (state, metrics)`, compiled; the state given is donated.
-      put_state: a `TrainState` as made or restored -> the state for `step`.
-      get_state: its inverse, a single copy for evaluation and checkpoints.
-      put_batch: a batch of the host, [B, ...] or a pytree of such -> the batch for `step`; of several processes, each
-        gives its own part of the batch.
-      num_devices: how many devices share a batch; B must be a multiple.
+      step: `(state, batch, key) -> (state, metrics)`, compiled; the state is donated.
+      put_state: a new or restored `TrainState` -> the state for `step`.
+      get_state: the inverse: one copy of the state, for evaluation and checkpoints.
+      put_batch: a batch on the host, [B, ...] or a pytree of such -> the batch for `step`. If there are several
+        processes, each passes its own part of the batch.
+      num_devices: the number of devices that share a batch; B must be a multiple of it.
     """
 
     step: Callable[[TrainState, Any, jax.Array], tuple[TrainState, Metrics]]
@@ -54,7 +54,7 @@ def pmap_step(
     options: StepOptions = PLAIN,
     devices: Sequence[Any] | None = None,
 ) -> Stepper:
-    """The step on all devices by `jax.pmap`, state replicated; only `axis_name` is added.
+    """The step on all devices by `jax.pmap`, with a replicated state. It differs from `jit_step` only by `axis_name`.
 
     Args:
       model, likelihood, optimizer, options: as in `train_step`.
@@ -75,7 +75,7 @@ def pmap_step(
         return jax.tree.map(lambda leaf: leaf.reshape(len(devices), -1, *leaf.shape[1:]), batch)
 
     return Stepper(
-        step=_in_turn(
+        step=_one_at_a_time(
             jax.pmap(step, AXIS, in_axes=(0, 0, None), out_axes=(0, None), devices=devices, donate_argnums=0)
         ),
         put_state=put_state,
@@ -93,9 +93,9 @@ def sharded_step(
     options: StepOptions = PLAIN,
     devices: Sequence[Any] | None = None,
 ) -> Stepper:
-    """The step on all devices by `jax.jit`, the batch sharded and the state replicated; XLA adds the communication.
+    """The step on all devices by `jax.jit`, with a sharded batch and a replicated state; XLA adds the communication.
 
-    The devices may be those of several processes, joined by `jax.distributed`: each calls the same functions.
+    The devices may belong to several processes joined by `jax.distributed`; each process calls the same functions.
 
     Args:
       model, likelihood, optimizer, options: as in `train_step`.
@@ -116,7 +116,7 @@ def sharded_step(
         return jax.tree.map(functools.partial(jax.make_array_from_process_local_data, spread), batch)
 
     return Stepper(
-        step=_in_turn(
+        step=_one_at_a_time(
             jax.jit(
                 step,
                 in_shardings=(replicated, spread, replicated),
@@ -134,9 +134,12 @@ def sharded_step(
 
 @functools.lru_cache(maxsize=1)
 def compiler_options() -> dict[str, str] | None:
-    """On a CPU: convolutions by Eigen; XLA's YNNPACK takes a third longer for them (JAX 0.10), or a twentieth (0.12).
+    """XLA's options for the step: on a CPU, convolutions by Eigen.
 
-    None on accelerators, and where XLA does not know the option.
+    With XLA's default, YNNPACK, they take a third longer (JAX 0.10), or a twentieth (JAX 0.12).
+
+    Returns:
+      None on accelerators, or if this XLA does not know the option.
     """
     if jax.default_backend() != "cpu":
         return None
@@ -148,10 +151,11 @@ def compiler_options() -> dict[str, str] | None:
     return options
 
 
-def _in_turn(step: Callable) -> Callable:
-    """On simulated CPU devices: one step at a time, as programs in flight together share one pool of threads.
+def _one_at_a_time(step: Callable) -> Callable:
+    """On simulated CPU devices, start a step only after the one before has ended.
 
-    Where the collective of one takes the threads that the other waits for, XLA gives up after a while and aborts.
+    Programs that run at the same time share one pool of threads. If a collective operation of one program holds the
+    threads that the other waits for, XLA aborts the process after a while.
     """
     if jax.default_backend() != "cpu":
         return step
@@ -159,7 +163,7 @@ def _in_turn(step: Callable) -> Callable:
 
 
 def _fresh_copy(state: TrainState) -> TrainState:
-    """A copy that the step may take over: its buffers are donated, the caller's stay whole."""
+    """A copy of the state, so that donating it to the step leaves the caller's buffers intact."""
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
 
 

@@ -1,4 +1,4 @@
-"""Where a step that was discarded went wrong: the same step once more, watched from inside."""
+"""Find the tensor in which a discarded step went wrong, by repeating the step with all tensors in view."""
 
 from typing import Any
 
@@ -18,19 +18,22 @@ def first_bad_tensor(
 ) -> str | None:
     """The first tensor of a training step that holds a NaN or an infinity, in the order of computation.
 
-    Data, parameters and running average first, then the output of each layer in the order in which they are called,
-    the KL of each latent layer, the nll, the stats, and the gradient of each parameter.
+    The order is: data, parameters, running average, the output of each layer as the layers are called, the KL of each
+    latent layer, the nll, the stats, the gradient of each parameter.
 
     Args:
-      state: the state before the step; `state.step` decides on the noise.
-      batch: [B, ...] the step's whole batch, on one device; a pytree of such.
+      state: the state before the step; the noise depends on `state.step`.
+      batch: [B, ...] the whole batch of the step, on one device; or a pytree of such.
       key: the run's key.
       model, likelihood: as in `train_step`.
 
     Returns:
-      Words such as `the output of stage_3/posterior_head` or `the gradient of model/head/b`; None where all is finite.
+      Text such as `the output of stage_3/posterior_head` or `the gradient of model/head/b`; None if all is finite.
     """
-    for name, value in (("remat", False), ("unroll", True)):  # no other form shows its insides
+    for name, value in (
+        ("remat", False),
+        ("unroll", True),
+    ):  # remat and scan hide intermediate values
         if hasattr(model, name):
             form: dict[str, Any] = {name: value}
             model = model.clone(**form)
@@ -72,11 +75,11 @@ def first_bad_tensor(
 
         note("the data", batch)
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
-            note(f"the parameter {_spelled(path)}", leaf)
+            note(f"the parameter {_path_name(path)}", leaf)
         note("the running average", state.likelihood_state)
         grads, _ = jax.grad(noted_elbo, has_aux=True)(state.params)
         for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
-            note(f"the gradient of {_spelled(path)}", leaf)
+            note(f"the gradient of {_path_name(path)}", leaf)
         return jnp.stack(flags)
 
     finite = jax.device_get(checks())
@@ -88,5 +91,5 @@ def _all_finite(tree: PyTree) -> jax.Array:
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves], bool))
 
 
-def _spelled(path) -> str:
+def _path_name(path) -> str:
     return "/".join(str(getattr(part, "key", getattr(part, "idx", part))) for part in path)

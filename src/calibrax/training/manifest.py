@@ -1,4 +1,4 @@
-"""The files of a folder with their sizes and SHA-256, written down beside them: damaged ones are found and named."""
+"""A manifest of a folder: the size and SHA-256 of each file, from which damaged files are found later."""
 
 import hashlib
 from pathlib import Path
@@ -9,9 +9,9 @@ MANIFEST_FILE = "manifest.sha256"
 
 
 def write_manifest(folder: Path) -> None:
-    """Write down every file under `folder`: a line of SHA-256, size in bytes and name each.
+    """Write the manifest of all files under `folder`: one line per file with SHA-256, size in bytes and name.
 
-    The first line is the SHA-256 of the others: damage to the manifest itself accuses no other file.
+    The first line is the SHA-256 of the others, so that damage to the manifest itself is not blamed on another file.
     """
     lines = [f"{_sha256(folder / name)} {(folder / name).stat().st_size} {name}\n" for name in _files(folder)]
     body = "".join(lines)
@@ -19,12 +19,12 @@ def write_manifest(folder: Path) -> None:
 
 
 def find_damage(folder: Path) -> str | None:
-    """The first file that is not as the manifest says, and what is wrong with it, in one line; None where all are.
+    """The first file that differs from the manifest and how it differs, in one line; None if all files are intact.
 
-    Files that the manifest does not name are not looked at.
+    Files that the manifest does not name are ignored.
 
     Args:
-      folder: holds the files and their manifest.
+      folder: the folder with the files and their manifest.
     """
     try:
         content = (folder / MANIFEST_FILE).read_bytes().decode("utf-8")
@@ -44,7 +44,7 @@ def find_damage(folder: Path) -> str | None:
 
 
 def _files(folder: Path) -> list[str]:
-    """Names relative to the folder, with slashes."""
+    """File names relative to the folder, with slashes."""
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return sorted(name for name in names if name != MANIFEST_FILE)
 

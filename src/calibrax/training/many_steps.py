@@ -1,4 +1,4 @@
-"""Many training steps in one call, on batches from the host or on a data set that lies in the device's memory."""
+"""Many training steps per call, on batches from the host or on a data set in the device's memory."""
 
 import functools
 from collections.abc import Callable
@@ -16,18 +16,18 @@ from calibrax.training.step import PLAIN, Metrics, StepOptions, train_step
 def looped_steps(
     *, model, likelihood, optimizer, options: StepOptions = PLAIN
 ) -> Callable[[TrainState, Any, Any, jax.Array], tuple[TrainState, Metrics]]:
-    """Up to K steps on batches of the host, whose number is told at each call: one program takes them all.
+    """Up to K steps per call on batches from the host. The number of steps is an argument of each call.
 
-    For a CPU, where XLA asks for a step's temporary memory at each call, and a call costs a few percent of a step.
+    For CPUs: there each call allocates the step's temporary memory anew, which costs a few percent of a step.
 
     Args:
       model, likelihood, optimizer, options: as in `train_step`.
 
     Returns:
-      `steps(state, batches, num, key) -> (state, metrics)`, compiled; the state given is donated. `batches` is
-      [K, B, ...], or a pytree of such, `num` at most K, how many of them are taken, `key` the run's; the metrics are
-      [K], zero from `num` on. The states and metrics are to the bit the same however steps are spread over calls of
-      one K.
+      `steps(state, batches, num, key) -> (state, metrics)`, compiled; the state is donated. `batches` is [K, B, ...],
+      or a pytree of such; the first `num` of them are used, at most K. `key` is the run's key. The metrics are [K],
+      zero from `num` on. For one K, states and metrics do not depend on how the steps are spread over calls, to the
+      bit.
     """
     step = functools.partial(train_step, model=model, likelihood=likelihood, optimizer=optimizer, options=options)
 
@@ -51,17 +51,17 @@ def looped_steps(
 def resident_steps(
     *, model, likelihood, optimizer, options: StepOptions = PLAIN
 ) -> Callable[[TrainState, Any, jax.Array, jax.Array], tuple[TrainState, Metrics]]:
-    """Steps that wait for no host: the batches are gathered on the device, and one call takes any number of them.
+    """Any number of steps per call, on batches gathered on the device from a data set in its memory.
 
-    For accelerators, which a small network leaves idle between calls.
+    For accelerators, which a small network would leave idle between calls.
 
     Args:
       model, likelihood, optimizer, options: as in `train_step`.
 
     Returns:
-      `steps(state, examples, order, key) -> (state, metrics)`, compiled for each number of steps; the state given is
-      donated. `examples` is [N, ...] on the device, or a pytree of such, `order` an int32 [K, B] of each step's
-      examples, `key` the run's; the metrics are [K].
+      `steps(state, examples, order, key) -> (state, metrics)`, compiled for each number of steps; the state is donated.
+      `examples` is [N, ...] on the device, or a pytree of such; `order` is int32 [K, B], the indices of each step's
+      examples; `key` is the run's key. The metrics are [K].
     """
     steps = _scanned(model=model, likelihood=likelihood, optimizer=optimizer, options=options)
     return jax.jit(steps, donate_argnums=0, compiler_options=compiler_options())
@@ -73,15 +73,15 @@ def resident_runs(
     """`resident_steps` of several runs in one program: several seeds on one set of examples.
 
     For accelerators that one run does not fill. Each run has its own parameters, optimizer, running average, order and
-    noise, as if it were alone.
+    noise, as if it were the only one.
 
     Args:
-      model, likelihood, optimizer, options: as in `train_step`, the same for all.
+      model, likelihood, optimizer, options: as in `train_step`, the same for all runs.
 
     Returns:
-      `steps(states, examples, orders, keys) -> (states, metrics)`, compiled for each number of steps; the states given
-      are donated. All but the examples have a leading axis of runs: the states, made by `jax.vmap` of
-      `create_train_state` over their keys, the orders, int32 [R, K, B], and the keys, [R]; so have the metrics, [R, K].
+      `steps(states, examples, orders, keys) -> (states, metrics)`, compiled for each number of steps; the states are
+      donated. All arguments but the examples have a leading axis of R runs: the states, made by `jax.vmap` of
+      `create_train_state` over their keys; the orders, int32 [R, K, B]; the keys, [R]. The metrics are [R, K].
     """
     steps = _scanned(model=model, likelihood=likelihood, optimizer=optimizer, options=options)
     return jax.jit(jax.vmap(steps, in_axes=(0, None, 0, 0)), donate_argnums=0, compiler_options=compiler_options())

@@ -1,4 +1,4 @@
-"""Metrics on disk: `metrics.jsonl`, a row a step, and TensorBoard event files."""
+"""Metrics on disk: `metrics.jsonl` with one row per step, and TensorBoard event files."""
 
 import json
 import math
@@ -17,10 +17,10 @@ Row = dict[str, Any]
 
 
 class BadSteps(FloatingPointError):
-    """So many steps in a row were discarded that a run should stop; the message is one line.
+    """Too many steps in a row were discarded; the message is one line.
 
     Attributes:
-      first_step: the first of them, counted from 1.
+      first_step: the first of these steps, counted from 1.
     """
 
     def __init__(self, message: str, first_step: int):
@@ -29,20 +29,21 @@ class BadSteps(FloatingPointError):
 
 
 class MetricsLog:
-    """Appends rows to `metrics.jsonl` and scalars to TensorBoard, fetching from the device only once in a while.
+    """Appends rows to `metrics.jsonl` and scalars to TensorBoard. Metrics are fetched from the device in batches.
 
-    A row is `{"step", "split", ...}`. Opened at step k, it drops rows of later steps: a run resumed from a checkpoint
-    writes them again, and none is there twice.
+    A row is `{"step", "split", ...}`. When the log is opened at step k, it drops the rows of later steps. A run that
+    resumes from a checkpoint writes those again, so no row is there twice.
 
     Args:
       folder: the run's folder.
-      step: the step the run starts or resumes at.
-      flush_every: train rows kept on the device between two fetches.
-      max_skipped: steps in a row that may be discarded: whose rows have `skipped` 1, or a loss that is not finite.
+      step: the step at which the run starts or resumes.
+      flush_every: number of training rows that stay on the device between two fetches.
+      max_skipped: number of steps in a row that may be discarded, that is, have `skipped` 1 or a loss that is not
+        finite.
 
     Attributes:
-      evaluated_steps: those that have a row of an evaluation.
-      num_skipped: steps discarded so far.
+      evaluated_steps: the steps that have a row of an evaluation.
+      num_skipped: the number of discarded steps so far.
     """
 
     def __init__(self, folder: str | Path, *, step: int = 0, flush_every: int = 20, max_skipped: int = 0):
@@ -62,25 +63,25 @@ class MetricsLog:
         self._flush_every = flush_every
 
     def train(self, step: int, metrics: dict[str, jax.Array], num: int = 1) -> Row | None:
-        """Note a training step, or several that ended with `step`.
+        """Record the metrics of one training step, or of several that ended with `step`.
 
         Args:
-          step: the last of them.
-          metrics: scalars; where there are several steps, [num] or longer, of which the first count.
-          num: how many.
+          step: the last of these steps.
+          metrics: scalars; for several steps [num] or longer, of which the first `num` are recorded.
+          num: the number of steps.
 
         Returns:
-          The newest row, whenever rows were fetched and written.
+          The newest row if rows were fetched and written, else None.
         """
         self._pending.append((step - num + 1, num, metrics))
         self._num_pending += num
         return self.flush() if self._num_pending >= self._flush_every else None
 
     def flush(self) -> Row | None:
-        """Fetch and write what is pending.
+        """Fetch and write all pending rows.
 
         Raises:
-          BadSteps: when more than `max_skipped` steps in a row were discarded; the rows up to there are written.
+          BadSteps: if more than `max_skipped` steps in a row were discarded; the rows up to there are written.
         """
         pending = jax.device_get(self._pending)
         self._pending, self._num_pending = [], 0
@@ -96,14 +97,14 @@ class MetricsLog:
         return row
 
     def evaluation(self, step: int, split: str, metrics: dict[str, float]) -> None:
-        """Write the row of an evaluation, after all pending ones."""
+        """Write the row of an evaluation, after all pending rows."""
         self.flush()
         self._write({"step": step, "split": split, **metrics})
         self.evaluated_steps.add(step)
         self._file.flush()
 
     def sync(self) -> None:
-        """Write what is pending and bring it to the disk."""
+        """Write all pending rows and force the file to the disk."""
         self.flush()
         os.fsync(self._file.fileno())
 
@@ -122,7 +123,7 @@ class MetricsLog:
         try:
             self.close()
         except (OSError, BadSteps):
-            if kind is None:  # else it is the lesser news, or the same
+            if kind is None:  # otherwise the exception already raised matters more
                 raise
 
     def _count(self, row: Row) -> None:
@@ -147,7 +148,7 @@ class MetricsLog:
 
 
 def _one_by_one(pending: list[tuple[int, int, dict[str, np.ndarray]]]) -> Iterator[tuple[int, Row]]:
-    """Each step and its scalars."""
+    """The pairs (step, its scalars)."""
     for first, num, metrics in pending:
         columns = {name: np.atleast_1d(values)[:num].tolist() for name, values in metrics.items()}
         for number, values in enumerate(zip(*columns.values(), strict=True)):
@@ -155,7 +156,7 @@ def _one_by_one(pending: list[tuple[int, int, dict[str, np.ndarray]]]) -> Iterat
 
 
 def _bad_steps(row: Row, in_a_row: int) -> BadSteps:
-    """The last of them is `row`."""
+    """The exception for `in_a_row` discarded steps, of which `row` is the last."""
     first = row["step"] - in_a_row + 1
     which = f"at step {first}" if in_a_row == 1 else f"in {in_a_row} steps from step {first} on"
     values = f"loss {row['loss']:g}, gradient norm {row.get('grad_norm', math.nan):g}"
@@ -163,7 +164,7 @@ def _bad_steps(row: Row, in_a_row: int) -> BadSteps:
 
 
 def _open_board(folder: Path, step: int) -> Any:
-    """A TensorBoard writer that hides events after `step`; None where tensorboardX is not installed."""
+    """A TensorBoard writer that hides older events after `step`; None if tensorboardX is not installed."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
@@ -173,10 +174,10 @@ def _open_board(folder: Path, step: int) -> Any:
 
 
 def read_metrics(path: str | Path) -> list[Row]:
-    """The rows of a `metrics.jsonl`, without a last line torn by a crash.
+    """The rows of a `metrics.jsonl`. A last line that a crash cut short is left out.
 
     Raises:
-      ValueError: in one line, where another line is none of a log.
+      ValueError: in one line, if any other line is not a row of metrics.
     """
     rows, lines = [], Path(path).read_bytes().splitlines()
     for number, line in enumerate(lines, start=1):
@@ -187,16 +188,16 @@ def read_metrics(path: str | Path) -> list[Row]:
         except (ValueError, RecursionError):
             if number == len(lines):
                 break
-            raise ValueError(f"{path}: line {number} is no row of metrics") from None
+            raise ValueError(f"{path}: line {number} is not a row of metrics") from None
         rows.append(row)
     return rows
 
 
 def _is_row(row: Any) -> bool:
-    """Whether it has a step and a split, and one of training the numbers that are counted when a run goes on."""
+    """True if the row has a step and a split and, for training, the numbers that are counted on resuming."""
     if not (isinstance(row, dict) and isinstance(row.get("split"), str) and type(row.get("step")) is int):
         return False
-    if not 0 <= row["step"] < 2**31:  # a state's is an int32
+    if not 0 <= row["step"] < 2**31:  # the step of a state is an int32
         return False
     counted = (row.get("loss"), row.get("skipped", 0.0)) if row["split"] == "train" else ()
     return all(type(value) in (int, float) for value in counted)

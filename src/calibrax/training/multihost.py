@@ -1,6 +1,6 @@
-"""Several processes that train as one, by `jax.distributed`: the first leads and writes, the others take its steps.
+"""Several processes that train one model together through `jax.distributed`.
 
-Everything here is a matter of course, and costs nothing, where there is one process alone.
+The process with index 0 leads: it alone writes files. In a program of one process all functions here return at once.
 """
 
 from typing import Any
@@ -8,54 +8,55 @@ from typing import Any
 import jax
 import numpy as np
 
-PATIENCE = 24 * 60 * 60  # seconds that one process waits for another which is alive; who is dead is noticed at once
-CHECK_EVERY = 20  # steps between two questions whether a signal has arrived anywhere
+MAX_WAIT = 24 * 60 * 60  # seconds that a process waits for another one that is alive; a dead one is noticed at once
+CHECK_EVERY = 20  # steps
 
 
 def join(coordinator: str, num_processes: int | None = None, process_id: int | None = None) -> None:
-    """Join the other processes of this run; before anything else that JAX does.
+    """Join the other processes of a run. Call this before any other function of JAX.
 
     Args:
-      coordinator: HOST:PORT of the first process; `auto` to take all three from SLURM, Open MPI, Kubernetes or a TPU.
-      num_processes: how many there are.
-      process_id: which this is, from 0.
+      coordinator: HOST:PORT of the leading process, or `auto` if SLURM, Open MPI, Kubernetes or a TPU knows all three.
+      num_processes: the number of processes.
+      process_id: the index of this process, from 0.
 
     Raises:
-      ValueError: in one line, if they cannot be found.
+      ValueError: if the other processes cannot be found; one line.
     """
     options: dict[str, Any] = {} if coordinator == "auto" else {"coordinator_address": coordinator}
     try:
         jax.distributed.initialize(
-            **options, num_processes=num_processes, process_id=process_id, shutdown_timeout_seconds=PATIENCE
+            **options, num_processes=num_processes, process_id=process_id, shutdown_timeout_seconds=MAX_WAIT
         )
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"cannot join the other processes: {str(error).strip().splitlines()[0]}") from error
 
 
 def is_alone() -> bool:
-    """Whether this process is the only one."""
+    """True if this is the only process."""
     return jax.process_count() == 1
 
 
 def leads() -> bool:
-    """Whether this process is the one that writes."""
+    """True in the process that writes files."""
     return jax.process_index() == 0
 
 
-def wait_for_all(what: str) -> None:
-    """Return once every process has come here, however long one of them takes.
+def wait_for_all(barrier: str) -> None:
+    """Wait until every process has reached this barrier.
 
     Args:
-      what: a name of this meeting, never used before.
+      barrier: a name that no earlier barrier has had.
     """
     if not is_alone():
         import orbax.checkpoint as ocp
 
-        ocp.multihost.get_barrier_sync_fn()(key=what, timeout_ms=PATIENCE * 1000)  # needs no device, unlike JAX's own
+        # Unlike JAX's own barrier, this one needs no device.
+        ocp.multihost.get_barrier_sync_fn()(key=barrier, timeout_ms=MAX_WAIT * 1000)
 
 
 def from_leader(tree: Any) -> Any:
-    """A pytree of arrays as the leading process has it; the others give one of the same structure and shapes."""
+    """The leading process's arrays, in every process; the others pass a pytree of the same structure and shapes."""
     if is_alone():
         return tree
     from jax.experimental import multihost_utils
@@ -63,10 +64,15 @@ def from_leader(tree: Any) -> Any:
     return multihost_utils.broadcast_one_to_all(jax.tree.map(np.asarray, tree))
 
 
-def any_of_all(here: bool) -> bool:
-    """Whether it is so in any process."""
+def any_process_at(step: int, condition: bool) -> bool:
+    """True if the condition holds in any process.
+
+    Several processes compare it every 20 steps, so that they do not have to synchronise at each one.
+    """
     if is_alone():
-        return here
+        return condition
+    if step % CHECK_EVERY:
+        return False
     from jax.experimental import multihost_utils
 
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(here))))
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(condition))))

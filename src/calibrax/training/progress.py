@@ -1,19 +1,19 @@
-"""What a person sees of a long run."""
+"""The progress bar of a run."""
 
 import math
 import sys
 
-SECONDS_BETWEEN_LINES = 30  # where the output is a file, not a terminal
+SECONDS_BETWEEN_LINES = 30  # if the output is a file rather than a terminal
 
 
 class ProgressBar:
-    """Examples done, examples a second, time left, and the newest ELBO and σ.
+    """Examples done, examples per second, time left, and the newest ELBO and σ.
 
     Args:
-      step: where the run starts.
-      last_step: where it ends.
-      batch_size: examples a step.
-      unit: what an example is, in short.
+      step: the step at which the run starts.
+      last_step: the step at which it ends.
+      batch_size: examples per step.
+      unit: a short word for an example.
     """
 
     def __init__(self, step: int, last_step: int, batch_size: int, unit: str = "img"):
@@ -33,7 +33,7 @@ class ProgressBar:
         )
 
     def advance(self, row: dict | None, num: int = 1) -> None:
-        """So many steps more; `row` is the newest row of metrics, where one was fetched."""
+        """Move on by `num` steps. `row` is the newest row of metrics, or None if none was fetched."""
         if row is not None:
             text = f"ELBO {-row['neg_elbo']:.1f} nats"
             if "log_sigma" in row:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM that lose nothing: a run saves and leaves, or leaves at once where all is on disk."""
+"""Ctrl-C and SIGTERM: a run saves its state before it ends, or ends at once if nothing is unsaved."""
 
 import contextlib
 import os
@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 
 
 class Interrupted(Exception):
-    """A signal arrived and the run is saved; the message says how to go on.
+    """A signal has arrived and the run is saved; the message says how to resume.
 
     Attributes:
-      exit_code: 130 after Ctrl-C; 0 after SIGTERM, the notice that a scheduler gives before it takes the machine.
+      exit_code: 130 after Ctrl-C. 0 after SIGTERM, by which a scheduler announces that it will take the machine.
     """
 
     def __init__(self, message: str, exit_code: int = 130):
@@ -21,36 +21,36 @@ class Interrupted(Exception):
 
 
 class Interrupts:
-    """What has arrived; made by `catch_interrupts`.
+    """The signals that have arrived; made by `catch_interrupts`.
 
     Args:
-      message: says, when something arrives and all is on disk, how to go on.
+      message: returns the text to end with: how to resume.
     """
 
     def __init__(self, message: Callable[[], str]):
-        self._message, self._all_on_disk = message, False
+        self._message, self._nothing_unsaved = message, False
         self._signum: int | None = None
 
     @property
     def arrived(self) -> bool:
-        """Whether the loop should save and raise `interrupted()`."""
+        """True if the run should save its state and raise `interrupted()`."""
         return self._signum is not None
 
     def interrupted(self) -> Interrupted:
-        """The exception to leave with, once the state is saved."""
+        """The exception to raise once the state is saved."""
         return Interrupted(self._message(), exit_code=0 if self._signum == signal.SIGTERM else 130)
 
     @contextlib.contextmanager
-    def at_once(self, when: bool = True) -> Iterator[None]:
-        """A block in which a signal need not wait, as nothing would be lost: long ones, such as an evaluation.
+    def stop_at_once(self, when: bool = True) -> Iterator[None]:
+        """A block that a signal ends at once: a long one, such as an evaluation, in which nothing is unsaved.
 
-        Ctrl-C raises Interrupted. SIGTERM ends the process with exit code 0, even from within compiled code: whoever
-        sends it takes the machine a few seconds later.
+        Ctrl-C raises Interrupted. SIGTERM ends the process with exit code 0, even within compiled code, because the
+        machine may be gone a few seconds later.
 
         Args:
-          when: False for a block that is to be waited for.
+          when: False if the block has to run to its end.
         """
-        self._all_on_disk = when
+        self._nothing_unsaved = when
         try:
             if when and self.arrived:
                 raise self.interrupted()
@@ -58,27 +58,31 @@ class Interrupts:
         except KeyboardInterrupt:
             raise self.interrupted() from None
         finally:
-            self._all_on_disk = False
+            self._nothing_unsaved = False
 
-    def note(self, signum: int, frame: object = None) -> None:
-        """The handler of both signals; a second Ctrl-C stops whatever is going on."""
-        if self._all_on_disk and signum == signal.SIGTERM:
-            self.leave()
-        if signum == signal.SIGINT and (self._all_on_disk or self.arrived):
+    def on_signal(self, signum: int, frame: object = None) -> None:
+        """The handler of both signals. A second Ctrl-C stops at once whatever is in progress."""
+        if self._nothing_unsaved and signum == signal.SIGTERM:
+            self.end_process()
+        if signum == signal.SIGINT and (self._nothing_unsaved or self.arrived):
             raise KeyboardInterrupt
         self._signum = signum
 
     def watch(self, signals: socket.socket) -> None:
-        """Act on a SIGTERM while the main thread is in compiled code, where no handler runs; until the socket ends."""
-        while received := signals.recv(64):
-            if signal.SIGTERM in received and self._all_on_disk:
-                self.leave()
+        """Handle SIGTERM while the main thread runs compiled code, where Python calls no handler.
 
-    def leave(self) -> None:
-        """End the process here and now; not by an exception, which compiled code would keep waiting."""
+        Args:
+          signals: receives a byte per signal; the function returns when it is closed.
+        """
+        while received := signals.recv(64):
+            if signal.SIGTERM in received and self._nothing_unsaved:
+                self.end_process()
+
+    def end_process(self) -> None:
+        """End the process here. An exception would wait until the compiled code returns."""
         exit_code = 1
         try:
-            os.write(2, f"\ncalibrax: {self._message()}\n".encode())  # a handler must not enter a buffer again
+            os.write(2, f"\ncalibrax: {self._message()}\n".encode())  # a signal handler must not use buffered output
             exit_code = 0
         finally:
             os._exit(exit_code)
@@ -86,7 +90,7 @@ class Interrupts:
 
 @contextlib.contextmanager
 def catch_interrupts(message: Callable[[], str]) -> Iterator[Interrupts]:
-    """Note Ctrl-C and SIGTERM while the block runs, instead of dying of them; not outside the main thread.
+    """While the block runs, record Ctrl-C and SIGTERM instead of dying of them. Outside the main thread, do nothing.
 
     Args:
       message: as for `Interrupts`.
@@ -99,7 +103,7 @@ def catch_interrupts(message: Callable[[], str]) -> Iterator[Interrupts]:
     wakeup.setblocking(False)
     watcher = threading.Thread(target=interrupts.watch, args=(signals,), daemon=True)
     watcher.start()
-    previous = {signum: signal.signal(signum, interrupts.note) for signum in (signal.SIGINT, signal.SIGTERM)}
+    previous = {signum: signal.signal(signum, interrupts.on_signal) for signum in (signal.SIGINT, signal.SIGTERM)}
     descriptor = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
     try:
         yield interrupts

@@ -12,33 +12,33 @@ from calibrax.likelihoods._base import check_likelihood
 
 
 def target(model: nn.Module, x: Any) -> Any:
-    """What a model's outputs for x are to be scored against: `model.target(x)` where it has one, else x itself."""
+    """The data that a model's outputs are scored against: `model.target(x)` if the model has a target, else x."""
     return model.target(x) if hasattr(model, "target") else x
 
 
 def variables_of(params: dict[str, Any]) -> dict[str, Any]:
-    """What `model.apply` takes, of `TrainState.eval_params`."""
+    """The variables for `model.apply`, from `TrainState.eval_params`."""
     return {"params": params["model"], **params.get("model_state", {})}
 
 
 class TrainState(NamedTuple):
     """Parameters, optimizer state and averages after `step` steps.
 
-    No random key is kept: a step folds its number into the run's one key, so a resumed run draws the same noise.
+    The state holds no random key. Each step folds its number into the run's key, so a resumed run draws the same noise.
     """
 
     step: jax.Array  # [], int32: steps taken
-    params: dict[str, Any]  # {"model": ..., "likelihood": ...}, what the optimizer trains
+    params: dict[str, Any]  # {"model": ..., "likelihood": ...}: trained by the optimizer
     opt_state: optax.OptState
-    likelihood_state: Any  # the running average, updated once a step
-    ema: dict[str, Any] | None = None  # moving average of the parameters; None where none is kept
-    model_state: dict[str, Any] | None = None  # the model's other collections, as batch_stats; None where it has none
+    likelihood_state: Any  # the running average, updated once per step
+    ema: dict[str, Any] | None = None  # moving average of the parameters, or None
+    model_state: dict[str, Any] | None = None  # the model's other collections, such as batch_stats, or None
 
     @property
     def eval_params(self) -> dict[str, Any]:
-        """What to evaluate: the parameters, or their moving average where one is kept.
+        """The parameters to evaluate: their moving average if one is kept, else the parameters themselves.
 
-        `{"model": ..., "likelihood": ...}`, and `"model_state"` of a model that has other collections.
+        `{"model": ..., "likelihood": ...}`, and `"model_state"` if the model has other collections.
         """
         params = self.params if self.ema is None else self.ema
         return params if self.model_state is None else params | {"model_state": self.model_state}
@@ -56,16 +56,16 @@ def create_train_state(
     """The state before the first step.
 
     Args:
-      key: what the parameters are drawn from.
-      example: a batch [B, ...] of data, or a pytree of such. Its values count for a model that takes gains and biases
-        from its first batch (`HVAE`): give the whole of a real one, over all devices; else its shapes alone.
+      key: the parameters are drawn from this key.
+      example: a batch [B, ...] of data, or a pytree of such. A model that takes gains and biases from its first batch
+        (`HVAE`) needs a whole batch of real data; for other models only the shapes count.
       model: a Linen module called as `model(x, key, train=True) -> (outputs, kl)`.
-      likelihood: scores `outputs` against data, see `target`.
+      likelihood: scores `outputs` against the data, see `target`.
       optimizer: any optax transformation.
-      ema: keep a moving average of the parameters, which begins at their initial values.
+      ema: True to keep a moving average of the parameters, which begins at their initial values.
 
     Raises:
-      ValueError: if there is no example, or `likelihood` is none.
+      ValueError: if the batch is empty, or `likelihood` is not a Likelihood.
     """
     check_likelihood("likelihood", likelihood)
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(example)]

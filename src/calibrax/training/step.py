@@ -1,4 +1,4 @@
-"""One training step, a pure function; `parallel` decides where it runs."""
+"""One training step as a pure function; `devices` decides where it runs."""
 
 import functools
 import math
@@ -19,16 +19,17 @@ PyTree = Any
 
 
 class StepOptions(NamedTuple):
-    """What a step does beside descending -ELBO; the defaults do nothing.
+    """What a step does besides descending -ELBO; with the defaults, nothing.
 
     Attributes:
-      free_bits: nats of KL in each layer and example that the loss charges anyway, `objectives.free_bits`.
-      kl_warmup: steps over which the KL's weight in the loss rises linearly to 1.
-      ema_decay: of the moving average of the parameters, kept in `TrainState.ema`; None for none. At step t, from 0,
-        it is at most (1 + t)/(10 + t), so that a short run is not evaluated at its initial parameters.
-      skip_grad_norm: a step whose gradient has a larger norm is discarded, as those are that are not finite.
-      accumulate: parts into which a batch is cut and which are differentiated in turn, for less memory. An optimal σ
-        is that of a part, and its running average gets one update for each.
+      free_bits: nats of KL per layer and example that the loss charges in any case, see `objectives.free_bits`.
+      kl_warmup: number of steps over which the weight of the KL in the loss rises linearly to 1.
+      ema_decay: decay of the moving average of the parameters in `TrainState.ema`; None if there is none. At step t,
+        counted from 0, the decay is at most (1 + t)/(10 + t), so that a short run does not evaluate its initial
+        parameters.
+      skip_grad_norm: a step whose gradient has a larger norm is discarded, like a step that is not finite.
+      accumulate: number of parts of a batch that are differentiated one after another, to save memory. An optimal σ
+        is then that of a part, and its running average gets one update per part.
     """
 
     free_bits: float = 0.0
@@ -54,25 +55,25 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One gradient step on the batch mean of -ELBO (eq. 3), and one update of the likelihood's running average.
 
-    Where the loss or the gradient is not finite, or the gradient too large, parameters, optimizer, averages and
-    likelihood stay as they are; the step counts, so the next one has other data and noise.
+    If the loss or the gradient is not finite, or the gradient is too large, the parameters, the optimizer and all
+    averages stay as they are. The step still counts, so the next one has other data and other noise.
 
     Args:
       state: the state so far; not mutated.
-      batch: [B, ...] data, this device's part of the batch; a pytree of such where the likelihood takes one (`joint`).
+      batch: [B, ...] data, this device's part of the batch; a pytree of such if the likelihood takes one (`joint`).
       key: the run's key, the same at every step.
-      model: a Linen module called as `model(x, keys, train=True) -> (outputs, kl)`, with a key for each example;
-        kl [B], or [B, L] of L layers. Its other collections, such as batch norm's, are kept in `state.model_state`;
-        its attribute `axis_name`, where it has one, is set to the axis.
-      likelihood: scores `outputs` against `batch`, or against `model.target(batch)` where the model has a target.
+      model: a Linen module called as `model(x, keys, train=True) -> (outputs, kl)`, with one key per example; kl is
+        [B], or [B, L] for L layers. Its other collections, such as those of batch norm, are kept in
+        `state.model_state`. If it has an attribute `axis_name`, that is set to the axis.
+      likelihood: scores `outputs` against `batch`, or against `model.target(batch)` if the model has a target.
       optimizer: the transformation that made `state.opt_state`.
-      options: see there.
+      options: see `StepOptions`.
       axis_name: the mapped axis over which the batch is spread (`pmap`), if any.
 
     Returns:
       The new state and the batch's scalars: `loss`, which is minimised; `neg_elbo`, `rate` (mean KL) and `distortion`
-      (mean nll), nats; `kl/1`, ... of the layers, bottom first, where kl has several; the mean of each of the
-      likelihood's stats; `grad_norm`; and `skipped`, 1 if the step was discarded.
+      (mean nll) in nats; `kl/1`, `kl/2`, ..., bottom layer first, if there are several layers; the mean of each of the
+      likelihood's stats; `grad_norm`; and `skipped`, 1 if the step was discarded, else 0.
     """
     keys = example_keys(key, state.step, jax.tree.leaves(batch)[0].shape[0], axis_name)
     weight = jnp.minimum(1.0, jnp.float32(state.step + 1) / options.kl_warmup) if options.kl_warmup else 1.0
@@ -117,12 +118,12 @@ def train_step(
 
 
 def layer_metrics(kl: jax.Array) -> Metrics:
-    """`kl/1`, `kl/2`, ... of [L] values, bottom layer first; nothing where there is but one, which is the rate."""
+    """`kl/1`, `kl/2`, ... of [L] values, bottom layer first; empty for a single layer, whose KL is the rate."""
     return {f"kl/{layer + 1}": kl[layer] for layer in range(len(kl))} if len(kl) > 1 else {}
 
 
 def _accumulated(value_and_grad, state: TrainState, data: PyTree, parts: int) -> tuple[PyTree, Metrics, PyTree]:
-    """Means of the gradients and metrics over the parts of a batch, and the likelihood's state after the last."""
+    """Mean gradients and metrics over the parts of a batch, and the averages after the last part."""
     size = len(data[1])
     if size % parts:
         raise ValueError(f"accumulate is {parts}; expected a divisor of {size}, the examples on a device")
@@ -132,7 +133,7 @@ def _accumulated(value_and_grad, state: TrainState, data: PyTree, parts: int) ->
         (_, (metrics, averages)), grads = value_and_grad(state.params, averages, *part)
         return (averages, jax.tree.map(jnp.add, total, (grads, metrics))), None
 
-    # Every parts-th example, so that a batch spread over devices stays where it is.
+    # Each part takes every parts-th example, so that no example of a sharded batch moves to another device.
     stacked = jax.tree.map(lambda leaf: leaf.reshape(size // parts, parts, *leaf.shape[1:]).swapaxes(0, 1), data)
     first = jax.tree.map(lambda leaf: leaf[0], stacked)
     averages = state.likelihood_state, state.model_state
@@ -144,10 +145,18 @@ def _accumulated(value_and_grad, state: TrainState, data: PyTree, parts: int) ->
 
 
 def example_keys(key: jax.Array, step: jax.Array, num_examples: int, axis_name: str | None = None) -> jax.Array:
-    """A key for each example of this device's part of the batch, from the step and the place in the global batch.
+    """One key per example of this device's part of the batch, from the step and the index in the global batch.
 
-    The noise of an example so depends on neither the number of devices nor the kind of parallelism: one device and
-    many train alike.
+    The noise of an example therefore depends on neither the number of devices nor the kind of parallelism.
+
+    Args:
+      key: the run's key.
+      step: [], the step's number.
+      num_examples: B, the examples on this device.
+      axis_name: the mapped axis over which the batch is spread, if any.
+
+    Returns:
+      [B] keys.
     """
     first = 0 if axis_name is None else lax.axis_index(axis_name) * num_examples
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, step), first + jnp.arange(num_examples))
