@@ -1,4 +1,4 @@
-"""One run from data to results: its parts, its training, and the evaluation at its end."""
+"""A run: its data, model, likelihood, optimizer, folder and checkpoints."""
 
 import contextlib
 import functools
@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import optax
 from flax import linen as nn
 
 import calibrax.data
-from calibrax.data import Data, DataError, FramesError, epoch_order, steps_per_epoch
+from calibrax.data import Data, DataError, FramesError, steps_per_epoch
 from calibrax.evaluation import Evaluation, Trained, calibrate_on, evaluate_likelihood
 from calibrax.evaluation.figures.hierarchy import save_layer_kls
 from calibrax.evaluation.figures.training_curves import save_training_curves
@@ -25,78 +24,24 @@ from calibrax.evaluation.report import results_table
 from calibrax.likelihoods import Likelihood
 from calibrax.runs import folder as run_folder
 from calibrax.runs.config import TrainConfig
-from calibrax.runs.epoch_images import save_epoch_images
 from calibrax.runs.presets import SVGSettings
 from calibrax.runs.settings import ConfigError
 from calibrax.training import (
-    BadSteps,
     Checkpoints,
     DamagedCheckpoint,
-    MetricsLog,
-    Stepper,
     TrainState,
     create_train_state,
-    first_bad_tensor,
     jit_step,
-    multihost,
     pmap_step,
     read_metrics,
     sharded_step,
     target,
 )
-from calibrax.training.loop import Schedule, train_loop
-from calibrax.training.progress import ProgressBar
-from calibrax.training.signals import Interrupts, catch_interrupts
-from calibrax.training.stepping import StepByStep, StepsInALoop, StepsOnDevice, TakeSteps
+from calibrax.training.loop import Schedule
 
 STEPPERS = {"jit": jit_step, "pmap": pmap_step, "sharded": sharded_step}
 NUM_SCORED_VIDEOS = 256  # training videos to calibrate and score on; a pass over all takes as long as an epoch
 IMAGES_PER_BATCH = 256  # of an evaluation
-
-
-def train(
-    config: TrainConfig,
-    data: Data | None = None,
-    *,
-    optimizer: optax.GradientTransformation | None = None,
-    model: nn.Module | None = None,
-    likelihood: Likelihood | None = None,
-) -> dict[str, Any]:
-    """Train and evaluate a model, and write everything into the run's folder.
-
-    If several processes are joined by `jax.distributed`, each of them calls this with the same settings. Its devices
-    get its own share of every batch. Only the leading process writes, and returns the results.
-
-    Args:
-      config: the settings.
-      data: the images or videos, if they are loaded already; by default those that the settings name.
-      optimizer: an optax transformation to use instead of that of the settings.
-      model: a Linen module to use instead of that of the settings, with the interface of `calibrax.models`. If it
-        decodes with another likelihood than the settings name, pass that too.
-      likelihood: a likelihood of whole examples to use instead of that of the settings.
-
-    Returns:
-      The content of `results.json`; an empty dict in processes other than the leading one.
-
-    Raises:
-      ConfigError, RunError, DataError: mistakes of the user, in one line; nothing that was written before is lost.
-      Interrupted: after Ctrl-C or SIGTERM, with the state saved. During an evaluation SIGTERM ends the process itself,
-        with exit code 0, because only seconds are left then and nothing is unsaved.
-      FloatingPointError: if too many updates in a row are not finite or too large.
-    """
-    _check_devices(config)
-    if multihost.leads():
-        run_folder.check_usable(config)
-    custom: dict[str, Any] = {"optimizer": optimizer, "model": model, "likelihood": likelihood}
-    run = Run(config, load_data(config) if data is None else data, **custom)
-    run.check()
-    if not multihost.leads():
-        with catch_interrupts(lambda: "left") as interrupts:
-            run.train_loop(multihost.from_leader(run.initial_state()), interrupts)
-        multihost.wait_for_all("the end")
-        return {}
-    with run_folder.claimed(config, run.data, run.custom) as folder:
-        return Run(config.replace(run_dir=str(folder)), run.data, **custom).train()
 
 
 def load_data(config: TrainConfig) -> Data:
@@ -136,20 +81,8 @@ def _load_videos(source: str, model: SVGSettings, options: dict[str, Any]) -> Da
     return videos
 
 
-def _check_devices(config: TrainConfig) -> None:
-    batch_size, parallel, accumulate = config.run.batch_size, config.run.parallel, config.optimizer.accumulate
-    num_devices = 1 if parallel == "jit" else jax.device_count()
-    if batch_size % num_devices:
-        raise ConfigError(f"--batch-size is {batch_size}; expected a multiple of the {num_devices} devices")
-    if batch_size % (num_devices * accumulate):
-        parts = f"the {num_devices} devices times --accumulate {accumulate}"
-        raise ConfigError(f"--batch-size is {batch_size}; expected a multiple of {parts}")
-    if not multihost.is_alone() and parallel != "sharded":
-        raise ConfigError(f"--parallel is {parallel}; {jax.process_count()} processes need sharded")
-
-
 @contextlib.contextmanager
-def _as_user_error() -> Iterator[None]:
+def as_user_error() -> Iterator[None]:
     """Report an unreadable log or checkpoint folder as a user error."""
     try:
         yield
@@ -190,7 +123,7 @@ class Run:
         optimizer = optimizer or config.optimizer.make()
         self.parts = {"model": self.model, "likelihood": self.likelihood, "optimizer": optimizer}
         self.init_key, self.train_key, self.eval_key = jax.random.split(jax.random.key(config.run.seed), 3)
-        with _as_user_error():
+        with as_user_error():
             self.checkpoints = Checkpoints(self.folder / "checkpoints")
 
     @classmethod
@@ -209,10 +142,10 @@ class Run:
         if data_dir is not None:
             config = config.replace(data_dir=data_dir)
         run = cls(config, load_data(config), **custom)
-        run._check_custom()
+        run.check_custom()
         return run
 
-    def _check_custom(self) -> None:
+    def check_custom(self) -> None:
         """Refuse a run that was begun with a model, likelihood or optimizer of the caller's that is missing now."""
         if missing := set(run_folder.read_custom(self.folder)) - set(self.custom):
             which = " and ".join(sorted(missing))
@@ -306,97 +239,6 @@ class Run:
         state = self.saved_state() if state is None else state
         return Trained(self.model, self.likelihood, state.eval_params, state.likelihood_state)
 
-    def train(self) -> dict[str, Any]:
-        """Train from the newest checkpoint, or from the start, to the last epoch; then evaluate."""
-        self._check_custom()
-        begin = time.monotonic()
-        with catch_interrupts(self._how_to_resume) as interrupts:
-            with interrupts.stop_at_once():
-                self.checkpoints.remove_leftovers()
-                resuming = self.checkpoints.latest_step() is not None
-                state = multihost.from_leader(self.saved_state() if resuming else self.initial_state())
-            first_step = int(state.step)
-            with _as_user_error():
-                log = MetricsLog(self.folder, step=first_step, max_skipped=self.config.run.max_skipped)
-            with log:
-                self.train_loop(state, interrupts, log)
-            seconds = round(time.monotonic() - begin, 1)
-            with interrupts.stop_at_once():
-                training = {"from_step": first_step, "seconds": seconds, "skipped_steps": log.num_skipped}
-                record = self.evaluate(training)
-        multihost.wait_for_all("the end")
-        return record
-
-    def train_loop(self, state: TrainState, interrupts: Interrupts, log: MetricsLog | None = None) -> TrainState:
-        """Take all steps that are left. Without a log, as in a process that does not lead, nothing is written."""
-        stepper = STEPPERS[self.config.run.parallel](**self.parts, options=self.config.optimizer.make_step_options())
-        step = int(state.step)
-        take_steps = self._take_steps(stepper, step)
-        if log is None:
-            nothing: Any = lambda *_: None  # noqa: E731
-            return train_loop(
-                state, stepper, take_steps, self.schedule, interrupts,
-                log=nothing, save=nothing, evaluate=nothing, explain=nothing,
-            )  # fmt: skip
-        schedule = self.schedule
-        unit = "video" if self.data.is_video else "img"
-        with ProgressBar(step, schedule.last_step, self.config.run.batch_size, unit) as bar:
-
-            def save(state):
-                log.sync()  # first: the log never lacks a row of a step before a checkpoint
-                self.checkpoints.save(state, seed=self.config.run.seed, steps_per_epoch=schedule.steps_per_epoch)
-
-            def evaluate(state):
-                if int(state.step) not in {0, *log.evaluated_steps}:
-                    self._evaluate_epoch(state, log)
-
-            return train_loop(
-                state, stepper, take_steps, schedule, interrupts,
-                log=lambda step, metrics, num: bar.advance(log.train(step, metrics, num), num),
-                save=save, evaluate=evaluate, explain=self._explain,
-            )  # fmt: skip
-
-    def _take_steps(self, stepper: Stepper, start_step: int) -> TakeSteps:
-        settings = self.config.run
-        batches = self.batches(start_step, part=(jax.process_index(), jax.process_count()))
-        parts = self.parts | {"options": self.config.optimizer.make_step_options()}
-        if settings.scan_steps is None and settings.parallel == "jit" and jax.default_backend() == "cpu":
-            return StepsInALoop(parts, batches, self.train_key)
-        if (settings.scan_steps or 1) == 1:
-            return StepByStep(stepper, batches, self.train_key)
-        size, per_epoch, examples = settings.batch_size, self.schedule.steps_per_epoch, calibrax.data.first(self.data.train)
-
-        def order(step: int, num: int) -> np.ndarray:
-            epoch, first = divmod(step, per_epoch)
-            indices = epoch_order(len(examples), seed=settings.seed, epoch=epoch)
-            return indices[first * size : (first + num) * size].reshape(num, size)
-
-        return StepsOnDevice(parts, examples, order, self.train_key, settings.scan_steps or 1)
-
-    def _explain(self, bad: BadSteps, state: TrainState) -> FloatingPointError:
-        """The error with the name of the tensor in which the first discarded step went wrong, found by repeating it.
-
-        Discarded steps change nothing but the step count, so `state` is that before the first of them, unless a good
-        step followed.
-        """
-        first = bad.first_step - 1  # the count of the state before it
-        batch = next(self.batches(first))
-        state = state._replace(step=np.int32(first))
-        where = first_bad_tensor(state, batch, self.train_key, model=self.model, likelihood=self.likelihood)
-        latest = self.checkpoints.latest_step()
-        saved = "there is no checkpoint yet" if latest is None else f"the last good checkpoint is of step {latest}"
-        found = "" if where is None else f"; the first that is not finite is {where}"
-        return FloatingPointError(f"{bad}{found}; {saved}")
-
-    def _evaluate_epoch(self, state: TrainState, log: MetricsLog) -> None:
-        """Write pictures, then test metrics into the log. A run killed between the two repeats both when resumed."""
-        trained = self.trained(state)
-        name = f"step_{int(state.step):07d}"
-        measured = save_epoch_images(
-            self.folder, name, self.caption(state), trained, self.test, past=self.past, key=self.eval_key
-        )
-        log.evaluation(int(state.step), "test", self.score(trained, self.test).metrics() | measured)
-
     def score(self, trained: Trained, examples: np.ndarray) -> Evaluation:
         """The likelihood of images or videos."""
         return evaluate_likelihood(trained, examples, key=self.eval_key, batch_size=self.batch_size)
@@ -414,7 +256,7 @@ class Run:
             with contextlib.suppress(run_folder.RunError, AttributeError):  # a damaged record is about to be replaced
                 training = run_folder.read_json(results_file).get("training")
         state = self.saved_state()
-        with _as_user_error():  # before anything is replaced
+        with as_user_error():  # before anything is replaced
             rows = read_metrics(self.folder / run_folder.METRICS_FILE)
         columns = {"running average": self.trained(state)}
         if jax.tree.leaves(state.likelihood_state):
@@ -455,7 +297,8 @@ class Run:
         """The beginning of the titles of pictures of a state."""
         return f"{self.data.name}, {self.config.likelihood.name}, step {int(state.step)}"
 
-    def _how_to_resume(self) -> str:
+    def how_to_resume(self) -> str:
+        """What to tell the user after an interruption."""
         return f"saved at step {self.checkpoints.latest_step() or 0}; resume with: {self.resume_command()}"
 
     def resume_command(self) -> str:

@@ -1,0 +1,139 @@
+"""Groups of settings: frozen dataclasses that check themselves, with the accepted values beside each field."""
+
+import dataclasses
+import difflib
+import functools
+import types
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+TYPES_IN_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    types.NoneType: "nothing",
+}
+
+
+class ConfigError(ValueError):
+    """A setting has a value that is not accepted; the message is one line for the user, whatever the value is."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))
+
+
+def setting(
+    default: Any, expected: str = "", accepts: Callable[[Any], bool] | None = None, *, only: Iterable[str] = ()
+) -> Any:
+    """A field of a group.
+
+    Args:
+      default: its default.
+      expected: the accepted values in words, for the error message.
+      accepts: tells whether a value is accepted; None is accepted wherever the type allows it.
+      only: the names (the group's field `name`) that read this setting; empty if all do.
+    """
+    metadata = {"expected": expected, "accepts": accepts, "only": frozenset(only)}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def flag(name: str) -> Any:
+    """An annotation that gives a field another name on the command line; without effect if tyro is not installed."""
+    try:
+        import tyro
+    except ImportError:
+        return name
+    return tyro.conf.arg(name=name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Base of the groups.
+
+    The settings of all groups share one list of flat names: those of the command line, with underscores. They are the
+    fields' names, except that the field `name` is called after its group: `likelihood`, `model`, and so on.
+
+    Raises:
+      ConfigError: if a value has another type, is not accepted, or would not be read.
+    """
+
+    group: typing.ClassVar[str] = ""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            name, value = self.flat_name(field), getattr(self, field.name)
+            self._check_type(field, name, value)
+            accepts = field.metadata.get("accepts")
+            if accepts is not None and value is not None and not accepts(value):
+                shown = repr(value) if isinstance(value, str) else value
+                raise ConfigError(f"{as_flag(name)} is {shown}; expected {field.metadata['expected']}")
+        self._check_name()
+        for field in dataclasses.fields(self):
+            if not self._reads(field) and getattr(self, field.name) != field.default:
+                raise unread(self.flat_name(field), self.group, self._name)
+
+    @classmethod
+    def flat_name(cls, field: dataclasses.Field) -> str:
+        return cls.group if field.name == "name" else field.name
+
+    @classmethod
+    def fields_by_flat_name(cls) -> dict[str, dataclasses.Field]:
+        return {cls.flat_name(field): field for field in dataclasses.fields(cls)}
+
+    def flat(self) -> dict[str, Any]:
+        """The settings that are read, by flat name."""
+        read = (field for field in dataclasses.fields(self) if self._reads(field))
+        return {self.flat_name(field): getattr(self, field.name) for field in read}
+
+    @property
+    def _name(self) -> str:
+        return getattr(self, "name", "")
+
+    def _reads(self, field: dataclasses.Field) -> bool:
+        only = field.metadata.get("only")
+        return not only or self._name in only
+
+    def _check_name(self) -> None:
+        """Refuse an unknown name. Called before any check that depends on the name."""
+
+    @classmethod
+    @functools.cache
+    def _types(cls) -> dict[str, Any]:
+        return typing.get_type_hints(cls)
+
+    def _check_type(self, field: dataclasses.Field, name: str, value: Any) -> None:
+        """Settings from a file or from a caller's program may have any type."""
+        kind = self._types()[field.name]
+        kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+        if not any(_is_of_type(value, one) for one in kinds):
+            expected = " or ".join(TYPES_IN_WORDS.get(one) or ", ".join(typing.get_args(one)) for one in kinds)
+            raise ConfigError(f"{as_flag(name)} is {value!r}; expected {expected}")
+
+
+def _is_of_type(value: Any, kind: Any) -> bool:
+    if typing.get_origin(kind) is Literal:
+        return isinstance(value, str) and value in typing.get_args(kind)
+    if kind in (int, float):
+        return isinstance(value, kind | int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def as_flag(flat_name: str) -> str:
+    """The option of the command line that gives a setting."""
+    return "--" + flat_name.replace("_", "-")
+
+
+def unread(flat_name: str, group: str, name: str) -> ConfigError:
+    """The error for a setting that the chosen likelihood or model does not read."""
+    return ConfigError(f"{as_flag(flat_name)} has no meaning for --{group} {name}")
+
+
+def check_name(group: str, name: str, table: Iterable[str]) -> None:
+    """Raise ConfigError, in one line with the nearest names, if the name is not in the table."""
+    known = list(table)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(known)}"
+        raise ConfigError(f"--{group} {name!r} is unknown; {hint}")
