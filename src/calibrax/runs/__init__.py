@@ -5,7 +5,7 @@ from calibrax.runs.folder import RunError
 from calibrax.runs.presets import ConvVAESettings, HVAESettings, LikelihoodSettings, SVGSettings
 from calibrax.runs.run import Run, load_data
 from calibrax.runs.settings import ConfigError
-from calibrax.runs.train import train
+from calibrax.runs.train_run import train
 
 __all__ = [
     "ConfigError",

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal
 
 import optax
@@ -147,11 +148,11 @@ class TrainConfig:
       >>> TrainConfig.for_model("hvae", data="cifar10", epochs=2)  # flat names, with the model's own defaults
     """
 
-    data: DataSettings = DataSettings()
-    model: ConvVAESettings | HVAESettings | SVGSettings = ConvVAESettings()
-    likelihood: LikelihoodSettings = LikelihoodSettings()
-    optimizer: OptimizerSettings = OptimizerSettings()
-    run: RunSettings = RunSettings()
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ConvVAESettings | HVAESettings | SVGSettings = field(default_factory=ConvVAESettings)
+    likelihood: LikelihoodSettings = field(default_factory=LikelihoodSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self):
         batch_size, accumulate = self.run.batch_size, self.optimizer.accumulate

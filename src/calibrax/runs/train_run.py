@@ -15,7 +15,7 @@ from calibrax.runs.config import TrainConfig
 from calibrax.runs.epoch_images import save_epoch_images
 from calibrax.runs.run import Run, as_user_error, load_data
 from calibrax.runs.settings import ConfigError
-from calibrax.training import (  # fmt: skip
+from calibrax.training import (
     BadSteps,
     MetricsLog,
     Stepper,
