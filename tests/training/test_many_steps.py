@@ -14,8 +14,15 @@ from tiny_runs import assert_one_line, final_state, train_args, train_rows, writ
 import calibrax as cx
 from calibrax import cli, data
 from calibrax.likelihoods import gaussian_nll
-from calibrax.runs import taking
-from calibrax.training import create_train_state, jit_step, looped_steps, resident_runs, resident_steps, train_step
+from calibrax.training import (
+    create_train_state,
+    jit_step,
+    looped_steps,
+    resident_runs,
+    resident_steps,
+    stepping,
+    train_step,
+)
 
 STEPS, BATCH_SIZE = 7, 16
 KEY = jax.random.key(0)
@@ -79,23 +86,23 @@ def looped(steps, calls):
     return state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *rows)
 
 
-@pytest.mark.parametrize(("seconds", "num"), [(1e9, taking.MOST_IN_A_LOOP), (0.0, 1)])
+@pytest.mark.parametrize(("seconds", "num"), [(1e9, stepping.MAX_STEPS_PER_CALL), (0.0, 1)])
 def test_a_call_takes_as_many_steps_as_its_time_has(seconds, num, monkeypatch):
-    monkeypatch.setattr(taking, "SECONDS_A_CALL", seconds)
+    monkeypatch.setattr(stepping, "SECONDS_PER_CALL", seconds)
     parts, feed = settings(), data.batches(images(), BATCH_SIZE, seed=1)
-    take = taking.Looped(parts, feed, KEY)
+    take = stepping.StepsInALoop(parts, feed, KEY)
     state, asked = create_train_state(KEY, images()[:1], **parts), []
     for _ in range(3):
         asked.append(take.num)
         state, metrics = take(state, int(state.step), take.num)
     assert asked == [1, 1, num]
     assert int(state.step) == sum(asked)
-    assert len(metrics["loss"]) == taking.MOST_IN_A_LOOP
+    assert len(metrics["loss"]) == stepping.MAX_STEPS_PER_CALL
 
 
 @pytest.mark.parametrize(("batch_bytes", "most"), [(1, 8), (8 * 2**20, 4), (10 * 2**20, 3), (2**30, 1)])
 def test_large_batches_wait_in_smaller_numbers(batch_bytes, most):
-    assert taking.most_in_a_loop(batch_bytes) == most
+    assert stepping.loop_capacity(batch_bytes) == most
 
 
 def test_several_seeds_in_one_program_are_the_runs_one_by_one():
