@@ -31,7 +31,7 @@ TABLES := table1 table2-svhn table3 table5
 FIGURES := figure3 figure4 figure5 figure8 figure9
 
 .DEFAULT_GOAL := help
-.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 moving-digits $(FIGURES) figures figure two-modalities test lint typecheck format bench bench-gpu bench-decoders faults soak clean
+.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 moving-digits $(FIGURES) figures figure two-modalities test test-slow test-all lint typecheck format bench bench-gpu bench-decoders faults soak clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [DATA=svhn|mnist|images.npz|folder] [DATA_DIR=] [EPOCHS=] [SEED=] [PARALLEL=jit|pmap|sharded] [RUN=] [ARGS=]"
@@ -85,8 +85,15 @@ figure: install ## Draw the front page's figure from a run (RUN=)
 two-modalities: install ## Train a VAE of an image and a state with no weights between them (calibrax.joint)
 	@$(BIN)/python -m experiments.two_modalities $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-test: install ## Run the tests
-	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+SLOW := tests/end_to_end tests/robustness
+
+test: install ## Run the fast tests, at most 5 minutes on two cores
+	@$(BIN)/python -m pytest -n $(JOBS) $(SLOW:%=--ignore=%) $(ARGS)
+
+test-slow: install ## Run the other tests: whole runs, damage, faults, fuzzing
+	@$(BIN)/python -m pytest -n $(JOBS) $(SLOW) $(ARGS)
+
+test-all: test test-slow ## Run all tests, at most 20 minutes on two cores
 
 lint: install ## Check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,15 +1,18 @@
-"""Eight simulated devices and strict JAX for every test; what takes long to compile is compiled once."""
+"""Eight simulated devices, strict JAX, a cache of compiled programs, and a bound on the memory of each worker."""
 
 import contextlib
+import gc
 import http.server
 import os
+import resource
+import sys
 import threading
 from pathlib import Path
 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "compilations"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
-    " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"  # compilation is what takes long
+    " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"  # compiling takes most of the time
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -17,13 +20,46 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import jax
 import pytest
 
+from calibrax._malloc import give_back_free_memory
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+PEAKS: dict[str, float] = {}  # GiB, by worker
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _free_memory():
+    """Drop the compiled programs of each test file: together they would take several GiB per worker."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+    give_back_free_memory()
+
+
+def pytest_sessionfinish(session):
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB on Linux
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["peak"] = peak
+    elif not session.config.getoption("numprocesses", None):
+        PEAKS["this process"] = peak
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    PEAKS[node.gateway.id] = getattr(node, "workeroutput", {}).get("peak", float("nan"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    listed = ", ".join(f"{name} {peak:.2f} GiB" for name, peak in PEAKS.items())
+    terminalreporter.write_line(f"peak resident memory: {listed}")
+
+
 @pytest.fixture
 def real_data() -> Path:
-    """The folder of real images, where the environment names one."""
+    """The folder of real images that the environment names; without one, the test is skipped."""
     folder = os.environ.get("CALIBRAX_DATA_DIR")
     if not folder:
         pytest.skip("CALIBRAX_DATA_DIR is not set: no real images here")
@@ -38,7 +74,7 @@ def x64():
 
 @pytest.fixture
 def serve():
-    """`serve(handler)` starts a server on the loopback address, which ends with the test."""
+    """`serve(handler)` starts a server on the loopback address; it stops when the test ends."""
     with contextlib.ExitStack() as stack:
 
         def start(handler):

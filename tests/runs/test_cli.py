@@ -1,22 +1,18 @@
-"""The command line in process: whole runs on tiny images, resuming, and one line for every mistake."""
+"""The command line on runs of a few steps."""
 
 import json
-import shutil
-import subprocess
-import sys
+import re
 
 import chex
 import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_runs import assert_one_line, final_state, train_args, train_rows, write_images
+from tiny_runs import assert_one_line, final_state, train_args, train_rows
 
 from calibrax import cli
+from calibrax.runs import RunError, TrainConfig, load_data
 from calibrax.runs import folder as run_folder
-from calibrax.runs.config import TrainConfig
-from calibrax.runs.folder import RunError
-from calibrax.runs.run import load_data
 from calibrax.training import read_metrics
 
 
@@ -26,18 +22,8 @@ def _standard_promotion():
         yield
 
 
-@pytest.fixture
-def images(tmp_path):
-    return write_images(tmp_path / "tiny.npz")
-
-
-@pytest.mark.parametrize("likelihood", ["optimal-sigma", "bernoulli", "pixel-sigma"])
-def test_a_run_leaves_everything_it_should(images, tmp_path, capsys, likelihood):
-    folder = tmp_path / "run"
-    assert cli.main(train_args(images, folder, "--likelihood", likelihood)) == 0
-    out = capsys.readouterr().out
-    assert "tiny" in out
-    assert "-ELBO (nats)" in out
+def test_a_run_leaves_everything_it_should(finished):
+    folder = finished / "run"
     assert [row["step"] for row in train_rows(folder)] == list(range(1, 10))
     rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["split"] == "test"]
     assert [row["step"] for row in rows] == [3, 6, 9]
@@ -46,172 +32,116 @@ def test_a_run_leaves_everything_it_should(images, tmp_path, capsys, likelihood)
     with Image.open(folder / "curves.png") as picture:
         picture.verify()
     config = json.loads((folder / "config.json").read_text())
-    assert config["config"]["likelihood"] == likelihood
+    assert config["config"]["likelihood"] == "optimal-sigma"
+    assert not {"n_past", "dropout", "beta"} & set(config["config"])
     assert {"jax", "flax", "python"} <= set(config["versions"])
     results = json.loads((folder / "results.json").read_text())
     assert results["data"] == "tiny"
+    assert results["training"]["from_step"] == 0
     assert np.isfinite(results["test"]["running average"]["neg_elbo"])
-    assert ("calibrated" in results["test"]) == likelihood.startswith("optimal")
+    assert "calibrated" in results["test"]
     assert not list(folder.rglob("*.tmp"))
 
 
-def test_a_fraction_of_the_images_evaluated_every_other_epoch(images, tmp_path, capsys):
-    folder = tmp_path / "run"
-    assert cli.main(train_args(images, folder, "--fraction", "0.65", "--eval-every", "2")) == 0
-    rows = read_metrics(folder / "metrics.jsonl")
-    assert [row["step"] for row in rows if row["split"] == "test"] == [4, 6]  # the last epoch as well
-    results = json.loads((folder / "results.json").read_text())
-    assert results["train_examples"] == 32
-    assert results["train"]["running average"]["num_examples"] == 32
-    assert results["training"]["from_step"] == 0
-    assert results["training"]["seconds"] > 0
-    assert "the first 32 of 50 training images" in json.loads((folder / "config.json").read_text())["data"]["origin"]
+def test_a_run_cut_short_and_resumed_equals_the_uninterrupted_one_to_the_bit(finished, tmp_path, capsys):
+    folder, images = tmp_path / "cut", finished / "tiny.npz"
+    cli.main([*train_args(images, folder)[:-4], "--batch-size", "16", "--epochs", "1", "--save-every", "2"])
     capsys.readouterr()
-    out = tmp_path / "compared.svg"
-    assert cli.main(["compare", str(folder), "--out", str(out)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == str(out)
-    assert out.exists()
+    assert cli.main(["train", "--resume", "--run-dir", str(folder), "--epochs", "3"]) == 0
+    assert "-ELBO (nats)" in capsys.readouterr().out
+    chex.assert_trees_all_equal(final_state(folder), final_state(finished / "run"))
+    whole, cut = (read_metrics(path / "metrics.jsonl") for path in (finished / "run", folder))
+    assert whole == cut
+    assert json.loads((folder / "results.json").read_text())["training"]["from_step"] == 3
 
 
-def test_evaluate_and_sample_a_run(images, tmp_path, capsys):
-    folder = tmp_path / "run"
-    cli.main(train_args(images, folder))
-    before = json.loads((folder / "results.json").read_text())
-    capsys.readouterr()
+def test_evaluate_sample_and_compare_a_run(run_copy, tmp_path, capsys):
+    before = json.loads((run_copy / "results.json").read_text())
     quick = ["--importance-samples", "3", "--calibration-draws", "19"]
-    assert cli.main(["evaluate", str(folder), *quick]) == 0
-    results, out = json.loads((folder / "results.json").read_text()), capsys.readouterr().out
+    assert cli.main(["evaluate", str(run_copy), *quick]) == 0
+    results, out = json.loads((run_copy / "results.json").read_text()), capsys.readouterr().out
     assert results["test"] == before["test"]
     assert results["train"] == before["train"]
+    assert results["training"] == before["training"]
     assert results["importance"]["neg_log_p"] < results["test"]["running average"]["neg_elbo"] + 1
     assert set(results["calibration"]["coverage"]) == {"0.5", "0.8", "0.95", "0.99"}
     assert results["information"]["rate"] == pytest.approx(results["test"]["running average"]["rate"], rel=1e-3)
     assert "fid" not in results
     for line in ("-log p, 3 importance samples", "coverage of central intervals", "FID and KID: not measured"):
         assert line in out
-    with Image.open(folder / "calibration.png") as picture:
+    with Image.open(run_copy / "calibration.png") as picture:
         assert picture.size == (1500, 600)
     for wrong, match in (
         (["--importance-samples", "-1"], "--importance-samples is -1; expected 0 or more"),
         (["--calibration-draws", "1"], "--calibration-draws is 1; expected 0, or 2 and more"),
         (["--inception", "nowhere.pth"], "--inception: weights file is nowhere.pth; expected pt_inception"),
     ):
-        assert_one_line(capsys, cli.main(["evaluate", str(folder), *wrong]), match)
+        assert_one_line(capsys, cli.main(["evaluate", str(run_copy), *wrong]), match)
     for extra in ([], ["--noise", "--num", "7", "--out", str(tmp_path / "drawn.png"), "--seed", "3"]):
         capsys.readouterr()
-        assert cli.main(["sample", str(folder), *extra]) == 0
+        assert cli.main(["sample", str(run_copy), *extra]) == 0
         with Image.open(capsys.readouterr().out.strip()) as picture:
             picture.verify()
+    compared = tmp_path / "compared.svg"
+    assert cli.main(["compare", str(run_copy), "--out", str(compared)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(compared)
+    assert compared.exists()
 
 
-@pytest.mark.parametrize("parallel", ["pmap", "sharded"])
-def test_parallel_runs_give_the_single_device_s_losses(images, tmp_path, parallel):
-    """In the first epoch: later on Adam has amplified rounding. `test_parallel` compares 20 steps of SGD, to 1e-5."""
-    cli.main(train_args(images, tmp_path / "one"))
-    assert cli.main(train_args(images, tmp_path / "many", "--parallel", parallel)) == 0
-    losses = [[row["loss"] for row in train_rows(tmp_path / name)[:3]] for name in ("one", "many")]
-    np.testing.assert_allclose(*losses, rtol=1e-4)
-
-
-def test_a_run_cut_short_and_resumed_equals_the_uninterrupted_one_to_the_bit(images, tmp_path):
-    cli.main(train_args(images, tmp_path / "whole"))
-    folder = tmp_path / "cut"
-    cli.main([*train_args(images, folder)[:-4], "--batch-size", "16", "--epochs", "1", "--save-every", "2"])
-    assert cli.main(["train", "--resume", "--run-dir", str(folder), "--epochs", "3"]) == 0
-    chex.assert_trees_all_equal(final_state(folder), final_state(tmp_path / "whole"))
-    whole, cut = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut"))
-    assert whole == cut
-
-
-def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(images, tmp_path, capsys):
-    folder, whole = tmp_path / "damaged", tmp_path / "whole"
-    cli.main(train_args(images, folder, "--save-every", "2"))
-    shutil.copytree(folder, whole)
-    newest, before = (int(path.name) for path in sorted((folder / "checkpoints").glob("[0-9]*"), reverse=True))
-    largest = max((folder / "checkpoints" / str(newest)).rglob("*"), key=lambda path: path.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[:-1])
-    capsys.readouterr()
-    assert cli.main(["train", "--resume", "--run-dir", str(folder)]) == 0
-    assert f"calibrax: checkpoint {newest} is damaged" in (err := capsys.readouterr().err)
-    assert f"1 bytes short); going back to {before}" in err
-    chex.assert_trees_all_equal(final_state(folder), final_state(whole))
-    assert read_metrics(folder / "metrics.jsonl") == read_metrics(whole / "metrics.jsonl")
-    metrics = (folder / "metrics.jsonl").read_bytes()
-    (folder / "metrics.jsonl").write_bytes(b"\xff" + metrics)
-    assert_one_line(capsys, cli.main(["train", "--resume", "--run-dir", str(folder)]), "line 1 is no row of metrics")
-    for path in (folder / "checkpoints").glob("[0-9]*/manifest.sha256"):
-        path.unlink()
-    assert_one_line(capsys, cli.main(["evaluate", str(folder)]), "no intact checkpoint in .*: checkpoint 9 is damaged")
-
-
-def test_a_config_file_is_enough_to_run_again(images, tmp_path, capsys):
-    first, config = tmp_path / "first", str(tmp_path / "first" / "config.json")
-    cli.main(train_args(images, first, "--likelihood", "laplace", "--seed", "3"))
-    again, other = tmp_path / "again", tmp_path / "other"
-    assert cli.main(["train", "--from", config, "--run-dir", str(again)]) == 0
-    chex.assert_trees_all_equal(final_state(first), final_state(again))
-    assert (first / "metrics.jsonl").read_bytes() == (again / "metrics.jsonl").read_bytes()
-    assert cli.main(["train", f"--from={config}", "--run-dir", str(other), "--epochs", "1", "--seed", "4"]) == 0
-    saved = json.loads((other / "config.json").read_text())["config"]
-    assert [saved[name] for name in ("likelihood", "epochs", "seed")] == ["laplace", 1, 4]
-    capsys.readouterr()
-    new = ["--run-dir", str(tmp_path / "new")]
-    cases = [
-        (["--from", "none.json", *new], "there is no file none.json; expected the config.json of a run"),
-        (["--from", str(images), *new], "cannot read .*tiny.npz"),
-        (["--from", config, "--run-dir", str(again), "--resume"], "--from begins a new run, and --resume goes on"),
-        (["--from", config, "--run-dir", str(again)], "already holds a run"),
-    ]
-    for args, match in cases:
-        assert_one_line(capsys, cli.main(["train", *args]), match)
-    np.savez(images, **{name: np.zeros((40, 8, 8, 3), np.uint8) for name in ("train", "test")})
-    assert_one_line(capsys, cli.main(["train", "--from", config, *new]), "begun on data with train 50; tiny has 40")
-    assert not (tmp_path / "new").exists()
-
-
-def test_two_processes_do_not_train_in_one_folder(images, tmp_path, capsys):
-    folder = tmp_path / "run"
-    config = TrainConfig(data=str(images), run_dir=str(folder), batch_size=16)
-    with run_folder.claimed(config, load_data(config)):
-        described = (folder / "config.json").read_text()
-        assert_one_line(
-            capsys, cli.main(["train", "--resume", "--run-dir", str(folder)]), "another process is training"
-        )
-        assert_one_line(capsys, cli.main(train_args(images, folder)), "already holds a run")
-        with pytest.raises(RunError, match="another process is training in"), run_folder.claimed(config, None):
-            pass
-    assert (folder / "config.json").read_text() == described
-    assert cli.main(["train", "--resume", "--run-dir", str(folder), "--epochs", "1"]) == 0  # the lock is let go
-    assert not list(folder.rglob("*.tmp"))
-
-
-def test_run_folders_are_never_overwritten(images, tmp_path, capsys):
-    folder = tmp_path / "run"
-    cli.main(train_args(images, folder))
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    capsys.readouterr()
-    assert_one_line(capsys, cli.main(train_args(images, folder)), "already holds a run; add --resume")
+def test_run_folders_are_never_overwritten(finished, run_copy, tmp_path, capsys):
+    images = finished / "tiny.npz"
+    before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
+    assert_one_line(capsys, cli.main(train_args(images, run_copy)), "already holds a run; add --resume")
     for extra, match in [
         (["--batch-size", "8"], "--batch-size is 8, but the run .* was begun with 16"),
         (["--likelihood", "gaussian"], "--likelihood is gaussian, but"),
+        (["--model", "hvae-small"], "--model is hvae-small, but the run .* was begun with conv-vae"),
         (["--seed", "5"], "--seed is 5, but"),
     ]:
-        args = ["train", "--resume", "--run-dir", str(folder), *extra]
-        assert_one_line(capsys, cli.main(args), match)
-    rng = np.random.default_rng(1)
-    other = {name: rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8) for name in ("train", "test")}
-    np.savez(images, **other)
-    args = ["train", "--resume", "--run-dir", str(folder)]
-    assert_one_line(capsys, cli.main(args), "was begun on data with train 50")
-    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        assert_one_line(capsys, cli.main(["train", "--resume", "--run-dir", str(run_copy), *extra]), match)
+    other = tmp_path / "tiny.npz"
+    np.savez(other, **{name: np.zeros((40, 8, 8, 3), np.uint8) for name in ("train", "test")})
+    config = json.loads((run_copy / "config.json").read_text())
+    config["config"]["data"] = str(other)
+    (run_copy / "config.json").write_text(json.dumps(config))
+    args = ["train", "--resume", "--run-dir", str(run_copy)]
+    assert_one_line(capsys, cli.main(args), "was begun on data with train 50; tiny has 40")
+    del before[run_copy / "config.json"]
+    assert before.items() <= {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}.items()
 
 
-def test_models_and_data_and_help(capsys, images):
+def test_two_processes_do_not_train_in_one_folder(finished, tmp_path, capsys):
+    folder, images = tmp_path / "run", finished / "tiny.npz"
+    config = TrainConfig.for_model(data=str(images), run_dir=str(folder), batch_size=16)
+    data = load_data(config)
+    with run_folder.claimed(config, data):
+        described = (folder / "config.json").read_text()
+        resume = ["train", "--resume", "--run-dir", str(folder)]
+        assert_one_line(capsys, cli.main(resume), "another process is training")
+        assert_one_line(capsys, cli.main(train_args(images, folder)), "already holds a run")
+        with pytest.raises(RunError, match="another process is training in"), run_folder.claimed(config, data):
+            pass
+    assert (folder / "config.json").read_text() == described
+    with run_folder.claimed(config.replace(resume=True), data):  # the lock has been released
+        pass
+
+
+def test_the_default_folder_is_a_new_one_each_time(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = TrainConfig.for_model(data=str(finished / "tiny.npz"))
+    for _ in range(2):
+        with run_folder.claimed(config, load_data(config)):
+            pass
+    names = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert names == ["tiny-optimal-sigma-seed0", "tiny-optimal-sigma-seed0-2"]
+
+
+def test_models_and_data_and_help(capsys, finished):
     assert cli.main(["models"]) == 0
     out = capsys.readouterr().out
     assert "992,427" in out
     assert "optimal-sigma-per-image" in out
-    assert cli.main(["data", str(images)]) == 0
+    assert cli.main(["data", str(finished / "tiny.npz")]) == 0
     assert "50 images" in capsys.readouterr().out
     for args in (["--help"], ["--version"]):
         assert cli.main(args) == 0
@@ -222,31 +152,10 @@ def test_models_and_data_and_help(capsys, images):
         assert stop.value.code == 0
 
 
-def test_the_default_folder_is_a_new_one_each_time(images, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for _ in range(2):
-        assert cli.main(["train", "--data", str(images), "--epochs", "1", "--batch-size", "16"]) == 0
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
-        "tiny-optimal-sigma-seed0",
-        "tiny-optimal-sigma-seed0-2",
-    ]
-
-
-WITHOUT = """
-import sys
-for name in ("tensorflow_datasets", "grain", "tyro", "tensorboardX", "tensorflow", "array_record"):
-    sys.modules[name] = None
-from calibrax.runs import run
-from calibrax.runs.config import TrainConfig
-run.train(TrainConfig(data=sys.argv[1], run_dir=sys.argv[2], epochs=1, batch_size=16))
-"""
-
-
-def test_a_run_needs_neither_tfds_nor_grain_nor_tyro_nor_tensorboard(images, tmp_path):
-    """As on an accelerator machine that holds JAX, Flax, optax, chex and orbax."""
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, str(images), str(tmp_path / "run")], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "tensorboardX is not installed" in done.stderr
-    assert (tmp_path / "run" / "results.json").exists()
+def test_the_help_of_train_lists_the_options_of_the_chosen_model(capsys):
+    for model, has, has_not in (("conv-vae", "latent-dim", "n-past"), ("svg-small", "n-past", "dropout")):
+        with pytest.raises(SystemExit):
+            cli.main(["train", "--model", model, "--help"])
+        out = capsys.readouterr().out
+        assert re.search(rf"--{has}\b", out)
+        assert not re.search(rf"--{has_not}\b", out)

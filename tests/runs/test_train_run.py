@@ -1,0 +1,51 @@
+"""Runs with a model, a likelihood and an optimizer of the caller's own."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from tiny_runs import write_images
+
+import calibrax as cx
+from calibrax import cli
+from calibrax.models import ConvVAE
+from calibrax.runs import Run, RunError, TrainConfig, train
+
+
+@pytest.fixture(autouse=True)
+def _standard_promotion():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def test_a_run_with_its_own_parts_is_trained_resumed_and_opened(tmp_path, capsys):
+    folder = tmp_path / "run"
+    config = TrainConfig.for_model(
+        data=str(write_images(tmp_path / "tiny.npz")), run_dir=str(folder), epochs=1, batch_size=25
+    )
+    likelihood = cx.joint({"image": cx.shared_sigma()})
+    with pytest.raises(ValueError, match="outputs"):  # a likelihood of other data than the run's
+        train(config.replace(run_dir=str(tmp_path / "other")), likelihood=likelihood)
+    likelihood = cx.tempered(cx.shared_sigma(), 0.5)
+    custom = {
+        "model": ConvVAE((8, 8, 3), likelihood.output_channels(3), latent_dim=2, features=4),
+        "likelihood": likelihood,
+        "optimizer": optax.sgd(1e-5),
+    }
+    record = train(config, **custom)
+    assert record["step"] == 2
+    record = train(config.replace(epochs=2, resume=True), **custom)
+    assert (record["step"], record["training"]["from_step"]) == (4, 2)
+    run = Run.open(folder, **custom)
+    assert "log_sigma" in run.saved_state().params["likelihood"]
+    assert jax.tree.leaves(run.saved_state().params["model"])[0].shape[-1] <= 16
+    assert np.isfinite(run.score(run.trained(), run.test).neg_elbo)
+
+    capsys.readouterr()
+    message = "the run was begun with its own likelihood and model and optimizer; pass it to"
+    with pytest.raises(RunError, match=message):
+        Run.open(folder)
+    with pytest.raises(RunError, match="begun with its own optimizer"):
+        train(config.replace(epochs=3, resume=True), model=custom["model"], likelihood=likelihood)
+    assert cli.main(["evaluate", str(folder)]) == 2
+    assert message in capsys.readouterr().err
