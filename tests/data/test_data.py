@@ -13,9 +13,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from calibrax import data
-from calibrax.data import DataError, download, sources, transforms
-from calibrax.data.datasets import originals
+from calibrax.data import DataError, download, transforms
 from calibrax.data import tfds_cache as prepared
+from calibrax.data.datasets import cifar10, mnist, svhn
 
 RNG = np.random.default_rng(0)
 
@@ -216,20 +216,25 @@ def test_mnist_frey_face_and_cifar_from_their_original_files(tmp_path):
             info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             info.size = batch.nbytes
             archive.addfile(info, io.BytesIO(batch.tobytes()))
-    splits = originals.read_cifar10(tmp_path)
+    splits = cifar10.read(tmp_path)
     assert splits["train"].shape == (50_000, 32, 32, 3)
     np.testing.assert_array_equal(splits["test"][7, 3, 5], rows[5, 7, 1:].reshape(3, 32, 32)[:, 3, 5])
 
 
 @pytest.mark.parametrize(
-    ("name", "file"),
-    [("svhn", "train_32x32.mat"), ("mnist", "train-images-idx3-ubyte.gz"), ("cifar10", "cifar-10-binary.tar.gz")],
+    ("original", "file"),
+    [
+        (svhn.ORIGINAL, "train_32x32.mat"),
+        (mnist.ORIGINAL, "train-images-idx3-ubyte.gz"),
+        (cifar10.ORIGINAL, "cifar-10-binary.tar.gz"),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
 )
-def test_damaged_original_files_are_named(tmp_path, name, file):
-    for original in originals.ORIGINALS[name].remotes:
-        (tmp_path / original).write_bytes(b"not what it says" * 10)
+def test_damaged_original_files_are_named(tmp_path, original, file):
+    for remote in original.remotes:
+        (tmp_path / remote).write_bytes(b"not what it says" * 10)
     with one_line(f"{file} (cannot be read|is not)"):
-        data.load(name, data_dir=tmp_path)
+        data.load(original.name, data_dir=tmp_path)
 
 
 def test_any_image_set_that_tfds_prepared_is_read_by_name(tmp_path):
@@ -351,10 +356,10 @@ def test_street_digits_has_a_name_of_its_own():
 
 
 def test_without_network_a_name_fails_soon_and_lists_the_ways(tmp_path, monkeypatch):
-    silent = originals.ORIGINALS["svhn"]._replace(
+    silent = svhn.ORIGINAL._replace(
         remotes={"train_32x32.mat": download.Remote("http://127.0.0.1:9/train_32x32.mat")}
     )
-    monkeypatch.setitem(sources.ORIGINALS, "svhn", silent)
+    monkeypatch.setattr(svhn, "load", silent.load)
     start = time.monotonic()
     with one_line("neither in .* nor online.*Ways to get it: put train_32x32.mat.*calibrax data svhn.*images.npz"):
         data.load("svhn", data_dir=tmp_path, timeout=1.0)

@@ -12,20 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calibrax.data import DataError, batches, epoch_order, transforms
-from calibrax.data.datasets import bair as robot_pushing
+from calibrax import data
+from calibrax.data import DataError, batches, describe, epoch_order, first, load, take_fraction, transforms
+from calibrax.data.datasets import bair
+from calibrax.data.datasets.bair import RobotPushing
 from calibrax.data.datasets.moving_digits import MovingDigits, moving_digits
-from calibrax.data.datasets.bair import RobotPushing, load_robot_pushing
-from calibrax.data.video import (
-    VideoData,
-    describe_videos,
-    first_videos,
-    is_video_source,
-    known_videos,
-    load_video,
-    take_fraction_of_videos,
-)
-from calibrax.data.video_batches import video_batches
 
 RNG = np.random.default_rng(0)
 NUM = {"train": 5, "test": 2}
@@ -48,40 +39,40 @@ def one_line(match):
 
 
 def test_moving_digits_by_name():
-    data = load_video("moving-digits", num_frames=5, num_test_frames=9, seed=3, num_train=7, num_test=4)
-    assert isinstance(data, VideoData)
-    assert data.event_shape == (5, 64, 64, 1)
-    assert {split: len(source) for split, source in data.splits.items()} == {"train": 7, "test": 4}
-    assert data.test[0].shape == (9, 64, 64, 1)
-    assert data.name == "moving-digits"
-    assert "not MNIST" in data.origin
-    np.testing.assert_array_equal(data.train[2], MovingDigits(None, 7, 6, 5)[2])
-    np.testing.assert_array_equal(data.test[3], MovingDigits(None, 4, 7, 9)[3])
-    still = load_video("moving_digits", deterministic=True, num_train=2)
+    loaded = load("moving-digits", num_frames=5, num_test_frames=9, seed=3, num_train=7, num_test=4)
+    assert loaded.is_video
+    assert loaded.event_shape == (5, 64, 64, 1)
+    assert {split: len(source) for split, source in loaded.splits.items()} == {"train": 7, "test": 4}
+    assert loaded.test[0].shape == (9, 64, 64, 1)
+    assert loaded.name == "moving-digits"
+    assert "not MNIST" in loaded.origin
+    np.testing.assert_array_equal(loaded.train[2], MovingDigits(None, 7, 6, 5)[2])
+    np.testing.assert_array_equal(loaded.test[3], MovingDigits(None, 4, 7, 9)[3])
+    still = load("moving_digits", deterministic=True, num_train=2)
     assert still.event_shape == (20, 64, 64, 1)
     np.testing.assert_array_equal(still.train[1], moving_digits(None, 2, deterministic=True)[1])
 
 
 def test_digits_of_a_data_set_move_and_name_the_videos(tmp_path):
     train, test = (np.full((2, 28, 28, 1), level, np.uint8) for level in (50, 80))
-    data = load_video(f"moving-digits:{npz(tmp_path / 'squares.npz', train=train, test=test)}", num_frames=3)
-    assert data.name == "moving-squares"
-    assert "squares.npz" in data.origin
-    assert set(np.unique(data.train[0])) <= {0, 50, 100}
-    assert set(np.unique(data.test[0])) <= {0, 80, 160}
+    loaded = load(f"moving-digits:{npz(tmp_path / 'squares.npz', train=train, test=test)}", num_frames=3)
+    assert loaded.name == "moving-squares"
+    assert "squares.npz" in loaded.origin
+    assert set(np.unique(loaded.train[0])) <= {0, 50, 100}
+    assert set(np.unique(loaded.test[0])) <= {0, 80, 160}
     with one_line("moving-digits: digits is uint8 .*3.; expected"):
-        load_video("moving-digits", digits=npz(tmp_path / "rgb.npz", train=videos(2)[0], test=videos(2)[0]))
+        load("moving-digits", digits=npz(tmp_path / "rgb.npz", train=videos(2)[0], test=videos(2)[0]))
 
 
 def test_moving_mnist_says_how_to_get_mnist(tmp_path):
     with one_line("mnist is not in .*Ways to get it"):
-        load_video("moving-mnist", data_dir=tmp_path, download=False)
+        load("moving-mnist", data_dir=tmp_path, download=False)
 
 
 def test_moving_mnist_of_real_digits(real_data):
-    data = load_video("moving-mnist", digits=str(real_data / "mnist.npz"), num_frames=2)
-    assert data.name == "moving-mnist"
-    assert data.train[0].max() > 200
+    loaded = load("moving-mnist", digits=str(real_data / "mnist.npz"), num_frames=2)
+    assert loaded.name == "moving-mnist"
+    assert loaded.train[0].max() > 200
 
 
 @pytest.mark.parametrize(
@@ -95,14 +86,14 @@ def test_moving_mnist_of_real_digits(real_data):
 )
 def test_moving_digits_that_cannot_be(arguments, match):
     with one_line(match):
-        load_video("moving-digits", **arguments)
+        load("moving-digits", **arguments)
 
 
 def test_names_that_are_not_known():
     with one_line("no videos called 'moving-digit': did you mean moving-digits"):
-        load_video("moving-digit")
+        load("moving-digit")
     with one_line("expected moving-digits, moving-digits:IMAGES, moving-mnist, bair, or an .npz file"):
-        load_video("/etc")
+        load("/etc")
     assert "moving-digits" in known_videos()
 
 
@@ -111,30 +102,30 @@ def test_names_that_are_not_known():
 
 def test_npz_with_and_without_validation(tmp_path):
     train, test, validation = videos(5), videos(2, (9, 8, 10, 3)), videos(1)
-    plain = load_video(npz(tmp_path / "a.npz", train=train, test=test, actions=np.zeros(5)))
+    plain = load(npz(tmp_path / "a.npz", train=train, test=test, actions=np.zeros(5)))
     np.testing.assert_array_equal(plain.train, train)
     np.testing.assert_array_equal(plain.test, test)
     assert plain.validation is None
     assert plain.name == "a"
     assert plain.event_shape == (6, 8, 10, 3)
-    full = load_video(npz(tmp_path / "b.npz", train=train, test=test, validation=validation), num_frames=4)
+    full = load(npz(tmp_path / "b.npz", train=train, test=test, validation=validation), num_frames=4)
     assert {split: np.shape(array)[:2] for split, array in full.splits.items()} == {
         "train": (5, 4),
         "validation": (1, 6),
         "test": (2, 9),
     }
     np.testing.assert_array_equal(full.test, test)
-    more = load_video(str(tmp_path / "b.npz"), num_frames=2, num_test_frames=6)
+    more = load(str(tmp_path / "b.npz"), num_frames=2, num_test_frames=6)
     np.testing.assert_array_equal(more.train, train[:, :2])
     np.testing.assert_array_equal(more.validation, validation)
 
 
 def test_resized_in_memory_and_on_demand(tmp_path):
     train = videos(3)
-    loaded = load_video(npz(tmp_path / "a.npz", train=train, test=train), image_size=(4, 5), num_frames=2)
+    loaded = load(npz(tmp_path / "a.npz", train=train, test=train), image_size=(4, 5), num_frames=2)
     np.testing.assert_array_equal(loaded.train[1], transforms.resize(train[1, :2], (4, 5)))
     assert "resized from 8x10 to 4x5" in loaded.origin
-    digits = load_video("moving-digits", image_size=32, num_train=3, num_frames=4)
+    digits = load("moving-digits", image_size=32, num_train=3, num_frames=4)
     assert digits.event_shape == (4, 32, 32, 1)
     np.testing.assert_array_equal(digits.train[2], transforms.resize(moving_digits(None, 3, 0, 4)[2], (32, 32)))
     assert len(digits.train) == 3
@@ -154,14 +145,14 @@ def test_resized_in_memory_and_on_demand(tmp_path):
 )
 def test_bad_npz_arrays(tmp_path, arrays, match):
     with one_line(match):
-        load_video(npz(tmp_path / "bad.npz", **arrays))
+        load(npz(tmp_path / "bad.npz", **arrays))
 
 
 @pytest.mark.parametrize("num", [0, 7])
 def test_frames_that_a_file_does_not_have(tmp_path, num):
     path = npz(tmp_path / "a.npz", train=videos(2), test=videos(2))
     with one_line(f"number of frames is {num}; expected 1 to 6, those of 'train'"):
-        load_video(path, num_frames=num)
+        load(path, num_frames=num)
 
 
 def test_files_that_are_no_npz(tmp_path):
@@ -174,9 +165,9 @@ def test_files_that_are_no_npz(tmp_path):
     (tmp_path / "flipped.npz").write_bytes(flipped)
     for name in ("text", "torn", "flipped"):
         with one_line("cannot be read"):
-            load_video(str(tmp_path / f"{name}.npz"))
+            load(str(tmp_path / f"{name}.npz"))
     with one_line("there is no file"):
-        load_video(str(tmp_path / "absent.npz"))
+        load(str(tmp_path / "absent.npz"))
 
 
 def test_a_header_that_promises_more_than_the_file_holds(tmp_path):
@@ -187,7 +178,7 @@ def test_a_header_that_promises_more_than_the_file_holds(tmp_path):
         archive.writestr("train.npy", header.getvalue())
         archive.writestr("test.npy", header.getvalue())
     with one_line("promises .* bytes, more than the file holds"):
-        load_video(str(tmp_path / "bomb.npz"))
+        load(str(tmp_path / "bomb.npz"))
 
 
 # BAIR's robot
@@ -243,7 +234,7 @@ def write_tfds(folder, sequences, cameras=("image_main", "image_aux1"), shape=(6
 @pytest.fixture(autouse=True)
 def few_sequences(monkeypatch):
     for split, num in NUM.items():
-        monkeypatch.setitem(robot_pushing.NUM_SEQUENCES, split, num)
+        monkeypatch.setitem(bair.NUM_SEQUENCES, split, num)
 
 
 @pytest.fixture(scope="module")
@@ -254,12 +245,12 @@ def robot(tmp_path_factory):
 
 
 def test_robot_sequences_are_those_of_the_second_camera(robot):
-    data = load_video("bair", data_dir=robot)
-    assert data.name == "bair_robot_pushing_small"
-    assert data.event_shape == (30, 64, 64, 3)
-    assert "image_aux1" in data.origin
+    loaded = load("bair", data_dir=robot)
+    assert loaded.name == "bair_robot_pushing_small"
+    assert loaded.event_shape == (30, 64, 64, 3)
+    assert "image_aux1" in loaded.origin
     for split, sequences in ROBOT.items():
-        source = data.splits[split]
+        source = loaded.splits[split]
         assert len(source) == NUM[split]
         found = {source[index].tobytes() for index in range(len(source))}  # TFDS shuffles
         assert found == {sequence.tobytes() for sequence in sequences}
@@ -268,25 +259,25 @@ def test_robot_sequences_are_those_of_the_second_camera(robot):
 
 
 def test_robot_sequences_begin_at_frame_0(robot):
-    data = load_video("bair_robot_pushing_small", data_dir=robot, num_frames=12, num_test_frames=30)
-    whole = load_video("bair", data_dir=robot)
-    assert data.event_shape == (12, 64, 64, 3)
+    loaded = load("bair_robot_pushing_small", data_dir=robot, num_frames=12, num_test_frames=30)
+    whole = load("bair", data_dir=robot)
+    assert loaded.event_shape == (12, 64, 64, 3)
     for index in range(NUM["train"]):
-        np.testing.assert_array_equal(data.train[index], whole.train[index][:12])
-    np.testing.assert_array_equal(data.test[1], whole.test[1])
-    small = load_video("bair", data_dir=robot, num_frames=2, image_size=16)
+        np.testing.assert_array_equal(loaded.train[index], whole.train[index][:12])
+    np.testing.assert_array_equal(loaded.test[1], whole.test[1])
+    small = load("bair", data_dir=robot, num_frames=2, image_size=16)
     np.testing.assert_array_equal(small.train[3], transforms.resize(whole.train[3][:2], (16, 16)))
     for num in (0, 31):
         with one_line(f"number of frames is {num}; expected 1 to 30"):
-            load_video("bair", data_dir=robot, num_frames=num)
+            load("bair", data_dir=robot, num_frames=num)
 
 
 def test_robot_sequences_are_read_without_tensorflow(robot):
     code = (
         "import sys; from calibrax.data import robot_pushing, video;"
-        f"robot_pushing.NUM_SEQUENCES.update({NUM});"
-        f"data = video.load_video('bair', data_dir={str(robot)!r}, num_frames=3);"
-        "print(data.train[0].shape);"
+        f"bair.NUM_SEQUENCES.update({NUM});"
+        f"data = video.load('bair', data_dir={str(robot)!r}, num_frames=3);"
+        "print(loaded.train[0].shape);"
         "assert 'tensorflow' not in sys.modules"
     )
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True)
@@ -300,10 +291,10 @@ def test_robot_preparations_that_are_damaged(tmp_path):
     for content in (whole[: len(whole) // 2], b"", whole[:3000] + bytes(9000) + whole[12_000:]):
         shard.write_bytes(content)
         with one_line("2.0.0.* cannot be read"):
-            train = load_video("bair", data_dir=tmp_path).train
+            train = load("bair", data_dir=tmp_path).train
             [train[index] for index in range(len(train))]
         with one_line("2.0.0.* cannot be read"):
-            next(video_batches(load_video("bair", data_dir=tmp_path).train, 5, seed=0))
+            next(batches(load("bair", data_dir=tmp_path).train, 5, seed=0))
 
 
 @pytest.mark.parametrize(
@@ -317,7 +308,7 @@ def test_robot_preparations_that_are_damaged(tmp_path):
 def test_robot_preparations_of_another_kind(tmp_path, options, match):
     write_tfds(tmp_path, **options)
     with one_line(match):
-        load_video("bair", data_dir=tmp_path)
+        load("bair", data_dir=tmp_path)
 
 
 def test_robot_sequences_of_another_shape(tmp_path):
@@ -332,27 +323,27 @@ def test_a_missing_robot_is_named_with_the_ways_to_get_it(tmp_path):
     ways = "not in .*`calibrax data bair`.*TensorFlow.*81 GiB .*GiB free.*videos.npz"
     for folder in (tmp_path, tmp_path / "not" / "there"):
         with one_line(ways):
-            load_video("bair", data_dir=folder)
+            load("bair", data_dir=folder)
     empty = tmp_path / "bair_robot_pushing_small" / "2.0.0"
     empty.mkdir(parents=True)
     (empty / "dataset_info.json").write_text("{}")
     with one_line(ways):  # prepared in another format
-        load_video("bair", data_dir=tmp_path)
+        load("bair", data_dir=tmp_path)
     (empty / "x.array_record-0").touch()
     with one_line("2.0.0 cannot be read"):
-        load_video("bair", data_dir=tmp_path)
+        load("bair", data_dir=tmp_path)
 
 
 def test_preparing_the_robot(tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 
     def prepare():
-        return load_video("bair", data_dir=tmp_path / "new", prepare=True)
+        return load("bair", data_dir=tmp_path / "new", prepare=True)
 
-    monkeypatch.setattr(robot_pushing.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(bair.importlib.util, "find_spec", lambda name: None)
     with one_line("needs TensorFlow to be prepared"):
         prepare()
-    monkeypatch.setattr(robot_pushing.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(bair.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(robot_pushing, "_free", lambda folder: 80)
     with one_line("new has 80 GiB free; preparing bair_robot_pushing_small takes 81 GiB"):
         prepare()
@@ -399,7 +390,7 @@ class Lazy:
 
 
 def taken(source, start, count, size=5, seed=0):
-    stream = itertools.islice(video_batches(source, size, seed=seed, start_step=start), count)
+    stream = itertools.islice(batches(source, size, seed=seed, start_step=start), count)
     return [batch[:, 0, 0, 0, 0].tolist() for batch in stream]
 
 
@@ -418,21 +409,21 @@ def test_from_any_step_on_the_batches_are_those_of_the_whole_run(start):
 
 
 def test_batches_of_both_sources_by_name(robot):
-    digits = load_video("moving-digits", num_train=6, num_frames=3)
-    batch = next(video_batches(digits.train, 4, seed=0))
+    digits = load("moving-digits", num_train=6, num_frames=3)
+    batch = next(batches(digits.train, 4, seed=0))
     assert batch.dtype == np.uint8
     order = epoch_order(6, seed=0, epoch=0)[:4]
     np.testing.assert_array_equal(batch, moving_digits(None, 6, 0, 3)[order])
-    train = load_video("bair", data_dir=robot, num_frames=12).train
+    train = load("bair", data_dir=robot, num_frames=12).train
     assert isinstance(train, RobotPushing)
     order = epoch_order(5, seed=1, epoch=1)[:2]
-    np.testing.assert_array_equal(next(video_batches(train, 2, seed=1, start_step=2)), [train[int(i)] for i in order])
+    np.testing.assert_array_equal(next(batches(train, 2, seed=1, start_step=2)), [train[int(i)] for i in order])
 
 
 def test_no_more_than_a_few_videos_are_read_ahead_and_the_threads_end():
     before = set(threading.enumerate())
     lazy = Lazy(numbered(200))
-    stream = video_batches(lazy, 5, seed=0)
+    stream = batches(lazy, 5, seed=0)
     next(stream)
     started = set(threading.enumerate()) - before
     del stream
@@ -446,21 +437,21 @@ def test_no_more_than_a_few_videos_are_read_ahead_and_the_threads_end():
 def test_batches_that_cannot_be(size):
     for source in (numbered(23), Lazy(numbered(23))):
         with one_line(rf"batch size is {size}; expected 1 to 23"):
-            next(video_batches(source, size, seed=0))
+            next(batches(source, size, seed=0))
 
 
 def test_the_first_videos_in_memory_and_a_fraction(tmp_path):
     for source in (numbered(7), Lazy(numbered(7))):
-        assert first_videos(source, 3)[:, 0, 0, 0, 0].tolist() == [0, 1, 2]
-        assert len(first_videos(source)) == len(first_videos(source, 9)) == 7
-        part = take_fraction_of_videos(VideoData("numbers", train=source, test=source), 0.4)
+        assert first(source, 3)[:, 0, 0, 0, 0].tolist() == [0, 1, 2]
+        assert len(first(source)) == len(first(source, 9)) == 7
+        part = take_fraction(data.Data("numbers", train=source, test=source), 0.4)
         assert (len(part.train), len(part.test)) == (3, 7)
         assert part.train[2][0, 0, 0, 0] == 2
         assert part.origin.endswith("the first 3 of 7 training videos")
         with pytest.raises(IndexError):
             part.train[3]
     with one_line("fraction is 0; expected more than 0, at most 1"):
-        take_fraction_of_videos(part, 0)
+        take_fraction(part, 0)
 
 
 def test_what_is_a_source_of_videos(tmp_path):
@@ -472,7 +463,7 @@ def test_what_is_a_source_of_videos(tmp_path):
         "moving-digits:mnist",
         npz(tmp_path / "v.npz", train=videos(2), test=videos(2)),
     ):
-        assert is_video_source(source)
+        assert data.is_video_source(source)
     (tmp_path / "torn.npz").write_bytes(b"PK")
     for source in (
         "svhn",
@@ -480,10 +471,10 @@ def test_what_is_a_source_of_videos(tmp_path):
         str(tmp_path / "torn.npz"),
         npz(tmp_path / "i.npz", train=images, test=images),
     ):
-        assert not is_video_source(source)
+        assert not data.is_video_source(source)
 
 
 def test_a_description_names_shapes_and_levels():
-    text = describe_videos(load_video("moving-digits", num_frames=3, num_train=300, num_test=2))
+    text = describe(load("moving-digits", num_frames=3, num_train=300, num_test=2))
     assert "300 videos, 3x64x64x1, uint8, the first 256: levels 0..255" in text
     assert "2 videos, 20x64x64x1, uint8, levels 0..255" in text

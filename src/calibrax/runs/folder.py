@@ -16,7 +16,7 @@ import jax
 
 from calibrax._files import write_text
 from calibrax.runs.config import ConfigError, TrainConfig
-from calibrax.data import ImageData, VideoData
+from calibrax.data import Data
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
@@ -66,7 +66,7 @@ def check_usable(config: TrainConfig) -> None:
 
 
 @contextlib.contextmanager
-def claimed(config: TrainConfig, data: ImageData | VideoData) -> Iterator[Path]:
+def claimed(config: TrainConfig, data: Data) -> Iterator[Path]:
     """The run's folder, made and described or met again, and kept from other processes while the block runs."""
     folder = _new_folder(config, data) if config.run_dir is None else Path(config.run_dir)
     try:
@@ -104,7 +104,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def check_data(config_file: str | Path, data: ImageData | VideoData) -> None:
+def check_data(config_file: str | Path, data: Data) -> None:
     """Refuse other data than the run of a config.json was begun with."""
     try:
         saved = dict(read_json(Path(config_file))["data"])
@@ -116,7 +116,7 @@ def check_data(config_file: str | Path, data: ImageData | VideoData) -> None:
             raise RunError(f"{begun}; {data.name} has {value}")
 
 
-def _description(config: TrainConfig, data: ImageData | VideoData, folder: Path) -> dict[str, Any]:
+def _description(config: TrainConfig, data: Data, folder: Path) -> dict[str, Any]:
     return {
         "config": dataclasses.asdict(dataclasses.replace(config, run_dir=str(folder), resume=False)),
         "data": _data_description(data) | {"origin": data.origin, "license": data.license},
@@ -126,7 +126,7 @@ def _description(config: TrainConfig, data: ImageData | VideoData, folder: Path)
     }
 
 
-def _data_description(data: ImageData | VideoData) -> dict[str, Any]:
+def _data_description(data: Data) -> dict[str, Any]:
     """What must be the same when a run goes on."""
     shapes = {"name": data.name, "event_shape": list(data.event_shape)}
     return shapes | {"train": len(data.train), "test": len(data.test)}
@@ -205,7 +205,7 @@ def commit() -> str | None:
     return run.stdout.strip() if tracked.returncode == 0 else None
 
 
-def _new_folder(config: TrainConfig, data: ImageData | VideoData) -> Path:
+def _new_folder(config: TrainConfig, data: Data) -> Path:
     name = f"{data.name}-{config.likelihood}-seed{config.seed}"
     folder, count = Path("runs") / name, 2
     while os.path.exists(folder):

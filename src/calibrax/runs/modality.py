@@ -9,8 +9,7 @@ import numpy as np
 
 from calibrax import data
 from calibrax.runs.config import ConfigError, TrainConfig
-from calibrax.data import DataError, ImageData, VideoData
-from calibrax.data.types import FramesError
+from calibrax.data import Data, DataError, FramesError
 from calibrax.evaluation import Trained, generate, reconstruct
 from calibrax.evaluation.figures.images import save_grid, save_reconstructions
 from calibrax.evaluation.metrics.prediction import measure_predictions
@@ -19,8 +18,6 @@ from calibrax.evaluation.figures.video import save_prediction, save_scores_over_
 NUM_PICTURES = 64  # images
 NUM_TRAIN_VIDEOS = 256  # to calibrate and to score on: a pass over all of them takes as long as an epoch
 NUM_CLIPS, NUM_FUTURES = 16, 8  # at every evaluation; SVG's own, at the end, takes 256 and 100
-
-Data = ImageData | VideoData
 
 
 class Modality(NamedTuple):
@@ -40,17 +37,17 @@ def modality(config: TrainConfig) -> "Modality":
     return VIDEOS if config.is_video else IMAGES
 
 
-def _load_images(config: TrainConfig) -> ImageData:
+def _load_images(config: TrainConfig) -> Data:
     if data.is_video_source(config.data):
         raise ConfigError(f"--model {config.model} is of images, and --data {config.data} are videos; try --model svg")
     images = data.load(config.data, data_dir=config.data_dir, image_size=config.image_size)
     return data.take_fraction(images, config.fraction)
 
 
-def _load_videos(config: TrainConfig) -> VideoData:
+def _load_videos(config: TrainConfig) -> Data:
     length = config.n_past + config.n_future
     try:
-        videos = data.load_video(
+        videos = data.load(
             config.data,
             data_dir=config.data_dir,
             num_frames=length,
@@ -60,6 +57,8 @@ def _load_videos(config: TrainConfig) -> VideoData:
     except FramesError as error:
         added = f"--n-past {config.n_past} and --n-future {config.n_future} add up to {length}"
         raise ConfigError(f"{added if error.split == 'train' else f'--n-eval is {config.n_eval}'}: {error}") from error
+    if not videos.is_video:
+        raise ConfigError(f"--model {config.model} is of videos, and --data {config.data} are images; try another model")
     shortest = videos.test[0].shape[0]
     if shortest <= config.n_past:
         more = f"more than the {config.n_past} that are given, --n-past"
@@ -67,7 +66,7 @@ def _load_videos(config: TrainConfig) -> VideoData:
     if len(videos.test) < 2 and not config.running_batch_norm:
         one = "a batch of one has no statistics for batch norm"
         raise DataError(f"{videos.name}: there is one test video; expected two or more ({one})")
-    return data.take_fraction_of_videos(videos, config.fraction)
+    return data.take_fraction(videos, config.fraction)
 
 
 def _image_pictures(
@@ -116,8 +115,8 @@ VIDEOS = Modality(
     noun="videos",
     unit="video",
     load=_load_videos,
-    batches=data.video_batches,
-    to_score=lambda videos: data.first_videos(videos, NUM_TRAIN_VIDEOS),
+    batches=data.batches,
+    to_score=lambda videos: data.first(videos, NUM_TRAIN_VIDEOS),
     # As in training: batch norm takes a batch's own statistics. With 3 at most `example_batches` leaves none alone.
     batch_size=lambda config: max(3, config.batch_size),
     pictures=_video_pictures,

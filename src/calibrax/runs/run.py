@@ -19,13 +19,13 @@ from calibrax.training import multihost as processes
 from calibrax.runs import folder as run_folder
 from calibrax._malloc import give_back_free_memory
 from calibrax.runs.config import ConfigError, TrainConfig
-from calibrax.data import first_videos, steps_per_epoch
+from calibrax.data import Data, first, steps_per_epoch
 from calibrax.evaluation import Evaluation, Trained, calibrate_on, evaluate_likelihood
 from calibrax.evaluation.figures.training_curves import save_training_curves
 from calibrax.evaluation.figures.hierarchy import save_layer_kls
 from calibrax.evaluation.report import results_table
 from calibrax.training.signals import Interrupts, catch_interrupts
-from calibrax.runs.modality import Data, modality
+from calibrax.runs.modality import modality
 from calibrax.training.progress import ProgressBar
 from calibrax.runs.taking import FromMemory, Looped, OneByOne, Taking
 from calibrax.training import (
@@ -99,7 +99,7 @@ def load_data(config: TrainConfig) -> Data:
 
 def _check_model(config: TrainConfig, data: Data) -> None:
     """Refuse data that the model cannot take, by tracing it on abstract shapes; before a folder is made."""
-    model = config.make_model(data.event_shape[-3:])
+    model = config.make_model(data.image_shape)
     images = jax.ShapeDtypeStruct((1, *data.event_shape), np.uint8)
     try:
         jax.eval_shape(model.init, jax.random.key(0), images, jax.random.key(0))
@@ -129,7 +129,7 @@ class Run:
     def __init__(self, config: TrainConfig, data: Data):
         self.config, self.data, self.modality = config, data, modality(config)
         self.folder = Path(config.run_dir or ".")
-        self.model = config.make_model(data.event_shape[-3:])
+        self.model = config.make_model(data.image_shape)
         self.likelihood = config.make_likelihood()
         self.parts = {"model": self.model, "likelihood": self.likelihood, "optimizer": config.make_optimizer()}
         self.batches = functools.partial(self.modality.batches, data.train, config.batch_size, seed=config.seed)
@@ -148,7 +148,7 @@ class Run:
     @functools.cached_property
     def test(self) -> np.ndarray:
         """The test images [N, H, W, C], or videos [N, T, H, W, C]."""
-        return first_videos(self.data.test)
+        return first(self.data.test)
 
     def initial_state(self) -> TrainState:
         """Made on the first batch: the hierarchical models take gains and biases from it."""
