@@ -281,7 +281,9 @@ TRAIN = [
     trains("from no json", "--from tiny.npz", "cannot read tiny.npz"),
     trains("videos for images", "--data moving-digits", "--model conv-vae is of images, and --data moving-digits are"),
     trains(
-        "images for videos", "--model svg-small --n-future 2", "--model svg-small is of videos, and --data tiny.npz are images"
+        "images for videos",
+        "--model svg-small --n-future 2",
+        "--model svg-small is of videos, and --data tiny.npz are images",
     ),
     trains("one video", "--model svg-small --batch-size 1", "--batch-size is 1; expected more videos"),
     Command("train resume where", "train --resume", "--resume needs --run-dir"),

@@ -8,12 +8,12 @@ import jax
 import numpy as np
 
 from calibrax import data
-from calibrax.runs.config import ConfigError, TrainConfig
 from calibrax.data import Data, DataError, FramesError
 from calibrax.evaluation import Trained, generate, reconstruct
 from calibrax.evaluation.figures.images import save_grid, save_reconstructions
-from calibrax.evaluation.metrics.prediction import measure_predictions
 from calibrax.evaluation.figures.video import save_prediction, save_scores_over_time
+from calibrax.evaluation.metrics.prediction import measure_predictions
+from calibrax.runs.config import ConfigError, TrainConfig
 
 NUM_PICTURES = 64  # images
 NUM_TRAIN_VIDEOS = 256  # to calibrate and to score on: a pass over all of them takes as long as an epoch
@@ -58,7 +58,9 @@ def _load_videos(config: TrainConfig) -> Data:
         added = f"--n-past {config.n_past} and --n-future {config.n_future} add up to {length}"
         raise ConfigError(f"{added if error.split == 'train' else f'--n-eval is {config.n_eval}'}: {error}") from error
     if not videos.is_video:
-        raise ConfigError(f"--model {config.model} is of videos, and --data {config.data} are images; try another model")
+        raise ConfigError(
+            f"--model {config.model} is of videos, and --data {config.data} are images; try another model"
+        )
     shortest = videos.test[0].shape[0]
     if shortest <= config.n_past:
         more = f"more than the {config.n_past} that are given, --n-past"
