@@ -1,4 +1,4 @@
-"""The user's own files: `.npz` of images and of videos, folders of images, and the errors for those that will not do."""
+"""The user's own files: `.npz` of images and of videos, folders of images, and the errors for other files."""
 
 import io
 import zipfile

@@ -283,7 +283,7 @@ TRAIN = [
     trains(
         "images for videos",
         "--model svg-small --n-future 2",
-        "--model svg-small is of videos, and --data tiny.npz are images",
+        "--model svg-small is of videos, and --data tiny.npz are",
     ),
     trains("one video", "--model svg-small --batch-size 1", "--batch-size is 1; expected more videos"),
     Command("train resume where", "train --resume", "--resume needs --run-dir"),
