@@ -561,7 +561,7 @@ FILES = [
     ),
     reads(
         "folder link",
-        "b.png is no file, such as a broken link",
+        "b.png is not a regular file .for example, a broken link.",
         several(pictures(bad=[(8, 8, 3)]), lambda: Path("bad/b.png").symlink_to("gone.png")),
         "data bad",
     ),

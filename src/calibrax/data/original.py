@@ -1,8 +1,7 @@
 """Published data sets of images that are read from their original files."""
 
 import contextlib
-import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from calibrax.data.download import Remote, fetch
 from calibrax.data.tfds_cache import prepare, prepared_name, read_prepared
-from calibrax.data.types import Data, DataError, Options, readable
+from calibrax.data.types import Data, DataError, Options
 
 MAX_BYTES = 1 << 28  # of a file after decompression; the largest array, SVHN's training images, has 225,045,504
 
@@ -67,10 +66,3 @@ class Original(NamedTuple):
             raise DataError(f"{self.name} is neither in {folder} nor online: {error}. {ways}") from error
         except OSError as error:
             raise DataError(f"{self.name} cannot be kept in {folder}: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
-def gunzipped(path: Path) -> Iterator[gzip.GzipFile]:
-    """The content of a gzip file, decompressed only as far as it is read; DataError if it is damaged."""
-    with readable(path, "as a gzip file"), gzip.open(path) as stream:
-        yield stream

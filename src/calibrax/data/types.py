@@ -131,15 +131,13 @@ class Options:
 
     def nums(self, train: int, test: int) -> dict[str, int]:
         """The number of examples to draw for each split, given a source's defaults."""
-        return _with_defaults(self.num_train, train, self.num_test, test)
+        given = {"train": (self.num_train, train), "test": (self.num_test, test)}
+        return {split: default if num is None else num for split, (num, default) in given.items()}
 
     def frames(self, default: int) -> dict[str, int]:
         """The number of frames of a video of each split, given a source's default."""
-        return _with_defaults(self.num_frames, default, self.num_test_frames, default)
-
-
-def _with_defaults(train: int | None, default_train: int, test: int | None, default_test: int) -> dict[str, int]:
-    return {"train": default_train if train is None else train, "test": default_test if test is None else test}
+        given = {"train": self.num_frames, "test": self.num_test_frames}
+        return {split: default if num is None else num for split, num in given.items()}
 
 
 def is_whole(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """CIFAR-10 (Krizhevsky 2009), 32×32×3: 50,000 images for training, 10,000 for testing."""
 
+import gzip
 import io
 import tarfile
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from calibrax.data.download import Remote
-from calibrax.data.original import MAX_BYTES, Original, gunzipped
+from calibrax.data.original import MAX_BYTES, Original
 from calibrax.data.types import readable
 
 ARCHIVE = "cifar-10-binary.tar.gz"
@@ -19,7 +20,7 @@ ROWS = 10_000  # images per file
 def read(folder: Path) -> dict[str, np.ndarray]:
     """Both splits from the binary archive, uint8 [N, 32, 32, 3]."""
     path = folder / ARCHIVE
-    with gunzipped(path) as stream:
+    with readable(path, "as a gzip file"), gzip.open(path) as stream:
         content = stream.read(MAX_BYTES)
     with readable(path, "as the CIFAR-10 binary archive"):
         files = dict(_files(content))

@@ -1,5 +1,6 @@
 """MNIST (LeCun, Cortes and Burges), 28×28×1: 60,000 images for training, 10,000 for testing."""
 
+import gzip
 import math
 import struct
 from pathlib import Path
@@ -7,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from calibrax.data.download import Remote
-from calibrax.data.original import MAX_BYTES, Original, gunzipped
-from calibrax.data.types import DataError
+from calibrax.data.original import MAX_BYTES, Original
+from calibrax.data.types import DataError, readable
 
 URL = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 TRAIN, TEST = "train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"
@@ -20,7 +21,7 @@ def read(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    with gunzipped(path) as stream:
+    with readable(path, "as a gzip file"), gzip.open(path) as stream:
         magic, *shape = struct.unpack(">4i", stream.read(16))
         size = math.prod(shape)
         if magic != 2051 or min(shape) < 1 or size > MAX_BYTES:

@@ -11,6 +11,7 @@ import functools
 
 import numpy as np
 
+from calibrax.data.transforms import first
 from calibrax.data.types import Data, DataError, Options, check_whole
 
 FRAME_SIZE = 64  # pixels, height and width
@@ -139,11 +140,7 @@ def moving_digits(
     Returns:
       uint8 [num, T, size, size, 1].
     """
-    source = MovingDigits(digits, num, seed, num_frames, **options)
-    videos = np.empty((num, *source[0].shape), np.uint8)
-    for index in range(num):
-        videos[index] = source[index]
-    return videos
+    return first(MovingDigits(digits, num, seed, num_frames, **options))
 
 
 @functools.cache

@@ -55,23 +55,16 @@ def draw(num: int, seed: int = 0, size: int = 32) -> np.ndarray:
     Raises:
       ValueError: if an argument is out of its range.
     """
-    return draw_labelled(num, seed, size)[0]
-
-
-def draw_labelled(num: int, seed: int = 0, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """The images of `draw`, and the centred digit of each, int64 [num]."""
     for name, value, least in (("num", num, 1), ("seed", seed, 0), ("size", size, 8)):
         check_whole(name, value, least)
     layout, grain = (np.random.default_rng((seed, stream)) for stream in range(2))
-    images, labels = [], []
+    images = []
     for start in range(0, num, CHUNK):
         count = min(CHUNK, num - start)
         uniforms = layout.random((count, NUM_UNIFORMS), dtype=np.float32)
         noise = grain.standard_normal((count, size, size, 3), dtype=np.float32)
-        chunk, digits = _paint(_Uniforms(uniforms), noise, size)
-        images.append(chunk)
-        labels.append(digits)
-    return np.concatenate(images), np.concatenate(labels)
+        images.append(_paint(_Uniforms(uniforms), noise, size))
+    return np.concatenate(images)
 
 
 class _Uniforms:
@@ -90,21 +83,21 @@ class _Uniforms:
         return np.minimum((next(self._columns) * count).astype(int), count - 1)
 
 
-def _paint(u: _Uniforms, noise: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """One chunk of images and their labels."""
+def _paint(u: _Uniforms, noise: np.ndarray, size: int) -> np.ndarray:
+    """One chunk of images, uint8 [N, size, size, 3]."""
     num = len(noise)
     y, x = np.meshgrid(*2 * [(np.arange(size, dtype=np.float32) + 0.5) / size - 0.5], indexing="ij")
     wall, ink = _colours(u)
     image = np.broadcast_to(wall[:, None, None], (num, size, size, 3)).copy()
     image += _shading(u, x, y)[..., None]
     image = _plate(u, image, x, y)
-    coverage, labels = _digits(u, x, y)
+    coverage = _digits(u, x, y)
     image = _relief(u, image, coverage)
     image += coverage[..., None] * (ink - wall)[:, None, None]
     # The noise is blurred too, since most of SVHN's images are enlarged and their grain with them.
     image += noise * u.between(0.004, 0.03)[:, None, None, None]
     image = _blur(image, (0.58 + 1.15 * u.between(0.0, 1.0) ** 1.3) * size / 32)
-    return np.round(255 * np.clip(image, 0, 1)).astype(np.uint8), labels
+    return np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
 
 
 def _colours(u: _Uniforms) -> tuple[np.ndarray, np.ndarray]:
@@ -153,9 +146,9 @@ def _relief(u: _Uniforms, image: np.ndarray, coverage: np.ndarray) -> np.ndarray
     return image - (depth[:, None, None] * shadow * (1 - coverage))[..., None].astype(np.float32)
 
 
-def _digits(u: _Uniforms, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The share of each pixel that ink covers, [N, H, W] in [0, 1], and the centred digits [N]."""
-    font, label = u.pick(len(FONTS)), u.pick(10)
+def _digits(u: _Uniforms, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The share of each pixel that ink covers, [N, H, W] in [0, 1]."""
+    font, centre = u.pick(len(FONTS)), u.pick(10)
     height, width = u.between(0.64, 0.86), u.between(0.62, 0.95)
     turn, slant = 0.2 * u.between(-1.0, 1.0) ** 3, 0.2 * u.between(-1.0, 1.0) ** 3
     shift_x, shift_y = u.between(-0.05, 0.05), u.between(-0.05, 0.05)
@@ -167,11 +160,11 @@ def _digits(u: _Uniforms, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.
     along = (cos * dx + sin * dy) / (height * width)[:, None, None] + slant[:, None, None] * down
     coverage = np.zeros(along.shape, np.float32)
     for place, chance in ((0, 1.0), (-1, 0.55), (1, 0.55)):
-        digit = label if place == 0 else u.pick(10)
+        digit = centre if place == 0 else u.pick(10)
         shown = u.happens(chance)
         glyph = _sample(font * 10 + digit, along - place * spacing[:, None, None], down)
         coverage = np.maximum(coverage, glyph * shown[:, None, None])
-    return coverage, label
+    return coverage
 
 
 def _sample(index: np.ndarray, along: np.ndarray, down: np.ndarray) -> np.ndarray:
