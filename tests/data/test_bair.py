@@ -118,7 +118,7 @@ def test_robot_sequences_are_read_without_tensorflow(robot):
     assert run.stdout.strip() == "(3, 64, 64, 3)"
 
 
-def test_robot_preparations_that_are_damaged(tmp_path):
+def test_damaged_robot_preparations_are_refused(tmp_path):
     write_tfds(tmp_path, ROBOT)
     (shard,) = tmp_path.rglob("*train.array_record*")
     whole = shard.read_bytes()
@@ -139,13 +139,13 @@ def test_robot_preparations_that_are_damaged(tmp_path):
         ({"sequences": ROBOT, "cameras": ("image_main",)}, "bair_robot_pushing_small is not in .* as array_record"),
     ],
 )
-def test_robot_preparations_of_another_kind(tmp_path, options, match):
+def test_other_preparations_under_the_robot_s_name_are_refused(tmp_path, options, match):
     write_tfds(tmp_path, **options)
     with one_line(match):
         load("bair", data_dir=tmp_path)
 
 
-def test_robot_sequences_of_another_shape(tmp_path):
+def test_robot_sequences_of_another_shape_are_refused(tmp_path):
     small = {split: [sequence[:20, ::2, ::2] for sequence in some] for split, some in ROBOT.items()}
     write_tfds(tmp_path, small, shape=(32, 32, 3), length=20)
     train = load("bair", data_dir=tmp_path, num_frames=12).train
@@ -153,7 +153,7 @@ def test_robot_sequences_of_another_shape(tmp_path):
         train[0]
 
 
-def test_a_missing_robot_is_named_with_the_ways_to_get_it(tmp_path):
+def test_the_error_for_a_missing_robot_says_how_to_get_it(tmp_path):
     ways = "not in .*`calibrax data bair`.*TensorFlow.*81 GiB .*GiB free.*videos.npz"
     for folder in (tmp_path, tmp_path / "not" / "there"):
         with one_line(ways):
@@ -168,7 +168,7 @@ def test_a_missing_robot_is_named_with_the_ways_to_get_it(tmp_path):
         load("bair", data_dir=tmp_path)
 
 
-def test_preparing_the_robot(tmp_path, monkeypatch):
+def test_the_robot_is_prepared_if_tensorflow_and_space_are_there(tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 
     def prepare():

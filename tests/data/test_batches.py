@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+from numbered import Lazy, numbered
 
 from calibrax.data import DataError, batches, epoch_order, steps_per_epoch
 
@@ -13,32 +14,12 @@ def one_line(match):
     return pytest.raises(DataError, match=rf"^[^\n]*{match}[^\n]*$")
 
 
-def numbered(num):
-    """Videos whose levels say which one it is, [N, 2, 1, 1, 1]."""
-    return np.arange(num, dtype=np.uint8)[:, None, None, None, None].repeat(2, axis=1)
-
-
-class Lazy:
-    """A random-access source of the same videos, which remembers what was asked for."""
-
-    def __init__(self, array):
-        self.array, self.asked = array, []
-
-    def __len__(self):
-        return len(self.array)
-
-    def __getitem__(self, index):
-        assert isinstance(index, int)
-        self.asked.append(index)
-        return self.array[index]
-
-
 def taken(source, start, count, size=5, seed=0):
     stream = itertools.islice(batches(source, size, seed=seed, start_step=start), count)
     return [batch[:, 0, 0, 0, 0].tolist() for batch in stream]
 
 
-def test_each_epoch_is_a_fresh_order_without_the_remainder():
+def test_each_epoch_has_a_new_order_and_drops_the_remainder():
     assert steps_per_epoch(23, 5) == 4
     epochs = [np.concatenate(taken(numbered(23), 4 * epoch, 4)).ravel() for epoch in range(3)]
     for epoch in epochs:
@@ -47,7 +28,7 @@ def test_each_epoch_is_a_fresh_order_without_the_remainder():
     np.testing.assert_array_equal(epochs[1], epoch_order(23, seed=0, epoch=1)[:20])
 
 
-def test_seeds_differ():
+def test_different_seeds_give_different_batches():
     assert taken(numbered(23), 0, 4, seed=0) != taken(numbered(23), 0, 4, seed=1)
 
 
@@ -61,12 +42,12 @@ def test_lazy_batches_are_those_of_an_array():
 
 @pytest.mark.parametrize("kind", [np.asarray, Lazy])
 @pytest.mark.parametrize("start", [1, 4, 7])
-def test_from_any_step_on_the_batches_are_those_of_the_whole_run(start, kind):
+def test_batches_from_a_later_step_are_those_of_an_unbroken_run(start, kind):
     source = kind(numbered(23))
     assert taken(source, start, 6) == taken(source, 0, 13)[start : start + 6]
 
 
-def test_no_more_than_a_few_videos_are_read_ahead_and_the_threads_end():
+def test_few_videos_are_read_ahead_and_the_threads_end():
     before = set(threading.enumerate())
     lazy = Lazy(numbered(200))
     stream = batches(lazy, 5, seed=0)
@@ -80,7 +61,7 @@ def test_no_more_than_a_few_videos_are_read_ahead_and_the_threads_end():
 
 
 @pytest.mark.parametrize("size", [0, -1, 24])
-def test_batches_that_cannot_be(size):
+def test_impossible_batch_sizes_are_refused(size):
     with one_line(rf"batch size is {size}; expected 1 to 23"):
         steps_per_epoch(23, size)
     for source in (numbered(23), Lazy(numbered(23))):

@@ -94,12 +94,12 @@ def test_compressed_npz(tmp_path):
         ({"train": np.array([{}, {}]), "test": images(2)}, "'train' is object"),
     ],
 )
-def test_bad_npz_arrays(tmp_path, arrays, match):
+def test_npz_files_with_other_arrays_are_refused(tmp_path, arrays, match):
     with one_line(match):
         data.load(npz(tmp_path / "bad.npz", **arrays))
 
 
-def test_files_that_are_no_npz(tmp_path):
+def test_damaged_and_missing_npz_files_are_reported(tmp_path):
     (tmp_path / "text.npz").write_text("no zip at all")
     good = tmp_path / "good.npz"
     npz(good, train=images(50), test=images(5))
@@ -115,7 +115,7 @@ def test_files_that_are_no_npz(tmp_path):
         data.load(str(tmp_path / "absent.npz"))
 
 
-def test_a_header_that_promises_more_than_the_file_holds(tmp_path):
+def test_a_header_that_promises_more_than_the_file_holds_is_refused(tmp_path):
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**9, 64, 64, 3)})
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive:
@@ -126,7 +126,7 @@ def test_a_header_that_promises_more_than_the_file_holds(tmp_path):
 
 
 @pytest.mark.parametrize("num", [0, 7])
-def test_frames_that_a_file_does_not_have(tmp_path, num):
+def test_more_frames_than_a_file_has_are_refused(tmp_path, num):
     path = npz(tmp_path / "a.npz", train=videos(2), test=videos(2))
     with one_line(f"number of frames is {num}; expected 1 to 6, those of 'train'"):
         data.load(path, num_frames=num)
@@ -150,7 +150,7 @@ def test_folder_with_train_and_test(tmp_path):
     assert len(loaded.test) == 2
 
 
-def test_one_folder_is_split_by_name_so_that_more_images_move_none(tmp_path):
+def test_adding_images_to_a_folder_moves_none_between_splits(tmp_path):
     pictures = {f"p{i}.png": image[..., 0] for i, image in enumerate(images(60))}
     write_folder(tmp_path / "few", dict(list(pictures.items())[:40]))
     write_folder(tmp_path / "all", pictures)
@@ -161,7 +161,7 @@ def test_one_folder_is_split_by_name_so_that_more_images_move_none(tmp_path):
     assert "split by the hash" in few.origin
 
 
-def test_folder_mistakes(tmp_path):
+def test_folders_without_usable_images_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with one_line("holds no images"):
         data.load(str(tmp_path / "empty"))

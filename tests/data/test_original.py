@@ -35,7 +35,7 @@ def write_svhn(folder, num=(30, 12)):
     return splits
 
 
-def test_svhn_from_its_mat_files_is_prepared_once_and_read_without_them(tmp_path):
+def test_svhn_is_prepared_once_from_its_mat_files_and_then_read_without_them(tmp_path):
     splits = write_svhn(tmp_path)
     first = data.load("svhn", data_dir=tmp_path, download=False)
     for split, expected in splits.items():
@@ -102,7 +102,7 @@ def test_damaged_original_files_are_named(tmp_path, original, file):
         data.load(original.name, data_dir=tmp_path)
 
 
-def test_without_network_a_name_fails_soon_and_lists_the_ways(tmp_path, monkeypatch):
+def test_without_a_network_the_error_comes_soon_and_says_how_to_get_the_data(tmp_path, monkeypatch):
     silent = svhn.ORIGINAL._replace(remotes={"train_32x32.mat": download.Remote("http://127.0.0.1:9/train_32x32.mat")})
     monkeypatch.setattr(svhn, "load", silent.load)
     start = time.monotonic()

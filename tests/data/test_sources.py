@@ -38,11 +38,11 @@ def test_every_entry_of_the_table_names_a_loader(source):
     assert source.name in data.sources_in_words()
 
 
-def test_no_name_stands_twice_in_the_table():
+def test_names_and_aliases_are_unique():
     assert len(sources.BY_NAME) == sum(1 + len(source.aliases) for source in sources.SOURCES)
 
 
-def test_a_name_loads_no_other_module_than_its_own():
+def test_a_source_imports_only_its_own_module():
     code = (
         "import sys; from calibrax import data; data.load('street-digits', num_train=1, num_test=1);"
         "print([name for name in ('celeba', 'bair', 'svhn') if f'calibrax.data.datasets.{name}' in sys.modules])"
@@ -51,7 +51,7 @@ def test_a_name_loads_no_other_module_than_its_own():
     assert run.stdout.strip() == "[]"
 
 
-def test_unknown_names_say_what_would_do(tmp_path):
+def test_the_error_for_an_unknown_name_lists_the_sources(tmp_path):
     with one_line("no data called 'street-digit': did you mean street-digits.*npz file, or a folder"):
         data.load("street-digit", data_dir=tmp_path)
     with one_line("did you mean moving-digits.*videos moving-digits, moving-digits:IMAGES, moving-mnist, bair, or an"):
@@ -83,7 +83,7 @@ def test_moving_digits_by_name():
     np.testing.assert_array_equal(still.train[1], moving_digits(None, 2, deterministic=True)[1])
 
 
-def test_digits_of_a_data_set_move_and_name_the_videos(tmp_path):
+def test_digits_of_an_image_source_move_and_name_the_videos(tmp_path):
     train, test = (np.full((2, 28, 28, 1), level, np.uint8) for level in (50, 80))
     loaded = load(f"moving-digits:{npz(tmp_path / 'squares.npz', train=train, test=test)}", num_frames=3)
     assert loaded.name == "moving-squares"
@@ -94,7 +94,7 @@ def test_digits_of_a_data_set_move_and_name_the_videos(tmp_path):
         load("moving-digits", digits=npz(tmp_path / "rgb.npz", train=images(2), test=images(2)))
 
 
-def test_moving_mnist_says_how_to_get_mnist(tmp_path):
+def test_the_error_of_moving_mnist_says_how_to_get_mnist(tmp_path):
     with one_line("mnist is not in .*Ways to get it"):
         load("moving-mnist", data_dir=tmp_path, download=False)
 
@@ -114,7 +114,7 @@ def test_moving_mnist_of_real_digits(real_data):
         ({"image_size": 0}, "image size is 0x0; expected 1 or more"),
     ],
 )
-def test_moving_digits_that_cannot_be(arguments, match):
+def test_moving_digits_refuse_arguments_out_of_range(arguments, match):
     with one_line(match):
         load("moving-digits", **arguments)
 
@@ -125,7 +125,7 @@ def test_digits_of_videos_are_refused():
             load(f"moving-digits:{digits}")
 
 
-def test_what_is_a_source_of_videos(tmp_path):
+def test_is_video_source(tmp_path):
     for source in (
         "bair",
         "moving-digits",

@@ -9,7 +9,7 @@ from calibrax.data import load
 from calibrax.data.datasets import street_digits
 
 
-def test_images_depend_on_seed_and_place_alone(monkeypatch):
+def test_an_image_depends_only_on_the_seed_and_its_index(monkeypatch):
     monkeypatch.setattr(street_digits, "CHUNK", 64)
     some = street_digits.draw(40, seed=3)
     more = street_digits.draw(street_digits.CHUNK + 60, seed=3)
@@ -42,7 +42,7 @@ def saturation(images):
     return np.median((images.max(3).astype(float) - images.min(3)).mean((1, 2)))
 
 
-def test_the_statistics_are_those_of_photographs_not_of_noise():
+def test_the_statistics_are_those_of_photographs():
     images = drawn()
     residual, total = residual_variance(images)
     assert 0.002 < residual < 0.01
@@ -87,6 +87,6 @@ def test_the_digit_in_the_middle_can_be_read(monkeypatch):
         ({"num": 1, "size": 4}, "size is 4; expected 8 or more"),
     ],
 )
-def test_bad_numbers(arguments, message):
+def test_numbers_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         street_digits.draw(**arguments)

@@ -20,7 +20,7 @@ def one_line(match):
     return pytest.raises(DataError, match=rf"^[^\n]*{match}[^\n]*$")
 
 
-def test_any_image_set_that_tfds_prepared_is_read_by_name(tmp_path):
+def test_other_prepared_image_sets_are_read_by_name(tmp_path):
     splits = {"train": images(5), "test": images(2)}
     tfds_cache.prepare("flowers", splits, tmp_path, license="none")
     loaded = data.load("flowers_images", data_dir=tmp_path)
@@ -32,7 +32,7 @@ def flip(content, at, num=16):
 
 
 def packed(content):
-    """Where the middle is of what a shard holds, which is followed by zeros up to 64 KiB."""
+    """The middle of the records in a shard, which are followed by zeros up to 64 KiB."""
     return len(content[:65_536].rstrip(b"\0")) // 2
 
 
@@ -51,7 +51,7 @@ def packed(content):
     ],
     ids=["half", "inside", "last byte", "empty", "zeros", "flipped", "one flipped", "header", "missing"],
 )
-def test_a_damaged_shard_is_named_by_its_folder_and_split(tmp_path, damage, match):
+def test_the_error_for_a_damaged_shard_names_its_folder_and_split(tmp_path, damage, match):
     splits = {"train": images(60), "test": images(5)}
     tfds_cache.prepare("svhn", splits, tmp_path, license="none")
     (shard,) = tmp_path.rglob("*train.array_record*")
@@ -61,7 +61,7 @@ def test_a_damaged_shard_is_named_by_its_folder_and_split(tmp_path, damage, matc
         data.load("svhn", data_dir=tmp_path, download=False)
 
 
-def test_no_flipped_byte_of_a_shard_changes_an_image_unnoticed(tmp_path):
+def test_a_flipped_byte_in_a_shard_never_changes_an_image_unnoticed(tmp_path):
     splits = {"train": images(60), "test": images(5)}
     tfds_cache.prepare("flowers", splits, tmp_path, license="none")
     (shard,) = tmp_path.rglob("*train.array_record*")
@@ -79,7 +79,7 @@ def test_no_flipped_byte_of_a_shard_changes_an_image_unnoticed(tmp_path):
     assert noticed >= 50
 
 
-def test_a_damaged_description_of_prepared_data(tmp_path):
+def test_damaged_metadata_is_reported(tmp_path):
     tfds_cache.prepare("flowers", {"train": images(5), "test": images(2)}, tmp_path, license="none")
     for name in ("dataset_info.json", "features.json"):
         (path,) = tmp_path.rglob(name)
@@ -91,7 +91,7 @@ def test_a_damaged_description_of_prepared_data(tmp_path):
         path.write_text(whole, encoding="utf-8")
 
 
-def test_prepared_images_that_differ_in_size(tmp_path, monkeypatch):
+def test_prepared_images_of_different_sizes_are_refused(tmp_path, monkeypatch):
     tfds_cache.prepare("flowers", {"train": images(5), "test": images(2)}, tmp_path, license="none")
     monkeypatch.setattr(tfds_cache, "READ_AT_ONCE", 2)
     assert len(data.load("flowers_images", data_dir=tmp_path).train) == 5
@@ -101,7 +101,7 @@ def test_prepared_images_that_differ_in_size(tmp_path, monkeypatch):
         data.load("flowers_images", data_dir=tmp_path)
 
 
-def test_encoded_images_of_tfds_s_own_preparation_are_read_too(tmp_path):
+def test_encoded_images_of_tfds_s_own_preparation_are_read(tmp_path):
     import tensorflow_datasets as tfds
 
     pictures = images(4, (28, 28, 1))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numbered import Lazy, numbered
 from PIL import Image
 
 from calibrax.data import Data, DataError, first, load, moving_digits, take_fraction, transforms
@@ -41,27 +42,7 @@ def test_resized_in_memory_and_on_demand(tmp_path):
     assert len(digits.train) == 3
 
 
-def numbered(num):
-    """Videos whose levels say which one it is, [N, 2, 1, 1, 1]."""
-    return np.arange(num, dtype=np.uint8)[:, None, None, None, None].repeat(2, axis=1)
-
-
-class Lazy:
-    """A random-access source of the same videos, which remembers what was asked for."""
-
-    def __init__(self, array):
-        self.array, self.asked = array, []
-
-    def __len__(self):
-        return len(self.array)
-
-    def __getitem__(self, index):
-        assert isinstance(index, int)
-        self.asked.append(index)
-        return self.array[index]
-
-
-def test_the_first_videos_in_memory_and_a_fraction():
+def test_first_and_take_fraction():
     for source in (numbered(7), Lazy(numbered(7))):
         assert first(source, 3)[:, 0, 0, 0, 0].tolist() == [0, 1, 2]
         assert len(first(source)) == len(first(source, 9)) == 7

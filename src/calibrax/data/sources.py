@@ -142,7 +142,7 @@ def _load_path(source: str, options: Options) -> Data:
     prepared = read_prepared(source, options.data_dir) if is_name else None
     if prepared is None:
         # A name and its alias may both be close to what was given.
-        close = dict.fromkeys(BY_NAME[name].name for name in difflib.get_close_matches(source, BY_NAME, 2, 0.5))
+        close = dict.fromkeys(BY_NAME[name].name for name in difflib.get_close_matches(source, BY_NAME))
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise DataError(f"no data called {source!r}: {hint}expected {sources_in_words(options.data_dir)}")
     splits, origin = prepared
