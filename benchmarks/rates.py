@@ -26,7 +26,7 @@ from flax.traverse_util import unflatten_dict
 import calibrax as cx
 from benchmarks.soak import resident
 from calibrax._malloc import give_back_free_memory, keep_freed_memory
-from calibrax.data import MovingDigits, video_batches
+from calibrax.data import MovingDigits, batches
 from calibrax.evaluation import evaluate_likelihood, generate
 from calibrax.evaluation.metrics.frame_scores import ssim
 from calibrax.evaluation.metrics.inception import _forward_function, features, parameter_shapes
@@ -216,7 +216,7 @@ def memory():
     """How the resident memory of this process grows with work done; a constant size is 0."""
     step = stepping(parts_of(), images(16))
     yield {"name": "memory, 1,000 training steps", "unit": "MiB", "ours": mebibytes_of(step, 200, 100)}
-    clips = video_batches(MovingDigits(num=1_000_000), 10, seed=0)
+    clips = batches(MovingDigits(num=1_000_000), 10, seed=0)
     grown = mebibytes_of(lambda: next(clips), 50, 10)
     yield {"name": "memory, 1,000 clips drawn of a million", "unit": "MiB", "ours": grown}
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from calibrax.data import ImageData
+from calibrax.data import Data
 from calibrax.evaluation.figures.images import save_comparison
 from calibrax.runs import folder as run_folder
 from calibrax.runs.evaluate import check_fid_images
@@ -19,7 +19,7 @@ class Made(NamedTuple):
     """What a figure is drawn from."""
 
     first_seed: Sequence[Done]
-    data: ImageData
+    data: Data
     title: str
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from calibrax import cli
-from calibrax.data import ImageData
+from calibrax.data import Data
 from calibrax.evaluation import generate
 from calibrax.evaluation.figures.images import save_strips
 from calibrax.runs import run
@@ -123,7 +123,7 @@ def _score(case: Case, done: Sequence[Done], column: report.Column) -> Score:
     )
 
 
-def samples(one: Done, data: ImageData, num: int) -> np.ndarray:
+def samples(one: Done, data: Data, num: int) -> np.ndarray:
     """Means of p(x|z) for draws of the prior, [num, H, W, C] in [0, 1]; the same z for every decoder."""
     return np.clip(generate(*run.Run(one.config, data).trained(), num, key=jax.random.key(0)), 0, 1)
 
@@ -133,13 +133,13 @@ def is_video(done: Sequence[Done]) -> bool:
     return any(one.config.is_video for one in done)
 
 
-def _rows_of_samples(folder: Path, table: Table, done: Sequence[Done], data: ImageData, *, title: str) -> Sequence[str]:
+def _rows_of_samples(folder: Path, table: Table, done: Sequence[Done], data: Data, *, title: str) -> Sequence[str]:
     heading = f"Samples, means of p(x|z): {title}, seed 0"
     save_samples(folder / "samples.png", table.cases, done, data, title=heading)
     return ["samples.png"]
 
 
-def save_samples(path: Path, cases: Sequence[Case], done: Sequence[Done], data: ImageData, *, title: str) -> None:
+def save_samples(path: Path, cases: Sequence[Case], done: Sequence[Done], data: Data, *, title: str) -> None:
     """A row of samples for each decoder, of the first seed, under a row of the data."""
     rows = [("test images", data.test[:NUM_SAMPLES])]
     for case in cases:

@@ -17,9 +17,8 @@ import jax
 import numpy as np
 
 from calibrax._files import write_text
-from calibrax.data import VideoData, first_videos
+from calibrax.data import Data, first
 from calibrax.runs import folder as run_folder
-from calibrax.runs.modality import Data
 from experiments.sweep import Case, Done, SweepConfig
 
 AGREES_WITHIN = 0.02  # nats a dimension
@@ -183,7 +182,7 @@ def _shown(table: Table, done: Sequence[Done]) -> list[Column]:
 
 
 def _setting(config: SweepConfig, data: Data, done: Sequence[Done], planned: int, compared: bool) -> str:
-    noun, example = ("videos", "a frame") if isinstance(data, VideoData) else ("images", "an image")
+    noun, example = ("videos", "a frame") if data.is_video else ("images", "an image")
     part = f", the first {config.fraction:.0%} of its training {noun}" if config.fraction < 1 else ""
     seeds = "one seed" if config.seeds == 1 else f"mean ± standard error over {config.seeds} seeds"
     rows = "" if not config.only else f" Only rows of: {', '.join(config.only)}."
@@ -255,10 +254,10 @@ def _identity(examples: Any) -> dict[str, Any]:
     """Count and hash of a split; of videos that are not in memory, the hash of the first."""
     if isinstance(examples, np.ndarray) and examples.ndim == 4:
         return {"images": len(examples), "sha256": hashlib.sha256(examples.tobytes()).hexdigest()}
-    first = first_videos(examples, HASHED_VIDEOS)
-    shape = "x".join(map(str, first.shape[1:]))
-    digest = hashlib.sha256(first.tobytes()).hexdigest()
-    return {"videos": len(examples), "shape": shape, f"sha256 of the first {len(first)}": digest}
+    clips = first(examples, HASHED_VIDEOS)
+    shape = "x".join(map(str, clips.shape[1:]))
+    digest = hashlib.sha256(clips.tobytes()).hexdigest()
+    return {"videos": len(examples), "shape": shape, f"sha256 of the first {len(clips)}": digest}
 
 
 def _without_arrays(record: dict[str, Any]) -> dict[str, Any]:

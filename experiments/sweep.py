@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from calibrax.data import steps_per_epoch
+from calibrax.data import Data, steps_per_epoch
 from calibrax.evaluation import full
 from calibrax.evaluation.metrics import fid
 from calibrax.runs import folder as run_folder
 from calibrax.runs import run
 from calibrax.runs.config import ConfigError, TrainConfig, check_name
 from calibrax.runs.evaluate import measure
-from calibrax.runs.modality import Data, modality
+from calibrax.runs.modality import modality
 from calibrax.runs.presets import LIKELIHOODS
 from calibrax.training.signals import Interrupted
 

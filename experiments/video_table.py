@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from calibrax.data import VideoData, first_videos
+from calibrax.data import Data, first
 from calibrax.evaluation.figures.video import save_prediction, save_scores_over_time
 from calibrax.evaluation.metrics.frame_scores import FrameScores
 from calibrax.evaluation.metrics.prediction import futures as futures_of
@@ -52,22 +52,22 @@ def make(table: Table, source: str, config: VideoSweepConfig, command: str) -> l
     return paper_table.make(table, source, config, command, futures=config.futures, pictures=_pictures)
 
 
-def _pictures(folder: Path, table: Table, done: Sequence[Done], data: VideoData, *, title: str) -> Sequence[str]:
+def _pictures(folder: Path, table: Table, done: Sequence[Done], data: Data, *, title: str) -> Sequence[str]:
     """PSNR and SSIM by frame, and one test video as each decoder goes on with it; of the first seed."""
-    first = [one for case in table.cases for one in done if one.case == case and one.config.seed == 0]
-    if not first:
+    shown = [one for case in table.cases for one in done if one.case == case and one.config.seed == 0]
+    if not shown:
         return []
-    scores = {one.case.label: _scores(one, "best") for one in first}
-    scores["last given frame, copied"] = _scores(first[0], "copied")
-    best = f"best of {first[0].record['prediction']['samples']} samples"
+    scores = {one.case.label: _scores(one, "best") for one in shown}
+    scores["last given frame, copied"] = _scores(shown[0], "copied")
+    best = f"best of {shown[0].record['prediction']['samples']} samples"
     save_scores_over_time(folder / "prediction.png", scores, title=f"{title}, {best}")
-    past, clips = first[0].config.n_past, first_videos(data.test, NUM_CLIPS)
-    rows = [("truth", clips[0]), *((one.case.label, _future(one, data, clips)) for one in first)]
+    past, clips = shown[0].config.n_past, first(data.test, NUM_CLIPS)
+    rows = [("truth", clips[0]), *((one.case.label, _future(one, data, clips)) for one in shown)]
     save_prediction(folder / "samples", rows, past, title=f"One sample each: {title}")
     return ["prediction.png", "samples.png", "samples.gif"]
 
 
-def _future(one: Done, data: VideoData, clips: np.ndarray) -> np.ndarray:
+def _future(one: Done, data: Data, clips: np.ndarray) -> np.ndarray:
     """A sample of the first clip's future, [T, H, W, C]; of the same noise for every decoder."""
     keys = jax.random.split(jax.random.key(0), len(clips))
     (sample,) = futures_of(run.Run(one.config, data).trained(), clips, one.config.n_past, 1, keys)

@@ -78,8 +78,7 @@ class DataConfig:
     """Find or download a data set, prepare it, and say what is in it."""
 
     source: str
-    """svhn, mnist, cifar10, frey_face, celeba, a TFDS name, street-digits, an .npz file, or a folder of images; videos:
-    bair, moving-digits, moving-mnist, moving-digits:IMAGES, an .npz file."""
+    """What to load."""
     data_dir: str | None = None
     """Where prepared data and original files are looked for and kept (default: ~/tensorflow_datasets)."""
     image_size: int | None = None
@@ -269,29 +268,32 @@ def compare(argv: Sequence[str]) -> None:
 
 
 def data(argv: Sequence[str]) -> None:
-    from calibrax.data import describe, describe_videos, is_video_source, load, load_video
+    from calibrax.data import describe, load, sources_in_words
     from calibrax.runs.settings import ConfigError
 
-    config = parse(DataConfig, "calibrax data", argv)
+    @dataclasses.dataclass(frozen=True)
+    class DataArguments(DataConfig):
+        __doc__ = DataConfig.__doc__
+        source: Annotated[str, import_tyro().conf.arg(help=sources_in_words())]
+
+    config = parse(DataArguments, "calibrax data", argv)
     if config.picture is not None and Path(config.picture).suffix.lower() != ".png":
         raise ConfigError(f"--picture is {config.picture}; expected a name that ends in .png")
-    if is_video_source(config.source):
-        videos = load_video(config.source, data_dir=config.data_dir, image_size=config.image_size, prepare=True)
-        print(describe_videos(videos))
-        if config.picture is not None:
-            from calibrax.evaluation.figures.video import save_film
-
-            rows = [(f"video {index + 1}", videos.train[index]) for index in range(min(4, len(videos.train)))]
-            save_film(config.picture, rows, None, title=f"{videos.name}: training videos")
-            print(config.picture)
+    loaded = load(config.source, data_dir=config.data_dir, image_size=config.image_size, prepare=True)
+    print(describe(loaded))
+    if config.picture is None:
         return
-    images = load(config.source, data_dir=config.data_dir, image_size=config.image_size)
-    print(describe(images))
-    if config.picture is not None:
+    title = f"{loaded.name}: training {loaded.noun}"
+    if loaded.is_video:
+        from calibrax.evaluation.figures.video import save_film
+
+        rows = [(f"video {index + 1}", loaded.train[index]) for index in range(min(4, len(loaded.train)))]
+        save_film(config.picture, rows, None, title=title)
+    else:
         from calibrax.evaluation.figures.images import save_grid
 
-        save_grid(config.picture, images.train[:64], title=f"{images.name}: training images")
-        print(config.picture)
+        save_grid(config.picture, loaded.train[:64], title=title)
+    print(config.picture)
 
 
 def models(argv: Sequence[str]) -> None:

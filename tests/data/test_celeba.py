@@ -1,4 +1,4 @@
-"""CelebA: its crop, its partition, what is kept of it, and what is said when it cannot be used; on drawn images."""
+"""CelebA on drawn images: its crop, its partition, the kept faces, and the errors for damaged or missing files."""
 
 import io
 import subprocess
@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from calibrax import cli, data
-from calibrax.data import DataError, sources, transforms
-from calibrax.data.datasets import celeba
-from calibrax.data.datasets import celeba_photographs as photographs
+from calibrax.data import DataError, transforms
+from calibrax.data.datasets import celeba, celeba_jpegs
 
 NUM = {"train": 7, "validation": 2, "test": 3}
 SPLIT_OF = {f"{i:06d}.jpg": "001010200202"[i - 1] for i in range(1, 13)}  # as in the partition file: 0, 1 or 2
@@ -64,7 +63,7 @@ def one_line(match):
 @pytest.fixture(autouse=True)
 def twelve_photographs(monkeypatch):
     for split, num in NUM.items():
-        monkeypatch.setitem(photographs.NUM_IMAGES, split, num)
+        monkeypatch.setitem(celeba_jpegs.NUM_IMAGES, split, num)
 
 
 @pytest.fixture
@@ -75,8 +74,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("size", [28, 32, 140, (20, 30)])
-def test_faces_are_cut_and_resized_exactly_and_go_where_the_partition_says(folder, size):
+@pytest.mark.parametrize("size", [28, 140, (20, 30)])
+def test_faces_are_cropped_and_resized_exactly_and_split_as_the_partition_says(folder, size):
     loaded = data.load("celeba", data_dir=folder, image_size=size)
     size = (size, size) if isinstance(size, int) else size
     for split, num in NUM.items():
@@ -161,8 +160,8 @@ def by_split():
 def test_tfds_s_own_preparation_is_read_without_tensorflow_then_kept(tmp_path):
     write_tfds(tmp_path, by_split())
     code = (
-        "import sys; from calibrax.data import load, photographs;"
-        f"photographs.NUM_IMAGES.update({NUM});"
+        "import sys; from calibrax.data import load; from calibrax.data.datasets import celeba_jpegs;"
+        f"celeba_jpegs.NUM_IMAGES.update({NUM});"
         f"print(load('celeb_a', data_dir={str(tmp_path)!r}, image_size=32).origin);"
         "assert 'tensorflow' not in sys.modules"
     )
@@ -177,7 +176,7 @@ def test_tfds_s_own_preparation_is_read_without_tensorflow_then_kept(tmp_path):
         assert found == {face.tobytes() for face in expected(split, (32, 32))}
 
 
-def test_tfds_preparations_that_will_not_do(tmp_path):
+def test_other_tfds_preparations_are_refused(tmp_path):
     images = by_split()
     write_tfds(tmp_path / "few", images | {"test": dict(list(images["test"].items())[:2])})
     with one_line("celeb_a/2.1.0 has 2 images for test; CelebA has 3"):
@@ -198,7 +197,7 @@ def test_tfds_preparations_that_will_not_do(tmp_path):
     assert before == [name for name in tree(tmp_path) if not name.startswith("two")]
 
 
-def test_what_is_missing_is_named_with_the_ways_to_get_it(tmp_path):
+def test_the_error_for_missing_files_names_them_and_says_how_to_get_them(tmp_path):
     ways = "not downloaded.*put img_align_celeba.zip.*list_eval_partition.txt.*celeb_a.*array_record.*images.npz"
     with one_line(rf"no img_align_celeba.zip and no list_eval_partition.txt\. {'.*'}{ways}"):
         data.load("celeba", data_dir=tmp_path)
@@ -212,9 +211,9 @@ def test_what_is_missing_is_named_with_the_ways_to_get_it(tmp_path):
     assert tree(tmp_path) == ["list_eval_partition.txt"]
 
 
-@pytest.mark.parametrize("size", [0, -1, 141, (32, 0)])
-def test_sizes_beyond_the_crop(folder, size):
-    with one_line(r"image size of celeba is .*; expected 1 to 140"):
+@pytest.mark.parametrize("size", [0, 141, (32, 150)])
+def test_sizes_larger_than_the_crop_are_refused(folder, size):
+    with one_line(r"image size is 0x0; expected 1 or more|image size of celeba is .*; expected 1 to 140"):
         data.load("celeba", data_dir=folder, image_size=size)
 
 
@@ -224,7 +223,7 @@ LINES = [f"{name} {split}" for name, split in SPLIT_OF.items()]
 @pytest.mark.parametrize(
     ("lines", "match"),
     [
-        ([*LINES[:4], "000005.jpg", *LINES[5:]], "line 5 is '000005.jpg'; expected such as '000001.jpg 0'"),
+        ([*LINES[:4], "000005.jpg", *LINES[5:]], "line 5 is '000005.jpg'; expected a line like '000001.jpg 0'"),
         ([*LINES[:4], "000005.jpg 3", *LINES[5:]], "line 5 is '000005.jpg 3'"),
         ([*LINES[:4], "../005.jpg 1", *LINES[5:]], "line 5 is '../005.jpg 1'"),
         ([*LINES[:4], "00000é.jpg 1", *LINES[5:]], "cannot be read"),
@@ -233,7 +232,7 @@ LINES = [f"{name} {split}" for name, split in SPLIT_OF.items()]
         ([], "has 0 images for train"),
     ],
 )
-def test_damaged_partition_files(folder, lines, match):
+def test_damaged_partition_files_are_refused(folder, lines, match):
     write_partition(folder, lines)
     before = tree(folder)
     with one_line(match):
@@ -242,7 +241,7 @@ def test_damaged_partition_files(folder, lines, match):
 
 
 def with_header_size(content, width, height):
-    """The same JPEG, whose header promises another size."""
+    """The same JPEG with another size in its header."""
     start = content.index(b"\xff\xc0") + 5
     return content[:start] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + content[start + 4 :]
 
@@ -261,11 +260,11 @@ FIFTH = PHOTOGRAPHS["000005.jpg"]
         (encode(photograph(0, (218, 178))), "000005.jpg is 218 wide and 178 high; expected 178 and 218"),
         (with_header_size(FIFTH, 8000, 8000), "000005.jpg is 8000 wide"),
         (with_header_size(FIFTH, 65_000, 65_000), "000005.jpg cannot be read as a JPEG image: .*bomb"),
-        (FIFTH + bytes(photographs.MAX_JPEG), "000005.jpg is no JPEG image of at most"),
+        (FIFTH + bytes(celeba_jpegs.MAX_JPEG), "000005.jpg is no JPEG image of at most"),
     ],
     ids=["torn", "header", "empty", "text", "png", "turned", "large", "bomb", "long"],
 )
-def test_damaged_photographs(tmp_path, content, match):
+def test_damaged_photographs_are_refused(tmp_path, content, match):
     write_partition(tmp_path)
     write_zip(tmp_path, PHOTOGRAPHS | {"000005.jpg": content})
     before = tree(tmp_path)
@@ -280,7 +279,7 @@ def test_damaged_photographs(tmp_path, content, match):
     assert [name for name in tree(tmp_path) if not name.startswith("img_align_celeba")] == before[1:]
 
 
-def test_zip_files_that_will_not_do(folder):
+def test_damaged_and_incomplete_zip_files_are_refused(folder):
     path = folder / "img_align_celeba.zip"
     whole = path.read_bytes()
     torn = whole.index(b"img_align_celeba/000004.jpg") + 200  # inside what is packed
@@ -318,7 +317,7 @@ def interrupt(at):
 
 
 @pytest.mark.parametrize(("step", "at"), [("_write", 1), ("_write", 3), ("face", 9), ("_origin", 1)])
-def test_an_interruption_leaves_nothing_of_it(folder, monkeypatch, step, at):
+def test_an_interruption_leaves_nothing_behind(folder, monkeypatch, step, at):
     before = tree(folder)
     with monkeypatch.context() as patched:
         patched.setattr(celeba, step, interrupt(at))
@@ -328,7 +327,7 @@ def test_an_interruption_leaves_nothing_of_it(folder, monkeypatch, step, at):
     np.testing.assert_array_equal(data.load("celeba", data_dir=folder, image_size=28).test, expected("test", (28, 28)))
 
 
-def test_an_interruption_spares_other_sizes(folder, monkeypatch):
+def test_an_interruption_leaves_other_sizes_alone(folder, monkeypatch):
     data.load("celeba", data_dir=folder, image_size=28)
     before = tree(folder)
     monkeypatch.setattr(celeba, "_write", interrupt(2))
@@ -337,7 +336,7 @@ def test_an_interruption_spares_other_sizes(folder, monkeypatch):
     assert tree(folder) == before
 
 
-def test_a_disk_that_is_full_or_closed(folder, monkeypatch):
+def test_a_full_disk_is_reported_and_nothing_is_left_behind(folder, monkeypatch):
     before = tree(folder)
     with monkeypatch.context() as patched:
         patched.setattr(celeba.shutil, "disk_usage", lambda path: celeba.shutil._ntuple_diskusage(10, 10, 0))
@@ -354,7 +353,7 @@ def test_a_disk_that_is_full_or_closed(folder, monkeypatch):
     assert tree(folder) == before
 
 
-def test_another_process_that_was_first_is_taken_at_its_word(tmp_path):
+def test_the_folder_of_another_process_that_was_faster_is_kept(tmp_path):
     path = tmp_path / "celeba_images" / "8x8"
     with celeba._appears_whole(path) as temporary:
         (temporary / "mine").touch()
@@ -363,7 +362,7 @@ def test_another_process_that_was_first_is_taken_at_its_word(tmp_path):
     assert tree(tmp_path) == ["celeba_images", "celeba_images/8x8", "celeba_images/8x8/theirs"]
 
 
-def test_kept_faces_that_are_damaged(folder):
+def test_damaged_kept_faces_are_reported(folder):
     data.load("celeba", data_dir=folder, image_size=28)
     path = folder / "celeba_images" / "28x28" / "test.npy"
     whole = path.read_bytes()
@@ -378,11 +377,10 @@ def test_kept_faces_that_are_damaged(folder):
         data.load("celeba", data_dir=folder, image_size=28)
 
 
-def test_it_is_known_by_name_and_described(folder, capsys, monkeypatch):
+def test_celeba_is_known_by_name_and_described(folder, capsys):
     assert "celeba" in data.known_sources()
     with one_line("did you mean celeba"):
         data.load("celebA", data_dir=folder)
-    monkeypatch.setattr(sources, "AT_ONCE", 3)
     assert cli.main(["data", "celeba", "--data-dir", str(folder), "--image-size", "32"]) == 0
     shown = capsys.readouterr()
     train = expected("train", (32, 32))

@@ -1,4 +1,4 @@
-"""Downloads from a local server that behaves, breaks off, lies, refuses, dawdles or falls silent."""
+"""Downloads from a local server that works, breaks off, sends other content, refuses, is slow or falls silent."""
 
 import email.utils
 import hashlib
@@ -46,7 +46,7 @@ def torn(handler, after=100_000):
 
 
 def in_ranges(handler, shift=0, until=None):
-    """As servers do that know ranges; with a shift, or an end, as those that are broken."""
+    """A server that supports ranges; with a shift, or an early end, a broken one."""
     asked = handler.headers.get("Range")
     if asked is None:
         return torn(handler, until) if until else whole(handler)
@@ -64,7 +64,7 @@ def longer(handler):
 
 
 def endless(handler):
-    """Without a length; more than was announced."""
+    """Without a Content-Length, and longer than the known size."""
     handler.send_response(200)
     handler.end_headers()
     for _ in range(1000):
@@ -93,7 +93,7 @@ def answers(status, **headers):
 
 @pytest.fixture
 def fetch(serve, tmp_path):
-    """`fetch(*answers)` downloads from a server that answers so, and returns its record: ranges asked, waits, path."""
+    """`fetch(*answers)` downloads from a server with these answers, and returns its ranges, waits and path."""
 
     def fetch(*answers, content=b"", name="f.bin", **fields):
         httpd = serve(Handler)
@@ -115,36 +115,36 @@ def one_line(match):
     return pytest.raises(DataError, match=rf"^[^\n]*{match}[^\n]*$")
 
 
-def test_a_good_file_arrives_whole(fetch):
+def test_a_file_is_downloaded_whole(fetch):
     assert fetch(whole).ranges == [None]
 
 
-def test_a_partial_file_is_gone_on_with(fetch):
+def test_a_partial_file_is_continued(fetch):
     assert fetch(in_ranges, content=CONTENT[:12_345]).ranges == ["bytes=12345-"]
     assert fetch(whole, content=CONTENT[:12_345], name="g.bin").ranges == ["bytes=12345-"]
 
 
-def test_a_partial_file_that_has_it_all_needs_no_server(fetch):
+def test_a_complete_partial_file_needs_no_server(fetch):
     assert fetch(content=CONTENT).ranges == []
 
 
 @pytest.mark.parametrize("content", [CONTENT[::-1], CONTENT[::-1][:12_345], CONTENT + b"x"])
-def test_a_partial_file_of_something_else_is_begun_anew(fetch, content):
+def test_a_partial_file_with_other_content_is_replaced(fetch, content):
     record = fetch(in_ranges, content=content)
     assert record.ranges[-1] is None
     assert record.waits in ([], [0])
 
 
-def test_a_range_that_is_not_there_any_more_is_begun_anew(fetch):
+def test_an_unsatisfiable_range_starts_the_download_again(fetch):
     assert fetch(answers(416), in_ranges, content=CONTENT[:12_345]).ranges == ["bytes=12345-", None]
 
 
-def test_without_a_checksum_nothing_is_glued_to_a_partial_file(fetch, monkeypatch):
+def test_without_a_checksum_a_partial_file_is_not_continued(fetch, monkeypatch):
     monkeypatch.setattr(download, "_check_scheme", lambda *_: None)  # there is no https here
     assert fetch(in_ranges, content=CONTENT[:12_345], sha256=None).ranges == [None]
 
 
-def test_without_a_checksum_https_alone_is_taken(fetch):
+def test_without_a_checksum_only_https_is_accepted(fetch):
     with one_line("expected https"):
         fetch(whole, sha256=None)
     remote = download.Remote("https://127.0.0.1:9/f")
@@ -154,14 +154,14 @@ def test_without_a_checksum_https_alone_is_taken(fetch):
 
 
 @pytest.mark.parametrize("fault", [torn, silent, dripping, no_http, answers(503), answers(429), answers(500)])
-def test_faults_that_pass_are_met_with_another_attempt(fetch, fault, capsys):
+def test_transient_errors_are_retried(fetch, fault, capsys):
     record = fetch(fault, fault, whole)
     assert len(record.ranges) == 3
     assert record.waits == [1, 4]
     assert capsys.readouterr().err.count("trying again in") == 2
 
 
-def test_each_attempt_goes_on_where_the_last_broke_off(fetch):
+def test_each_attempt_continues_where_the_last_broke_off(fetch):
     def part(until):
         return lambda handler: in_ranges(handler, until=until)
 
@@ -169,7 +169,7 @@ def test_each_attempt_goes_on_where_the_last_broke_off(fetch):
 
 
 @pytest.mark.parametrize("fault", [torn, dripping, answers(503)])
-def test_faults_that_stay_end_after_four_attempts(fetch, fault):
+def test_lasting_transient_errors_end_after_four_attempts(fetch, fault):
     with one_line("gave up after 4 attempts"):
         fetch(fault)
     assert fetch.record.waits == [1, 4, 16]
@@ -189,15 +189,15 @@ def test_faults_that_stay_end_after_four_attempts(fetch, fault):
         (answers(302, Location="/"), "answers 302"),  # round and round
     ],
 )
-def test_what_will_not_change_is_not_asked_for_again(fetch, answer, match):
+def test_permanent_errors_are_not_retried(fetch, answer, match):
     with one_line(match):
         fetch(answer)
     assert fetch.record.waits == []
     assert not fetch.record.path.parents[1].exists()
 
 
-def test_a_server_that_sends_another_part_is_not_believed(fetch):
-    with one_line("another part than was asked for; gave up"):
+def test_a_server_that_sends_another_range_is_an_error(fetch):
+    with one_line("broke off after 1023999 of 1024000 bytes; gave up"):
         fetch(lambda handler: in_ranges(handler, shift=1), content=CONTENT[:100])
 
 
@@ -210,11 +210,11 @@ def test_an_unknown_size_has_a_limit(fetch, monkeypatch):
 
 
 @pytest.mark.parametrize(("asked", "wait"), [("7", 7), ("never", 1), ("-3", 1)])
-def test_servers_say_when_to_come_again(fetch, asked, wait):
+def test_retry_after_in_seconds_is_obeyed(fetch, asked, wait):
     assert fetch(answers(503, Retry_After=asked), whole).waits == [wait]
 
 
-def test_servers_say_until_when_to_wait(fetch):
+def test_retry_after_as_a_date_is_obeyed_up_to_a_minute(fetch):
     until = email.utils.formatdate(time.time() + 30, usegmt=True)
     (wait,) = fetch(answers(429, Retry_After=until), whole).waits
     assert 20 < wait <= 30
@@ -222,14 +222,14 @@ def test_servers_say_until_when_to_wait(fetch):
         fetch(answers(503, Retry_After="3600"), name="g.bin")
 
 
-def test_nobody_there_is_said_at_once(tmp_path):
+def test_unreachable_addresses_are_reported_at_once(tmp_path):
     for url in ("http://127.0.0.1:9/f", "http://nowhere.invalid/f", "http://[/f", "http:///f", "gopher://x/f", "f"):
         with one_line("cannot be fetched|expected https"):
             download.fetch(download.Remote(url, 1, SHA256), tmp_path / "f.bin", timeout=5, sleep=pytest.fail)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_torn_download_is_completed_by_the_next_call(fetch, tmp_path):
+def test_the_next_call_completes_a_download_that_broke_off(fetch, tmp_path):
     with one_line("broke off"):
         fetch(torn)
     partial = fetch.record.path.with_name("f.bin.part").read_bytes()
@@ -238,7 +238,7 @@ def test_a_torn_download_is_completed_by_the_next_call(fetch, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
-def test_a_certificate_that_nobody_vouches_for_is_refused(serve, tmp_path):
+def test_a_self_signed_certificate_is_refused(serve, tmp_path):
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate]
     subprocess.run([*command, "-subj", "/CN=127.0.0.1", "-days", "1"], check=True, capture_output=True)
@@ -254,13 +254,13 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(serve, tmp_path):
     assert httpd.ranges == []
 
 
-def test_a_disk_too_full_is_noticed_before_the_download(fetch):
+def test_a_full_disk_is_noticed_before_the_download(fetch):
     with one_line(r"MiB free; f\.bin needs"):
         fetch(whole, size=10**18)
     assert fetch.record.ranges == []
 
 
-def test_a_folder_that_cannot_be_made_is_said_in_one_line(tmp_path):
+def test_a_folder_that_cannot_be_created_is_reported_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with one_line("file cannot be made: "):
         download.fetch(download.Remote("https://127.0.0.1:9/f"), tmp_path / "file" / "f.bin", timeout=5)

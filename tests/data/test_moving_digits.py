@@ -1,4 +1,4 @@
-"""Moving digits: how they move, what they are drawn from, and that a video depends on its index alone."""
+"""Moving digits: their paths, their sources, and that a video depends only on its index."""
 
 import time
 
@@ -41,8 +41,8 @@ def test_a_video_depends_on_its_seed_and_index_alone(deterministic):
     assert len({video.tobytes() for video in many}) == 6
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_an_edge_is_a_mirror(seed):
+@pytest.mark.parametrize("seed", range(6))
+def test_edges_reflect_deterministic_digits(seed):
     place = path(seed, 60).astype(int)
     step = np.diff(place, axis=0)
     for axis in (0, 1):
@@ -57,7 +57,7 @@ def test_an_edge_is_a_mirror(seed):
         np.testing.assert_array_equal(step[:-1, axis][inside], step[1:, axis][inside])
 
 
-def test_chance_enters_at_the_edges_alone():
+def test_paths_are_random_only_after_an_edge():
     start, speed, room = np.array([[10, 10]]), np.array([[0, 3]]), np.array([20, 20])
     some = [_scattered(start, speed, room, 30, rng=np.random.default_rng(seed))[:, 0] for seed in range(8)]
     for place in some:
@@ -65,8 +65,8 @@ def test_chance_enters_at_the_edges_alone():
     assert len({place.tobytes() for place in some}) == 8
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_scattered_digits_turn_at_an_edge_alone_and_leave_it(seed):
+@pytest.mark.parametrize("seed", range(6))
+def test_scattered_digits_turn_only_at_an_edge_and_leave_it(seed):
     place = path(seed, 200, deterministic=False).astype(int)
     step = np.diff(place, axis=0)
     at_edge = ((place == 0) | (place == 11)).any(axis=1)[1:-1]
@@ -79,7 +79,7 @@ def test_scattered_digits_turn_at_an_edge_alone_and_leave_it(seed):
 
 
 def test_scattered_speeds_are_spread_evenly():
-    """Right after a wall: away at 1 to 4, along it at -4 to 4, each as often."""
+    """Right after an edge: away from it at 1 to 4, along it at -4 to 4, all equally often."""
     away, along = [], []
     for seed in range(400):
         place = path(seed, 90, size=40, deterministic=False).astype(int)
@@ -106,7 +106,7 @@ def test_digits_are_those_given_and_overlaps_add_up():
     np.testing.assert_array_equal(full, np.minimum(3 * given[0].astype(int), 255))
 
 
-def test_digits_that_are_drawn():
+def test_drawn_digits():
     digits = drawn_digits()
     assert digits.shape == (60, 28, 28)
     assert digits.dtype == np.uint8
@@ -123,7 +123,7 @@ def test_real_digits_move(real_data):
     assert 0.8 * expected < videos.mean() < 1.05 * expected
 
 
-def test_it_is_fast_enough():
+def test_drawing_videos_is_fast():
     source = MovingDigits(None, 100, 0, 20)
     source[0]
     start = time.perf_counter()
@@ -146,12 +146,12 @@ def test_it_is_fast_enough():
         ({"digits": np.zeros((28, 28), np.uint8)}, r"digits is uint8 \(28, 28\)"),
     ],
 )
-def test_bad_arguments(arguments, match):
+def test_arguments_out_of_range_are_refused(arguments, match):
     with pytest.raises(ValueError, match=rf"^{match}[^\n]*$"):
         MovingDigits(**arguments)
 
 
 @pytest.mark.parametrize("index", [-1, 3])
-def test_an_index_beyond(index):
+def test_an_index_out_of_range_is_an_index_error(index):
     with pytest.raises(IndexError, match=f"index is {index}; expected 0 to 2"):
         MovingDigits(num=3)[index]

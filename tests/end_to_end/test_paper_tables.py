@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from calibrax.data import ImageData
+from calibrax.data import Data
 from calibrax.runs import run
 from calibrax.runs.config import ConfigError, TrainConfig
 from calibrax.training.signals import Interrupted
@@ -38,7 +38,7 @@ ALL_TABLES = [
     *map(table4.table, table4.PAPER), table5.TABLE,
 ]  # fmt: skip
 FIGURES = [importlib.import_module(f"experiments.figure{number}").FIGURE for number in (3, 4, 5, 8, 9)]
-DATA = ImageData("tiny", np.zeros((6, 4, 5, 3), np.uint8), np.zeros((2, 4, 5, 3), np.uint8))
+DATA = Data("tiny", np.zeros((6, 4, 5, 3), np.uint8), np.zeros((2, 4, 5, 3), np.uint8))
 
 
 def done(case, neg_elbo, seed=0, **numbers):

@@ -144,9 +144,9 @@ def test_the_parts_of_a_batch_make_up_the_batch(count):
             return np.full((2, 1, 1, 1), index, np.uint8)
 
     stacked = np.stack([Source()[index] for index in range(13)])
-    for make, examples in ((data.batches, stacked), (data.video_batches, stacked), (data.video_batches, Source())):
+    for examples in (stacked, Source()):
         whole = data.batches(stacked, 4, seed=3, start_step=2)
-        parts = [make(examples, 4, seed=3, start_step=2, part=(index, count)) for index in range(count)]
+        parts = [data.batches(examples, 4, seed=3, start_step=2, part=(index, count)) for index in range(count)]
         for _ in range(5):
             np.testing.assert_array_equal(np.concatenate([next(part) for part in parts]), next(whole))
 
@@ -164,9 +164,9 @@ def test_the_number_of_threads_that_read_ahead_changes_nothing(monkeypatch):
 
     found = []
     for threads in (1, 3, 16):
-        monkeypatch.setattr(sys.modules["calibrax.data.video_batches"], "MAX_THREADS", threads)
+        monkeypatch.setattr(sys.modules["calibrax.data.batches"], "MAX_THREADS", threads)
         monkeypatch.setattr("os.cpu_count", lambda: 16)
-        feed = data.video_batches(Slow(), 8, seed=0, start_step=1)
+        feed = data.batches(Slow(), 8, seed=0, start_step=1)
         found.append(np.stack([next(feed) for _ in range(6)]))
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])

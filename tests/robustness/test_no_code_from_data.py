@@ -24,7 +24,7 @@ from test_inception import pickled_state, write_legacy, write_zip
 from calibrax import cli, data
 from calibrax.data import DataError
 from calibrax.data import tfds_cache as prepared
-from calibrax.data.datasets import originals
+from calibrax.data.datasets import cifar10
 from calibrax.data.download import file_sha256
 from calibrax.evaluation.metrics import feature_cache, inception_weights
 from calibrax.evaluation.metrics.inception_weights import InceptionWeightsError
@@ -165,7 +165,6 @@ def test_pickles_in_npz_files_are_not_opened(number, harmless):
     splits, weights, features = ("train", "test"), ("weights_conv", "bias_conv"), ("features", "identity")
     for names, reader, error in [
         (splits, data.load, DataError),
-        (splits, data.load_video, DataError),
         (weights, lambda path: inception_weights.load_weights(path, 64), InceptionWeightsError),
         (features, lambda path: feature_cache.load_features(Path(path), identity), feature_cache.FeaturesError),
     ]:
@@ -175,7 +174,6 @@ def test_pickles_in_npz_files_are_not_opened(number, harmless):
         harmless(lambda reader=reader: reader(str(path)), error)
     path.write_bytes(attack)  # np.load takes a file of this kind for a pickle
     harmless(lambda: data.load(str(path)), DataError)
-    harmless(lambda: data.load_video(str(path)), DataError)
 
 
 @pytest.mark.parametrize("write", [write_zip, write_legacy])
@@ -220,7 +218,7 @@ def test_tar_archives_write_nothing(where, kind, harmless):
     """Members by the names that are looked for, which lead elsewhere; the links also point there."""
     folder, outside = harmless.folder, harmless.folder.parent
     with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz") as archive:
-        for name in (*originals.CIFAR_TRAIN, originals.CIFAR_TEST, "evil"):
+        for name in (*cifar10.TRAIN, cifar10.TEST, "evil"):
             info = tarfile.TarInfo(where.format(name, outside=outside))
             info.type, info.linkname, info.mode = kind, str(outside / "target"), 0o4777
             content = b"x" * 3073 if kind == tarfile.REGTYPE else b""
@@ -297,7 +295,6 @@ def test_names_of_data_import_nothing(name, harmless):
     folder = harmless.folder
     for source in (name, f"{HARMFUL}/x", f"huggingface:{name}", f"{HARMFUL}.Builder/config:1.0.0"):
         harmless(lambda source=source: data.load(source, data_dir=folder, download=False), DataError)
-        harmless(lambda source=source: data.load_video(source, data_dir=folder), DataError)
 
 
 def state_of(value):

@@ -23,9 +23,6 @@ def test_a_run_with_its_own_parts_is_trained_resumed_and_opened(tmp_path, capsys
     config = TrainConfig.for_model(
         data=str(write_images(tmp_path / "tiny.npz")), run_dir=str(folder), epochs=1, batch_size=25
     )
-    likelihood = cx.joint({"image": cx.shared_sigma()})
-    with pytest.raises(ValueError, match="outputs"):  # a likelihood of other data than the run's
-        train(config.replace(run_dir=str(tmp_path / "other")), likelihood=likelihood)
     likelihood = cx.tempered(cx.shared_sigma(), 0.5)
     custom = {
         "model": ConvVAE((8, 8, 3), likelihood.output_channels(3), latent_dim=2, features=4),

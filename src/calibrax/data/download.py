@@ -1,4 +1,4 @@
-"""Downloads that end: limits on silence, slowness and size, a checksum, and no torn file under a good name."""
+"""Downloads with limits on silence, slowness and size, checked by a checksum; the file appears only when complete."""
 
 import contextlib
 import email.utils
@@ -6,7 +6,6 @@ import errno
 import hashlib
 import http.client
 import os
-import re
 import shutil
 import socket
 import ssl
@@ -22,33 +21,33 @@ from calibrax._files import sync_folder
 from calibrax.data.types import DataError
 
 CHUNK = 1 << 20
-LARGEST = 1 << 28  # bytes, of a file whose size nobody has published
-SLOWEST = 1 << 10  # bytes a second
-WAITS = (1.0, 4.0, 16.0)  # seconds before a further attempt
-LONGEST_WAIT = 60.0  # seconds that a server may ask for
-LASTING = str, socket.gaierror, ConnectionRefusedError, PermissionError, ssl.SSLCertVerificationError, ValueError
+LARGEST = 1 << 28  # bytes, for a file whose size is not published
+SLOWEST = 1 << 10  # bytes per second
+WAITS = (1.0, 4.0, 16.0)  # seconds before each further attempt
+LONGEST_WAIT = 60.0  # seconds that a server may ask to wait
+PERMANENT = str, socket.gaierror, ConnectionRefusedError, PermissionError, ssl.SSLCertVerificationError, ValueError
 DISK_ERRORS = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EISDIR
-PASSING = (408, 425, 429, 500, 502, 503, 504)  # answers that may be others a moment later
+TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)  # worth another attempt
 
 
 class Remote(NamedTuple):
-    """A file on the net; size and SHA-256 are None where nobody has published them."""
+    """A file on the internet; size and SHA-256 are None if they are not published."""
 
     url: str
     size: int | None = None  # bytes
     sha256: str | None = None
 
 
-class _Passing(Exception):
-    """A fault that may be gone at the next attempt."""
+class _TransientError(Exception):
+    """An error that another attempt may not meet."""
 
     def __init__(self, message: str, wait: float | None = None):
         super().__init__(message)
-        self.wait = wait  # seconds, where the server says
+        self.wait = wait  # seconds, if the server names them
 
 
 class _NoDowngrade(urllib.request.HTTPRedirectHandler):
-    """Follows a redirection within what `_check_scheme` allows."""
+    """Follows redirections only to addresses that `_check_scheme` allows."""
 
     def __init__(self, remote: Remote):
         self.remote = remote
@@ -63,35 +62,37 @@ class _NoDowngrade(urllib.request.HTTPRedirectHandler):
 
 
 def fetch(remote: Remote, path: Path, *, timeout: float, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Download to `path`, which appears only once complete and checked.
+    """Download a file to `path`, which appears only when it is complete and checked.
 
-    Faults that may pass (a connection that breaks off or falls silent, a server that is busy) are met with three
-    further attempts, after 1, 4 and 16 seconds or when the server says. Where a SHA-256 is known, a partial file stays
-    beside `path` as `NAME.part`, and the next attempt or call goes on from there where the server allows. Certificates
-    are verified; a file without a known SHA-256 comes by https alone, however it is redirected.
+    After a transient error (a connection that breaks off or falls silent, a busy server) there are three further
+    attempts, after 1, 4 and 16 seconds or when the server says. If the SHA-256 is known, a partial file stays beside
+    `path` as `NAME.part`, and the next attempt or call continues it if the server supports that. Certificates are
+    verified. A file whose SHA-256 is not known is fetched only by https, redirections included.
 
     Args:
-      remote: what to fetch.
-      path: where to put it; its folder is made, and removed again if nothing came.
-      timeout: seconds of silence, or of less than 1 KiB a second, after which an attempt ends.
-      sleep: waits so many seconds.
+      remote: the file to fetch.
+      path: where to put it. Its folder is created, and removed again if nothing was downloaded.
+      timeout: an attempt ends after this many seconds of silence, or of less than 1 KiB per second.
+      sleep: waits for a number of seconds.
 
     Raises:
-      DataError: if the server cannot be reached, breaks off time and again, or sends something else.
+      DataError: if the server cannot be reached, keeps breaking off, or sends another file.
     """
     _check_scheme(remote.url, remote, "")
     with _folder_of(path):
-        _check_space(remote, path)
+        free = free_space(path.parent)
+        if remote.size is not None and free < 2 * remote.size:
+            raise DataError(f"{path.parent} has {free >> 20} MiB free; {path.name} needs {2 * remote.size >> 20} MiB")
         partial = path.with_name(path.name + ".part")
         for wait in (*WAITS, None):
             try:
                 _attempt(remote, partial, timeout)
                 break
-            except _Passing as fault:
+            except _TransientError as error:
                 if wait is None:
-                    raise DataError(f"{fault}; gave up after {len(WAITS) + 1} attempts") from fault
-                wait = wait if fault.wait is None else fault.wait
-                print(f"calibrax: {fault}; trying again in {wait:.0f} s", file=sys.stderr)
+                    raise DataError(f"{error}; gave up after {len(WAITS) + 1} attempts") from error
+                wait = wait if error.wait is None else error.wait
+                print(f"calibrax: {error}; trying again in {wait:.0f} s", file=sys.stderr)
                 sleep(wait)
         os.replace(partial, path)
         sync_folder(path.parent)
@@ -111,57 +112,47 @@ def _check_scheme(url: str, remote: Remote, how: str) -> None:
 
 
 def _attempt(remote: Remote, partial: Path, timeout: float) -> None:
-    """Fetch what is missing from a partial file, and check the whole."""
+    """Fetch the bytes that the partial file lacks, and check the whole."""
     done = partial.stat().st_size if partial.exists() and remote.sha256 is not None else 0
     if remote.size is None or done != remote.size:
         done = _request(remote, partial, done if done < _limit(remote) else 0, timeout)
     size = partial.stat().st_size
     if remote.size is not None and size < remote.size:
-        raise _Passing(f"{remote.url} broke off after {size} of {remote.size} bytes")
+        raise _TransientError(f"{remote.url} broke off after {size} of {remote.size} bytes")
     if remote.sha256 is not None and file_sha256(partial) != remote.sha256:
         partial.unlink()
         message = f"{remote.url} is not the file it should be: its SHA-256 differs from {remote.sha256[:12]}..."
-        raise _Passing(f"{message} (begun at an earlier attempt)", wait=0) if done else DataError(message)
+        raise _TransientError(f"{message} (begun at an earlier attempt)", wait=0) if done else DataError(message)
 
 
 def _request(remote: Remote, partial: Path, done: int, timeout: float) -> int:
-    """One request, into the partial file from byte `done` on; the byte from which the server sent."""
+    """Request the file from byte `done` on; return the byte at which the server began."""
     opener = urllib.request.build_opener(_NoDowngrade(remote))
     try:
         request = urllib.request.Request(remote.url, headers={"Range": f"bytes={done}-"} if done else {})
         with opener.open(request, timeout=timeout) as response:
-            start = _start(response, done)
+            start = done if response.status == 206 else 0  # if it sends other bytes, the checksum differs
             _receive(remote, response, partial, start, timeout)
             return start
     except urllib.error.HTTPError as error:
         error.close()
         message = " ".join(f"{remote.url} answers {error.code} {error.reason}".split())
-        if error.code == 416:  # the partial file is no part of what is there now
+        if error.code == 416:  # the partial file is not a part of the file that is there now
             partial.unlink(missing_ok=True)
-            raise _Passing(message, wait=0) from error
-        if error.code not in PASSING:
+            raise _TransientError(message, wait=0) from error
+        if error.code not in TRANSIENT_STATUS:
             partial.unlink(missing_ok=True)
             raise DataError(message) from error
         wait = _asked_wait(error.headers.get("Retry-After"))
         if wait is not None and wait > LONGEST_WAIT:
             raise DataError(f"{message}, and asks to wait {wait:.0f} s") from error
-        raise _Passing(message, wait) from error
+        raise _TransientError(message, wait) from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         message = " ".join(f"{remote.url} cannot be fetched: {reason or type(error).__name__}".split())
-        if isinstance(reason, LASTING) or getattr(reason, "errno", None) in DISK_ERRORS:
+        if isinstance(reason, PERMANENT) or getattr(reason, "errno", None) in DISK_ERRORS:
             raise DataError(message) from error
-        raise _Passing(message) from error
-
-
-def _start(response, done: int) -> int:
-    """The byte from which the server sends."""
-    if response.status != 206:
-        return 0
-    found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    if not found or int(found[1]) != done:
-        raise OSError("the server sends another part than was asked for")
-    return done
+        raise _TransientError(message) from error
 
 
 def _receive(remote: Remote, response, partial: Path, start: int, timeout: float) -> None:
@@ -202,7 +193,7 @@ def _check_size(remote: Remote, partial: Path, size: int) -> None:
 
 
 def _asked_wait(value: str | None) -> float | None:
-    """Seconds from a Retry-After header: a number, or a date."""
+    """Seconds to wait according to a Retry-After header, which holds a number or a date."""
     if value is None:
         return None
     with contextlib.suppress(ValueError, OverflowError):
@@ -214,7 +205,7 @@ def _asked_wait(value: str | None) -> float | None:
 
 @contextlib.contextmanager
 def _folder_of(path: Path) -> Iterator[None]:
-    """Makes the folder of a file, and takes away what it made where that is empty after an error."""
+    """Create the folder of a file; after an error, remove the folders that were created if they are empty."""
     made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -223,13 +214,13 @@ def _folder_of(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with contextlib.suppress(OSError):  # a partial file is in it
+        with contextlib.suppress(OSError):  # it holds a partial file
             for folder in made:
                 folder.rmdir()
         raise
 
 
-def _check_space(remote: Remote, path: Path) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if remote.size is not None and free < 2 * remote.size:
-        raise DataError(f"{path.parent} has {free >> 20} MiB free; {path.name} needs {2 * remote.size >> 20} MiB")
+def free_space(folder: Path) -> int:
+    """Bytes that are free on the disk of a folder, which need not exist yet."""
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(there).free

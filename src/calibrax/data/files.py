@@ -1,45 +1,121 @@
-"""The user's own images: an `.npz` file or a folder."""
+"""The user's own files: an `.npz` file of images or videos, or a folder of images."""
 
 import contextlib
+import dataclasses
 import hashlib
+import os
 import warnings
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from calibrax.data.npz import SPLITS, read_npz
-from calibrax.data.transforms import Size, checked_size
-from calibrax.data.types import DataError, ImageData, check_splits
+from calibrax.data.types import LAYOUTS, Data, DataError, FramesError, Options, is_whole, readable
 
+SPLITS = ("train", "validation", "test")
+LICENSE = "see its source"
+# An array may take the larger of the first two once decompressed: the sizes that a file claims are checked first.
+ALWAYS_BYTES = 2**28
+MAX_RATIO = 500  # times its compressed size; drawings in two levels, such as dSprites', pack 116-fold, zeros 1030-fold
+MAX_BYTES = 64 * 2**30
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # of a file's content; EPS would run Ghostscript
 TEST_SHARE = 10  # one image in ten of a folder without train/ and test/
 
 
-def load_npz(path: Path) -> ImageData:
-    """Images from an `.npz` with uint8 arrays `train`, `test` and optionally `validation`, each [N, H, W, C].
+def load_npz(path: Path, options: Options) -> Data:
+    """Images or videos from an `.npz` file with uint8 arrays `train`, `test` and optionally `validation`.
+
+    All are [N, H, W, C], or all are [N, T, H, W, C]. Of videos only the first frames are kept if `options` ask for
+    fewer than there are.
 
     Raises:
-      DataError: in one line.
+      DataError: if the file cannot be read, or holds something else.
+      FramesError: if the videos of a split are shorter than asked for.
     """
-    splits = read_npz(path, "[N, H, W, C]")
-    check_splits(str(path), splits)
-    return ImageData(name=path.stem, **splits, license="see its source", origin=str(path))
+    data = Data(name=path.stem, **_read_npz(path), license=LICENSE, origin=str(path))
+    if not data.is_video:
+        return data
+    splits = {}
+    for split, videos in data.splits.items():
+        num, length = options.num_frames if split == "train" else options.num_test_frames, len(videos[0])
+        if num is not None and not (is_whole(num) and 1 <= num <= length):
+            raise FramesError(f"{path}: number of frames is {num}; expected 1 to {length}, those of '{split}'", split)
+        splits[split] = videos[:, :num]
+    return dataclasses.replace(data, **splits)
 
 
-def load_folder(folder: Path, image_size: Size = None) -> ImageData:
+def holds_videos(path: Path) -> bool:
+    """True if the header of the array `train` of an `.npz` file has five axes; False if it cannot be read."""
+    if not os.path.isfile(path):  # opening a pipe would wait for its other end
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            shape, _ = _read_header(path, archive, archive.getinfo("train.npy"))
+    except Exception:  # zipfile raises many types of error on damaged files; loading the file reports them
+        return False
+    return len(shape) == 5
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of the splits. Headers are checked before anything is allocated, and pickles are not opened."""
+    with readable(path, "as an .npz file"), zipfile.ZipFile(path) as archive:
+        members = {name: [] for name in SPLITS}
+        for info in archive.infolist():
+            members.get(info.filename.removesuffix(".npy"), []).append(info)
+        splits, axes = {}, tuple(LAYOUTS)
+        for name, found in members.items():
+            if len(found) > 1:
+                raise DataError(f"{path} has several arrays '{name}'; expected one")
+            if found:
+                splits[name] = _read_member(path, archive, found[0], axes)
+                axes = (splits[name].ndim,)
+            elif name != "validation":
+                layouts = " or ".join(LAYOUTS[num] for num in axes)
+                raise DataError(f"{path} has no array '{name}'; expected uint8 arrays 'train' and 'test' {layouts}")
+        return splits
+
+
+def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, axes: tuple[int, ...]) -> np.ndarray:
+    """One array, with one of these numbers of axes."""
+    name = Path(info.filename).stem
+    with readable(f"{path}: array '{name}'"):
+        shape, dtype = _read_header(path, archive, info)
+        if dtype != np.uint8 or len(shape) not in axes:
+            layouts = " or ".join(LAYOUTS[num] for num in axes)
+            raise DataError(f"{path}: '{name}' is {dtype} {shape}; expected uint8 {layouts}")
+        size = int(np.prod([int(n) for n in shape], dtype=object))
+        if size > min(info.file_size, MAX_BYTES):
+            raise DataError(f"{path}: the header of '{name}' promises {size} bytes, more than the file holds")
+        with archive.open(info) as stream:
+            return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+def _read_header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of an array; DataError if it claims an implausible size or is compressed in an unusual way."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile inflates others by the block
+        raise DataError(f"{path}: '{info.filename}' is packed in a way that NumPy does not write")
+    if info.compress_size > path.stat().st_size or info.file_size > max(ALWAYS_BYTES, MAX_RATIO * info.compress_size):
+        raise DataError(f"{path}: '{info.filename}' claims {info.file_size} bytes, more than images pack into its size")
+    with archive.open(info) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+    return shape, dtype
+
+
+def load_folder(folder: Path, options: Options) -> Data:
     """Images from a folder with `train` and `test` (and `validation`) inside, or from one folder that is split here.
 
     A single folder is split by a hash of each file's name, one image in ten for testing, so that adding images moves
-    none from one side to the other. Grey images give one channel when all of them are grey, otherwise three. Images of
-    different sizes need `image_size`: each is then cropped to its central square and resized.
+    none from one split to another. If all images are grey they have one channel, otherwise three. Images of different
+    sizes need `options.image_size`: each is then cropped to its central square (if the size is square) and resized.
 
     Raises:
-      DataError: in one line.
+      DataError: if there are too few images, if one cannot be read, or if they differ in size.
     """
-    size = checked_size(image_size)
     named = {name: _image_files(folder / name) for name in SPLITS if (folder / name).is_dir()}
     if "train" in named or "test" in named:
         for name in ("train", "test"):
@@ -56,16 +132,15 @@ def load_folder(folder: Path, image_size: Size = None) -> ImageData:
             raise DataError(f"{folder} holds {len(files)} image; expected at least two, to train and to test on")
         how = f"split by the hash of file names, {len(test)} of {len(files)} for testing"
     grey = all(_is_grey(path) for files in named.values() for path in files)
-    splits = {name: _read_images(files, grey, size) for name, files in named.items() if files}
-    check_splits(str(folder), splits)
-    return ImageData(name=folder.resolve().name, **splits, license="see its source", origin=f"{folder} ({how})")
+    splits = {name: _read_images(files, grey, options.image_size) for name, files in named.items() if files}
+    return Data(name=folder.resolve().name, **splits, license=LICENSE, origin=f"{folder} ({how})")
 
 
 def _image_files(folder: Path) -> list[Path]:
     paths = [path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()]
     for path in paths:
         if not path.is_file():
-            raise DataError(f"{path} is no file, such as a broken link; expected an image")
+            raise DataError(f"{path} is not a regular file (for example, a broken link); expected an image")
     return sorted(paths)
 
 
@@ -74,27 +149,24 @@ def _name_hash(path: Path) -> int:
 
 
 def _is_grey(path: Path) -> bool:
-    with _picture(path) as picture:
+    with _opened(path) as picture:
         return picture.mode in ("1", "L")
 
 
 @contextlib.contextmanager
-def _picture(path: Path) -> Iterator[Any]:
-    """An image that is open, of no more pixels than Pillow takes to be safe (89 million), by its header."""
+def _opened(path: Path) -> Iterator[Any]:
+    """An open Pillow image. DataError if its header gives more pixels than Pillow considers safe (89 million)."""
     from PIL import Image, UnidentifiedImageError
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = Image.open(path, formats=FORMATS)
+    with readable(path, "as an image"):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                opened = Image.open(path, formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise ValueError(f"it is none of {', '.join(FORMATS)}") from error
         with opened:
             yield opened
-    except DataError:
-        raise
-    except UnidentifiedImageError as error:
-        raise DataError(f"{path} cannot be read as an image: it is none of {', '.join(FORMATS)}") from error
-    except Exception as error:  # Pillow raises many kinds on damaged files
-        raise DataError(f"{path} cannot be read as an image: {error}") from error
 
 
 def _read_images(files: list[Path], grey: bool, size: tuple[int, int] | None) -> np.ndarray:
@@ -111,8 +183,8 @@ def _read_image(path: Path, grey: bool, size: tuple[int, int] | None) -> np.ndar
     """uint8 [H, W, 1] or [H, W, 3]."""
     from PIL import Image
 
-    with _picture(path) as opened:
-        if opened.mode.startswith(("I", "F")):  # Pillow would cut off at 255, not scale
+    with _opened(path) as opened:
+        if opened.mode.startswith(("I", "F")):  # Pillow would clip at 255 instead of scaling
             raise DataError(f"{path} has pixels of mode {opened.mode}; expected 8 bits a channel")
         picture = opened.convert("L" if grey else "RGB")
         if size is not None:

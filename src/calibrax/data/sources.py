@@ -1,31 +1,58 @@
-"""From what a user names to images: local data first, the network last and briefly."""
+"""From what a user names to a data set: one table of names, then the user's own files and TFDS's prepared data."""
 
-import contextlib
 import difflib
+import importlib
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from calibrax.data.datasets.celeba import CELEBA, load_celeba
-from calibrax.data.datasets.originals import ORIGINALS, Original
-from calibrax.data.download import fetch
-from calibrax.data.files import load_folder, load_npz
-from calibrax.data.tfds_cache import prepare, prepared_name, read_prepared
-from calibrax.data.transforms import Size, checked_size, resize_data
-from calibrax.data.types import DataError, ImageData, check_path, check_splits, check_whole
+from calibrax.data.files import holds_videos, load_folder, load_npz
+from calibrax.data.tfds_cache import read_prepared
+from calibrax.data.transforms import Size, checked_size, first, resize_data
+from calibrax.data.types import TIMEOUT, Data, DataError, Options, check_path
 
-STREET_DIGITS = "street-digits"
-ALIASES = {
-    "svhn_cropped": "svhn",
-    "cifar-10": "cifar10",
-    "frey-face": "frey_face",
-    "freyface": "frey_face",
-    "celeb_a": CELEBA,
-}
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
-AT_ONCE = 1024  # images
-TIMEOUT = 10.0  # seconds of silence; TFDS alone retries for minutes
+TO_DESCRIBE = 256  # videos of a split at most
+
+
+class Source(NamedTuple):
+    """A named data set.
+
+    Attributes:
+      name: the name that `load` takes.
+      loader: MODULE.FUNCTION in `calibrax.data.datasets`, imported on use; the function takes `Options` and returns
+        `Data`.
+      aliases: other names that `load` takes.
+      is_video: True for videos.
+      takes_images: True if NAME:IMAGES is accepted too, where IMAGES is a source of images, passed as
+        `Options.digits`.
+    """
+
+    name: str
+    loader: str
+    aliases: tuple[str, ...] = ()
+    is_video: bool = False
+    takes_images: bool = False
+
+    def load(self, options: Options) -> Data:
+        module, function = self.loader.split(".")
+        return getattr(importlib.import_module(f"calibrax.data.datasets.{module}"), function)(options)
+
+
+SOURCES = (
+    Source("street-digits", "street_digits.load"),
+    Source("svhn", "svhn.load", aliases=("svhn_cropped",)),
+    Source("mnist", "mnist.load"),
+    Source("cifar10", "cifar10.load", aliases=("cifar-10",)),
+    Source("frey_face", "frey_face.load", aliases=("frey-face", "freyface")),
+    Source("celeba", "celeba.load", aliases=("celeb_a",)),
+    Source("moving-digits", "moving_digits.load", aliases=("moving_digits",), is_video=True, takes_images=True),
+    Source("moving-mnist", "moving_digits.load_mnist", aliases=("moving_mnist",), is_video=True),
+    Source("bair", "bair.load", aliases=("bair_robot_pushing_small",), is_video=True),
+)
+BY_NAME = {name: source for source in SOURCES for name in (source.name, *source.aliases)}
 
 
 def load(
@@ -33,153 +60,144 @@ def load(
     *,
     data_dir: str | Path | None = None,
     image_size: Size = None,
+    num_frames: int | None = None,
+    num_test_frames: int | None = None,
+    digits: str | None = None,
+    deterministic: bool = False,
+    seed: int = 0,
+    num_train: int | None = None,
+    num_test: int | None = None,
+    prepare: bool = False,
     download: bool = True,
     timeout: float = TIMEOUT,
-    seed: int = 0,
-    num_train: int = 9000,
-    num_test: int = 1000,
-) -> ImageData:
-    """Images by name or path.
+) -> Data:
+    """Images or videos by name or path.
+
+    Local data is used first (prepared data, then original files), and the network only after that. A source ignores
+    the arguments that do not apply to it.
 
     Args:
-      source: `svhn`, `mnist`, `cifar10`, `frey_face` or `celeba`; another image data set that TFDS has prepared as
-        array_record in `data_dir`; `street-digits`, drawn here; an `.npz` file; or a folder of images.
-      data_dir: where prepared data, then original files, are looked for, and where both are kept; by default TFDS's
-        own folder in the user's home.
-      image_size: resize to this square or (height, width), antialiased bilinear, rounded to uint8. `celeba` is cut to
-        the face first, at most 140, and is 64×64 where None is given.
-      download: ask the network when nothing local is found; never for `celeba`, whose terms each user accepts.
-      timeout: seconds of silence after which the network is given up.
-      seed, num_train, num_test: of `street-digits`.
+      source: a name of `SOURCES`; NAME:IMAGES where an entry takes images; another image data set that TFDS has
+        prepared as array_record in `data_dir`; an `.npz` file of images or videos; or a folder of images.
+      data_dir: the folder for prepared data and original files; by default that of TFDS in the user's home.
+      image_size: resize to this square or (height, width), antialiased bilinear, rounded to uint8. `celeba` is cropped
+        to the face first, has at most 140 pixels, and is 64×64 by default.
+      num_frames: length T of a training video, taken from its start; by default all frames, or 20 for moving digits.
+      num_test_frames: the same for test and validation videos.
+      digits: for moving digits, the image source of the digits: its training images move in the training videos, its
+        test images in the test videos. By default drawn digits, or those of MNIST for `moving-mnist`.
+      deterministic: for moving digits, see `MovingDigits`.
+      seed: seed of drawn images and videos.
+      num_train, num_test: numbers of drawn examples; by default 9,000 and 1,000 images, or 10,000 and 256 videos.
+      prepare: download and prepare `bair` if it is missing, which needs TensorFlow and 81 GiB.
+      download: download original files if nothing local is found. `celeba` is never downloaded, since each user has to
+        accept its terms.
+      timeout: seconds of silence from a server after which a download ends.
 
     Raises:
-      DataError: in one line, saying what would be accepted.
+      DataError: if the data cannot be found or read; the message says what is accepted.
     """
     source = check_path("data", source)
-    name, path = ALIASES.get(source, source), expanded(source)
-    folder = data_folder(data_dir)
-    if name != CELEBA:  # whose sizes are its own
-        checked_size(image_size)
-    if name == STREET_DIGITS:
-        data = _street_digits(seed, num_train, num_test)
-    elif name in ORIGINALS:
-        data = _load_original(name, ORIGINALS[name], folder, download=download, timeout=timeout)
-    elif name == CELEBA:
-        return load_celeba(folder, image_size)
-    elif path.suffix.lower() == ".npz":
+    found, images = _find(source)
+    options = Options(
+        data_dir=expanded(check_path("data_dir", DEFAULT_DATA_DIR if data_dir is None else data_dir)),
+        image_size=checked_size(image_size),
+        num_frames=num_frames,
+        num_test_frames=num_test_frames,
+        digits=digits if images is None else images,
+        deterministic=deterministic,
+        seed=seed,
+        num_train=num_train,
+        num_test=num_test,
+        prepare=prepare,
+        download=download,
+        timeout=timeout,
+    )
+    data = _load_path(source, options) if found is None else found.load(options)
+    return resize_data(data, options.image_size)
+
+
+def _find(source: str) -> tuple[Source | None, str | None]:
+    """The entry of the table that a user names, if there is one, and the IMAGES of NAME:IMAGES."""
+    name, colon, images = source.partition(":")
+    found = BY_NAME.get(name)
+    if not colon:
+        return found, None
+    return (found, images) if found is not None and found.takes_images else (None, None)
+
+
+def _load_path(source: str, options: Options) -> Data:
+    """The data of a source that is not in the table: a file, a folder, or data that TFDS has prepared."""
+    path = expanded(source)
+    if path.suffix.lower() == ".npz":
         if not os.path.isfile(path):
             raise DataError(f"there is no file {source}")
-        data = load_npz(path)
-    elif os.path.isdir(path):
-        return load_folder(path, image_size)
-    elif os.path.isfile(path):
+        return load_npz(path, options)
+    if os.path.isdir(path):
+        return load_folder(path, options)
+    if os.path.isfile(path):
         raise DataError(f"{source} is a file of another kind; expected an .npz file, or a folder of images")
-    else:
-        data = _load_prepared(source, folder)
-    return resize_data(data, image_size)
-
-
-def data_folder(data_dir: str | Path | None) -> Path:
-    """Where data is looked for; raises DataError for what no path can be."""
-    return expanded(DEFAULT_DATA_DIR if data_dir is None else check_path("data_dir", data_dir))
-
-
-def expanded(path: str) -> Path:
-    """The path with ~ replaced, where there is such a user."""
-    return Path(os.path.expanduser(path))
+    # TFDS's names have no other characters; nothing outside of the data folder is looked at.
+    is_name = source.replace("-", "").replace("_", "").replace("/", "").isalnum() and not source.startswith("/")
+    prepared = read_prepared(source, options.data_dir) if is_name else None
+    if prepared is None:
+        # A name and its alias may both be close to what was given.
+        close = dict.fromkeys(BY_NAME[name].name for name in difflib.get_close_matches(source, BY_NAME))
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise DataError(f"no data called {source!r}: {hint}expected {sources_in_words(options.data_dir)}")
+    splits, origin = prepared
+    return Data(source.replace("/", "-"), **splits, license="see TensorFlow Datasets", origin=origin)
 
 
 def known_sources() -> list[str]:
-    """The names that `load` knows without a file."""
-    return [STREET_DIGITS, *ORIGINALS, CELEBA]
+    """The names that `load` takes besides files, folders and TFDS's prepared data."""
+    return [source.name for source in SOURCES]
 
 
-def describe(data: ImageData) -> str:
-    """What is in a data set, in a few aligned lines."""
-    shape = "x".join(map(str, data.event_shape))
-    lines = [("name", data.name), ("images", f"{shape}, uint8")]
-    for split, images in data.splits.items():
-        lines.append((split, f"{len(images):,} images, {levels_in_words(images)}"))
+def sources_in_words(data_dir: str | Path = "--data-dir") -> str:
+    """What `load` takes, for help texts and messages."""
+    images = ", ".join(source.name for source in SOURCES if not source.is_video)
+    videos = ", ".join(
+        f"{source.name}, {source.name}:IMAGES" if source.takes_images else source.name
+        for source in SOURCES
+        if source.is_video
+    )
+    return (
+        f"{images}, a data set prepared by TFDS as array_record in {data_dir}, an .npz file, or a folder of images; "
+        f"for videos {videos}, or an .npz file"
+    )
+
+
+def is_video_source(source: str | Path) -> bool:
+    """True if the source is a name of videos or an `.npz` file that holds videos; nothing is loaded."""
+    source = check_path("data", source)
+    found, _ = _find(source)
+    if found is not None:
+        return found.is_video
+    return Path(source).suffix.lower() == ".npz" and holds_videos(expanded(source))
+
+
+def expanded(path: str) -> Path:
+    """The path with ~ replaced, if there is such a user."""
+    return Path(os.path.expanduser(path))
+
+
+def describe(data: Data) -> str:
+    """The content of a data set in a few aligned lines; for videos, the levels are those of the first of each split."""
+    lines = [("name", data.name)] + ([] if data.is_video else [("images", f"{_by_x(data.event_shape)}, uint8")])
+    for split, examples in data.splits.items():
+        some = first(examples, TO_DESCRIBE if data.is_video else None)
+        # From a histogram, since `some.std()` would take eight times the memory of the examples.
+        levels, counts = np.arange(256), sum(np.bincount(example.ravel(), minlength=256) for example in some)
+        mean, present = levels @ counts / some.size, np.flatnonzero(counts)
+        std = np.sqrt((levels - mean) ** 2 @ counts / some.size)
+        words = [f"{len(examples):,} {data.noun}", *([_by_x(some.shape[1:]), "uint8"] if data.is_video else [])]
+        of_first = f"the first {len(some)}: " if len(some) < len(examples) else ""
+        words += [f"{of_first}levels {present[0]}..{present[-1]}", f"mean {mean:.1f}", f"std {std:.1f}"]
+        lines.append((split, ", ".join(words)))
     lines += [("terms", data.license), ("origin", data.origin)]
     return "\n".join(f"{label:<12}{text}" for label, text in lines)
 
 
-def levels_in_words(images: np.ndarray) -> str:
-    """The spread of the levels, from their histogram: `images.std()` would take eight times the images' memory."""
-    counts = np.zeros(256, np.int64)
-    for start in range(0, len(images), AT_ONCE):
-        counts += np.bincount(images[start : start + AT_ONCE].ravel(), minlength=256)
-    levels, shares = np.arange(256), counts / counts.sum()
-    mean = levels @ shares
-    std = np.sqrt((levels - mean) ** 2 @ shares)
-    there = np.flatnonzero(counts)
-    return f"levels {there[0]}..{there[-1]}, mean {mean:.1f}, std {std:.1f}"
-
-
-def _street_digits(seed: int, num_train: int, num_test: int) -> ImageData:
-    from calibrax.data.datasets.street_digits import draw
-
-    for name, value, least in (("seed", seed, 0), ("num_train", num_train, 1), ("num_test", num_test, 1)):
-        check_whole(name, value, least)
-    return ImageData(
-        name=STREET_DIGITS,
-        train=draw(num_train, seed=2 * seed),
-        test=draw(num_test, seed=2 * seed + 1),
-        license="drawn by calibrax, Apache-2.0",
-        origin=f"drawn from seed {seed}; house numbers of SVHN's shape, not SVHN",
-    )
-
-
-def _load_original(name: str, original: Original, folder: Path, *, download: bool, timeout: float) -> ImageData:
-    """Prepared data, then original files, then the network."""
-    for prepared in (prepared_name(name), original.tfds_name):
-        found = read_prepared(prepared, folder)
-        if found is not None:
-            return _checked(name, *found, original.license)
-    missing = [file for file in original.remotes if not (folder / file).is_file()]
-    if missing and download:
-        try:
-            for file in missing:
-                fetch(original.remotes[file], folder / file, timeout=timeout)
-        except DataError as error:
-            raise DataError(
-                f"{name} is neither in {folder} nor online: {error}. {_ways(name, original, folder)}"
-            ) from error
-        except OSError as error:
-            raise DataError(f"{name} cannot be kept in {folder}: {error.strerror or error}") from error
-    elif missing:
-        raise DataError(f"{name} is not in {folder}. {_ways(name, original, folder)}")
-    data = _checked(name, original.read(folder), f"original files in {folder}", original.license)
-    with contextlib.suppress(ImportError):  # without tensorflow-datasets the original files are read each time
-        prepare(name, data.splits, folder, license=original.license)
-    return data
-
-
-def _ways(name: str, original: Original, folder: Path) -> str:
-    files = " and ".join(original.remotes)
-    return (
-        f"Ways to get it: put {files} into {folder} (or another --data-dir); run `calibrax data {name}` where there is "
-        f"a network; or give your own images as --data images.npz"
-    )
-
-
-def _load_prepared(source: str, folder: Path) -> ImageData:
-    safe = source.replace("-", "").replace("_", "").replace("/", "").isalnum() and ".." not in source
-    found = read_prepared(source, folder) if safe and not source.startswith("/") else None
-    if found is None:
-        close = difflib.get_close_matches(source, known_sources(), n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        known = ", ".join(known_sources())
-        raise DataError(
-            f"no data called {source!r}: {hint}expected {known}, a data set prepared as array_record in {folder}, "
-            f"an .npz file, or a folder of images"
-        )
-    return _checked(source.replace("/", "-"), *found, "see TensorFlow Datasets")
-
-
-def _checked(name: str, splits: dict[str, np.ndarray], origin: str, license: str) -> ImageData:
-    for split in ("train", "test"):
-        if split not in splits:
-            raise DataError(f"{name} in {origin} has no split '{split}'")
-    check_splits(origin, splits)
-    return ImageData(name=name, **splits, license=license, origin=origin)
+def _by_x(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

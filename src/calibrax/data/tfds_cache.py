@@ -1,29 +1,28 @@
-"""Data sets prepared once as array_record in TensorFlow Datasets' layout, written and read without TensorFlow."""
+"""Prepared data sets: array_record files in the layout of TensorFlow Datasets, written and read without TensorFlow."""
 
 import contextlib
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from calibrax.data.types import DataError
+from calibrax.data.types import DataError, readable
 
-VERSION = "1.0.0"
-READ_AT_ONCE = 4096
+READ_AT_ONCE = 4096  # images
 
 
 def prepare(name: str, splits: dict[str, np.ndarray], data_dir: Path, *, license: str) -> None:
-    """Write splits of images as the TFDS data set `name` under `data_dir`; complete or not there at all."""
+    """Write all splits as the TFDS data set `prepared_name(name)` under `data_dir`, or nothing after an error."""
     import tensorflow_datasets as tfds
 
     shape = next(iter(splits.values())).shape[1:]
 
     class Images(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        """Images as raw tensors, which need no TensorFlow to encode or decode."""
+        """Images as raw tensors. TFDS needs TensorFlow to encode images, and for its own `AdhocBuilder`."""
 
         VERSION = tfds.core.Version("1.0.0")
         pkg_dir_path = None
@@ -54,17 +53,18 @@ def prepare(name: str, splits: dict[str, np.ndarray], data_dir: Path, *, license
 
 
 def prepared_name(name: str) -> str:
-    """The name of this project's own preparation, apart from the one TFDS itself would make."""
+    """The name of this project's own preparation of a data set, which is not that of TFDS's."""
     return f"{name}_images"
 
 
 def read_prepared(folder_name: str, data_dir: Path) -> tuple[dict[str, np.ndarray], str] | None:
-    """The images of a prepared data set and the folder they are in; None where none is, or not as array_record.
+    """The splits of a prepared data set and the folder that holds it; None if there is none as array_record.
 
-    Any TFDS image data set will do: the feature `image`, raw or encoded, splits train, test and validation.
+    This reads any TFDS data set with the feature `image`, raw or encoded, and the splits train and test. The split
+    validation is read too if there is one.
 
     Raises:
-      DataError: in one line, where a file is damaged.
+      DataError: if a file is damaged, or a split is missing.
     """
     builder = find_builder(folder_name, data_dir)
     if builder is None:
@@ -74,7 +74,7 @@ def read_prepared(folder_name: str, data_dir: Path) -> tuple[dict[str, np.ndarra
 
 
 def find_builder(folder_name: str, data_dir: Path, feature: str = "image") -> Any | None:
-    """TFDS's builder of the newest version that is prepared as array_record and has this feature; or None."""
+    """TFDS's builder of the newest version that is prepared as array_record and has this feature, or None."""
     versions = sorted((data_dir / folder_name).glob("**/dataset_info.json"))
     for info in reversed(versions):
         if not list(info.parent.glob("*.array_record*")):
@@ -93,14 +93,14 @@ def find_builder(folder_name: str, data_dir: Path, feature: str = "image") -> An
 
 
 def _check_features(path: Path) -> None:
-    """Refuse features of classes that are not TFDS's own: it would import their modules, whatever these do."""
+    """Refuse features whose classes are not TFDS's own, since TFDS would import their modules and run their code."""
     for name in _class_names(json.loads(path.read_text(encoding="utf-8"))):
         if not name.startswith("tensorflow_datasets."):
             raise ValueError(f"{path.name} asks for {name}; expected features of TFDS alone")
 
 
 def _class_names(value: Any) -> Iterator[str]:
-    """The names of classes in a `features.json`, in both of TFDS's layouts, whose strings may be JSON in turn."""
+    """The class names in a `features.json` of either of TFDS's two layouts. Its strings may hold JSON in turn."""
     if isinstance(value, str):
         with contextlib.suppress(json.JSONDecodeError):
             inner = json.loads(value)
@@ -114,27 +114,19 @@ def _class_names(value: Any) -> Iterator[str]:
         yield from _class_names(list(value.values()))
 
 
-def split_names(builder) -> list[str]:
-    """Those of train, validation and test that a builder has."""
+def split_names(builder, required: Iterable[str] = ("train", "test")) -> list[str]:
+    """The splits train, validation and test, as far as a builder has them; DataError if a required one is missing."""
+    for split in required:
+        if split not in builder.info.splits:
+            raise DataError(f"{builder.data_path} has no split '{split}'")
     return [split for split in ("train", "validation", "test") if split in builder.info.splits]
 
 
 def image_of(example: dict[str, Any]) -> Any:
-    """The image of one example, which is None where array_record had nothing to read."""
+    """The image of one example; ValueError if it is None, as when array_record found nothing to read."""
     if example["image"] is None:
         raise ValueError("empty record, as in a file cut short")
     return example["image"]
-
-
-@contextlib.contextmanager
-def readable(what: str) -> Iterator[None]:
-    """Turn the many kinds of error that array_record and TFDS raise on damaged files into one line on `what`."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"{what} cannot be read: {error}") from error
 
 
 def _read_split(builder, split: str) -> np.ndarray:
@@ -151,7 +143,7 @@ def _read_split(builder, split: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def quiet():
-    """Without TFDS's own notices and bars, which speak of downloads that do not happen."""
+    """Hide TFDS's own messages and progress bars, which announce downloads that do not happen."""
     import tensorflow_datasets as tfds
 
     logger = logging.getLogger("absl")

@@ -1,21 +1,24 @@
-"""Images of another size, resized as the paper's experiments did it; and fewer of them."""
+"""Another size of the images or frames, resized as in the paper's experiments; and a part of the examples."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from calibrax.data.types import DataError, ImageData, is_whole
+from calibrax.data.types import Data, DataError, Examples, is_whole
 
 Size = int | tuple[int, int] | None
 MAX_SIDE = 1 << 14  # pixels
-MAX_BYTES = 64 * 2**30  # of the resized images of a split
+MAX_BYTES = 64 * 2**30  # for the resized images of a split
 
 
 def checked_size(image_size: Size) -> tuple[int, int] | None:
-    """(height, width), or None where images stay as they are.
+    """(height, width), or None, which leaves images as they are.
 
     Raises:
-      DataError: if it is neither one whole number nor two, 1 to 16384.
+      DataError: unless it is one integer or two, each 1 to 16384.
     """
     if image_size is None:
         return None
@@ -28,54 +31,78 @@ def checked_size(image_size: Size) -> tuple[int, int] | None:
 
 
 def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize uint8 images [N, H, W, C] to `size` (height, width); antialiased bilinear, rounded to uint8.
+    """Resize uint8 images or frames [..., H, W, C] to `size` (height, width); antialiased bilinear, rounded to uint8.
 
-    Any number of channels, each resized alone, which is what Pillow does with colour images too.
+    There may be any number of channels. Each is resized alone, as Pillow does with colour images too.
 
     Raises:
-      DataError: if they would take more than 64 GiB.
+      DataError: if the result would take more than 64 GiB.
     """
     from PIL import Image
 
-    if images.shape[1:3] == tuple(size):
+    *leading, height, width, channels = images.shape
+    if (height, width) == tuple(size):
         return images
     height, width = size
-    if len(images) * height * width * images.shape[3] > MAX_BYTES:
-        raise DataError(f"image size is {height}x{width}; expected less: {len(images):,} images would take over 64 GiB")
-    resized = np.empty((len(images), height, width, images.shape[3]), np.uint8)
-    for target, image in zip(resized, images, strict=True):
-        for channel in range(images.shape[3]):
+    flat = images.reshape(-1, *images.shape[-3:])
+    if len(flat) * height * width * channels > MAX_BYTES:
+        raise DataError(f"image size is {height}x{width}; expected less: {len(flat):,} images would take over 64 GiB")
+    resized = np.empty((len(flat), height, width, channels), np.uint8)
+    for target, image in zip(resized, flat, strict=True):
+        for channel in range(channels):
             plane = Image.fromarray(np.ascontiguousarray(image[:, :, channel]))
             target[:, :, channel] = np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR))
-    return resized
+    return resized.reshape(*leading, height, width, channels)
 
 
-def resize_data(data: ImageData, image_size: Size) -> ImageData:
-    """All splits at `image_size`: one number for a square, or (height, width); None leaves them as they are."""
-    size = checked_size(image_size)
-    if size is None or size == data.event_shape[:2]:
+def resize_data(data: Data, size: tuple[int, int] | None) -> Data:
+    """All splits at `size` (height, width), or as they are if it is None. Only arrays are resized at once."""
+    if size is None or size == data.image_shape[:2]:
         return data
-    splits = {name: resize(images, size) for name, images in data.splits.items()}
-    height, width = data.event_shape[:2]
+    splits = {
+        name: resize(examples, size)
+        if isinstance(examples, np.ndarray)
+        else View(examples, len(examples), functools.partial(resize, size=size))
+        for name, examples in data.splits.items()
+    }
+    height, width = data.image_shape[:2]
     note = f"{data.origin}; resized from {height}x{width} to {size[0]}x{size[1]}, antialiased bilinear"
     return dataclasses.replace(data, **splits, origin=note)
 
 
-def take_fraction(data: ImageData, fraction: float) -> ImageData:
-    """The first `fraction` of the training images, at least one; the other splits whole.
+def take_fraction(data: Data, fraction: float) -> Data:
+    """The first `fraction` of the training examples, at least one; the other splits are whole.
 
     Raises:
       DataError: if the fraction is not in (0, 1].
     """
-    num = fraction_size(len(data.train), fraction)
-    if num == len(data.train):
-        return data
-    note = f"{data.origin}; the first {num:,} of {len(data.train):,} training images"
-    return dataclasses.replace(data, train=data.train[:num], origin=note)
-
-
-def fraction_size(num: int, fraction: float) -> int:
-    """How many of `num` examples that share is, at least one; raises DataError if it is not in (0, 1]."""
     if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
         raise DataError(f"fraction is {fraction!r}; expected more than 0, at most 1")
-    return max(1, round(fraction * num))
+    whole = len(data.train)
+    num = max(1, round(fraction * whole))
+    if num == whole:
+        return data
+    train = data.train[:num] if isinstance(data.train, np.ndarray) else View(data.train, num)
+    note = f"{data.origin}; the first {num:,} of {whole:,} training {data.noun}"
+    return dataclasses.replace(data, train=train, origin=note)
+
+
+def first(examples: Examples, num: int | None = None) -> np.ndarray:
+    """The first `num` examples in memory, uint8 [N, ...]; all of them by default, or if there are fewer."""
+    num = len(examples) if num is None else min(num, len(examples))
+    return examples[:num] if isinstance(examples, np.ndarray) else np.stack([examples[index] for index in range(num)])
+
+
+class View:
+    """The first examples of a random-access source, each passed through a function when it is read."""
+
+    def __init__(self, examples: Any, num: int, function: Callable[[Any], np.ndarray] = lambda example: example):
+        self._examples, self._num, self._function = examples, num, function
+
+    def __len__(self) -> int:
+        return self._num
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if not 0 <= index < self._num:
+            raise IndexError(f"index is {index}; expected 0 to {self._num - 1}")
+        return self._function(self._examples[index])

@@ -1,39 +1,72 @@
 """BAIR's robot-pushing videos (Ebert et al. 2017, arXiv 1710.05268), read one by one from TFDS's preparation.
 
-A sequence is 30 frames of 64×64×3; of its two cameras `image_aux1` is used, as by SVG, which trains on the first 12
-frames of a random sequence, without a random offset, and tests on all 30.
+A sequence has 30 frames of 64×64×3 from each of two cameras. As in SVG, only `image_aux1` is used. SVG trains on the
+first 12 frames of a random sequence, without a random offset, and tests on all 30.
 """
 
 import importlib.util
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from calibrax.data.tfds_cache import find_builder, readable, split_names
-from calibrax.data.types import DataError, FramesError
+from calibrax.data.download import free_space
+from calibrax.data.tfds_cache import find_builder, split_names
+from calibrax.data.types import Data, DataError, FramesError, Options, readable
 
-ROBOT_PUSHING = "bair_robot_pushing_small"  # TFDS's name
-LICENSE = "see its source (Ebert et al. 2017)"
+NAME = "bair_robot_pushing_small"  # TFDS's, and that of runs and reports
 NUM_SEQUENCES = {"train": 43_264, "test": 256}
 NUM_FRAMES = 30
 FRAME_SHAPE = (64, 64, 3)
 CAMERA, OTHER_CAMERA = "image_aux1", "image_main"
-SPACE = 81  # GiB that TFDS takes: 30.06 the archive, as much its content, 20.80 the preparation
+SPACE = 81  # GiB that TFDS takes: 30.06 for the archive, as much for its content, 20.80 for the preparation
+
+
+def load(options: Options) -> Data:
+    """The sequences of TFDS's array_record preparation in the data folder.
+
+    Raises:
+      DataError: if the preparation is damaged, or is missing and not to be made (`options.prepare`).
+      FramesError: if a number of frames is not in 1..30.
+    """
+    folder = options.data_dir
+    builder = find_builder(NAME, folder, CAMERA)
+    if builder is None and options.prepare:
+        _prepare(folder)
+        builder = find_builder(NAME, folder, CAMERA)
+    if builder is None:
+        raise DataError(
+            f"{NAME} is not in {folder} as array_record. Ways to get it: `calibrax data bair`, which takes TensorFlow "
+            f"(pip install 'calibrax[prepare]'), a network and {SPACE} GiB ({free_space(folder) >> 30} GiB free); "
+            f"put TFDS's preparation from elsewhere there; or give your own videos as videos.npz"
+        )
+    where = str(builder.data_path)
+    split_names(builder, required=NUM_SEQUENCES)
+    for split, expected in NUM_SEQUENCES.items():
+        num = builder.info.splits[split].num_examples
+        if num != expected:
+            raise DataError(f"{where} has {num:,} sequences for {split}; {NAME} has {expected:,}")
+    frames = options.frames(NUM_FRAMES)
+    return Data(
+        name=NAME,
+        **{split: RobotPushing(builder, split, num) for split, num in frames.items()},
+        license="see its source (Ebert et al. 2017)",
+        origin=f"{where}, camera {CAMERA}",
+    )
 
 
 class RobotPushing:
-    """The first frames of every sequence of a split, each read when it is asked for: a random-access source for Grain.
+    """The first frames of every sequence of a split, each read on demand: a random-access source, for Grain too.
 
     Args:
-      builder: TFDS's.
+      builder: TFDS's builder of the preparation.
       split: train or test.
       num_frames: T, 1 to 30; the other frames are not decoded.
 
     Raises:
-      DataError: in one line, where the preparation is damaged or another.
+      DataError: if the preparation is damaged.
+      FramesError: if the number of frames is out of its range.
     """
 
     def __init__(self, builder, split: str, num_frames: int = NUM_FRAMES):
@@ -53,8 +86,8 @@ class RobotPushing:
         """Frames 0..T-1 of one sequence, uint8 [T, 64, 64, 3].
 
         Raises:
-          IndexError: for an index that is not in 0..N-1.
-          DataError: in one line, where the record cannot be read.
+          IndexError: if the index is not in 0..N-1.
+          DataError: if the record cannot be read.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index is {index}; expected 0 to {len(self) - 1}")
@@ -69,10 +102,10 @@ class RobotPushing:
 
 
 class _FirstFrames:
-    """Decodes no more of a sequence of images than its beginning; what TFDS takes for a decoder.
+    """A decoder for TFDS that decodes only the first frames of a sequence.
 
-    Two cameras of 30 frames take seven times as long as 12 frames of one, and TFDS's own decoders cannot leave out any
-    in a sequence without TensorFlow.
+    TFDS's own decoders cannot skip frames of a sequence without TensorFlow. Decoding two cameras of 30 frames takes
+    seven times as long as 12 frames of one.
     """
 
     def __init__(self, num: int):
@@ -86,65 +119,21 @@ class _FirstFrames:
         return np.stack(frames) if frames else None
 
 
-def load_robot_pushing(
-    data_dir: Path, num_frames: int, num_test_frames: int, *, prepare: bool = False
-) -> tuple[dict[str, RobotPushing], str]:
-    """The sequences of both splits, and the folder they are in.
-
-    Args:
-      data_dir: where TFDS's `bair_robot_pushing_small` lies, prepared as array_record.
-      num_frames: of a training sequence, 1 to 30.
-      num_test_frames: the same for testing.
-      prepare: download and prepare it if it is not there (`prepare_robot_pushing`).
-
-    Returns:
-      {"train": RobotPushing, "test": RobotPushing}, and the folder's name.
+def _prepare(folder: Path) -> None:
+    """Download 30 GB and prepare them as array_record with TFDS, whose builder reads the originals with TensorFlow.
 
     Raises:
-      DataError: in one line, with the ways to get it where it is not there.
-    """
-    builder = find_builder(ROBOT_PUSHING, data_dir, CAMERA)
-    if builder is None and prepare:
-        prepare_robot_pushing(data_dir)
-        builder = find_builder(ROBOT_PUSHING, data_dir, CAMERA)
-    if builder is None:
-        raise DataError(
-            f"{ROBOT_PUSHING} is not in {data_dir} as array_record. Ways to get it: `calibrax data bair`, which takes "
-            f"TensorFlow (pip install 'calibrax[prepare]'), a network and {SPACE} GiB ({_free(data_dir)} GiB free); "
-            f"put TFDS's preparation from elsewhere there; or give your own videos as videos.npz"
-        )
-    where = str(builder.data_path)
-    for split, num in NUM_SEQUENCES.items():
-        if split not in split_names(builder):
-            raise DataError(f"{where} has no split '{split}'")
-        if builder.info.splits[split].num_examples != num:
-            found = builder.info.splits[split].num_examples
-            raise DataError(f"{where} has {found:,} sequences for {split}; {ROBOT_PUSHING} has {num:,}")
-    frames = {"train": num_frames, "test": num_test_frames}
-    return {split: RobotPushing(builder, split, num) for split, num in frames.items()}, where
-
-
-def prepare_robot_pushing(data_dir: Path) -> None:
-    """Download 30 GB and prepare them as array_record through TFDS, whose builder reads the originals by TensorFlow.
-
-    Raises:
-      DataError: in one line, before anything is fetched where TensorFlow or disk space is missing.
+      DataError: before the download if TensorFlow or disk space is missing, or later if the preparation fails.
     """
     if importlib.util.find_spec("tensorflow") is None:
-        raise DataError(f"{ROBOT_PUSHING} needs TensorFlow to be prepared: pip install 'calibrax[prepare]'")
-    if _free(data_dir) < SPACE:
-        raise DataError(f"{data_dir} has {_free(data_dir)} GiB free; preparing {ROBOT_PUSHING} takes {SPACE} GiB")
+        raise DataError(f"{NAME} needs TensorFlow to be prepared: pip install 'calibrax[prepare]'")
+    free = free_space(folder) >> 30
+    if free < SPACE:
+        raise DataError(f"{folder} has {free} GiB free; preparing {NAME} takes {SPACE} GiB")
     import tensorflow_datasets as tfds
 
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        builder = tfds.builder(ROBOT_PUSHING, data_dir=str(data_dir), file_format="array_record")
-        builder.download_and_prepare()
-    except Exception as error:  # TFDS and the network raise many kinds
-        raise DataError(f"{ROBOT_PUSHING} cannot be prepared in {data_dir}: {error}") from error
-
-
-def _free(folder: Path) -> int:
-    """GiB free on the disk that the folder is, or would be, on."""
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    return shutil.disk_usage(there).free >> 30
+        folder.mkdir(parents=True, exist_ok=True)
+        tfds.builder(NAME, data_dir=str(folder), file_format="array_record").download_and_prepare()
+    except Exception as error:  # TFDS and the network raise many types of error
+        raise DataError(f"{NAME} cannot be prepared in {folder}: {error}") from error

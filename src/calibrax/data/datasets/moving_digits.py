@@ -1,38 +1,81 @@
-"""`moving-digits`: videos of digits that bounce within the frame, drawn from a seed.
+"""`moving-digits` and `moving-mnist`: videos of digits that bounce within the frame, drawn from a seed.
 
 As in Srivastava et al. 2015 (arXiv 1502.04681), section 4.1: two digits of 28×28 on a black frame of 64×64, each on a
-straight line until it meets an edge. Speeds are whole pixels a frame, -4 to 4 each way, and where digits overlap their
-levels add up to at most 255, as in the data set of SVG (edenton/svg, `data/moving_mnist.py`), whose digits are 32×32.
+straight line until it meets an edge. Speeds are whole pixels per frame, -4 to 4 each way, and where digits overlap
+their levels add up to at most 255, as in the data set of SVG (edenton/svg, `data/moving_mnist.py`), whose digits are
+32×32.
 """
 
+import dataclasses
 import functools
 
 import numpy as np
 
-from calibrax.data.types import check_whole
+from calibrax.data.transforms import first
+from calibrax.data.types import Data, DataError, Options, check_whole
 
 FRAME_SIZE = 64  # pixels, height and width
-MAX_SPEED = 4  # pixels a frame, each way
+MAX_SPEED = 4  # pixels per frame, each way
 NUM_FRAMES = 20
 
 
-class MovingDigits:
-    """Videos by index, each drawn when it is asked for: a random-access source, for Grain too.
+def load(options: Options) -> Data:
+    """Videos of drawn digits, or of the images of the source `options.digits`; training and test seeds differ."""
+    images = None
+    if options.digits is not None:
+        from calibrax.data import sources  # its table names this module
 
-    Video n depends on (seed, n) alone; more frames of it begin with the fewer ones.
+        if sources.is_video_source(options.digits):
+            raise DataError(f"moving-digits: digits is {options.digits!r}, which are videos; expected images")
+        images = sources.load(
+            options.digits, data_dir=options.data_dir, download=options.download, timeout=options.timeout
+        )
+    frames, splits = options.frames(NUM_FRAMES), {}
+    try:
+        check_whole("seed", options.seed, 0)
+        for index, (split, num) in enumerate(options.nums(10_000, 256).items()):
+            splits[split] = MovingDigits(
+                None if images is None else np.asarray(images.splits[split]),
+                num,
+                2 * options.seed + index,
+                frames[split],
+                deterministic=options.deterministic,
+            )
+    except ValueError as error:
+        raise DataError(f"moving-digits: {error}") from error
+    whose = "drawn digits, not MNIST's" if images is None else f"digits of {images.origin}"
+    how = "reflected by the edges" if options.deterministic else "leaving the edges at random"
+    return Data(
+        name="moving-digits" if images is None else f"moving-{images.name}",
+        **splits,
+        license="drawn by calibrax, Apache-2.0" if images is None else images.license,
+        origin=f"drawn from seed {options.seed}: {whose}, {how}",
+    )
+
+
+def load_mnist(options: Options) -> Data:
+    """The same with MNIST's digits, unless `options.digits` names others."""
+    return load(options if options.digits is not None else dataclasses.replace(options, digits="mnist"))
+
+
+class MovingDigits:
+    """Videos by index, each drawn on demand: a random-access source, for Grain too.
+
+    Video n depends only on (seed, n). A longer version of a video begins with the frames of the shorter one.
 
     Args:
-      digits: uint8 images to move, [M, h, w] or [M, h, w, 1], for example MNIST's; None draws some (`drawn_digits`).
-      num: how many videos.
-      seed: another seed moves other digits; 0 or more.
-      num_frames: T.
-      size: height and width of a frame, in pixels, no smaller than a digit.
-      num_digits: in each frame.
-      deterministic: an edge reflects, and nothing is left to chance once digits move. Otherwise a digit leaves an edge
-        in a random direction at a random speed, as in SVG's experiments (Denton and Fergus 2018, arXiv 1802.07687).
+      digits: uint8 images to move, [M, h, w] or [M, h, w, 1], for example MNIST's; by default those of `drawn_digits`.
+      num: number of videos.
+      seed: 0 or more.
+      num_frames: length T of a video.
+      size: height and width of a frame, in pixels; at least those of a digit.
+      num_digits: number of digits in each frame.
+      deterministic: if True, edges reflect the digits, and the start of a video determines the rest. Otherwise a digit
+        leaves an edge in a random direction at a random speed, as in SVG's experiments (Denton and Fergus 2018, arXiv
+        1802.07687).
 
     Raises:
-      ValueError: if a shape, a dtype or a number is another.
+      ValueError: if an argument has another shape or dtype, or is out of its range.
     """
 
     def __init__(
@@ -46,16 +89,11 @@ class MovingDigits:
         num_digits: int = 2,
         deterministic: bool = False,
     ):
-        least = {"num": (num, 1), "seed": (seed, 0), "num_frames": (num_frames, 1), "num_digits": (num_digits, 1)}
-        for name, (value, minimum) in least.items():
-            check_whole(name, value, minimum)
+        for name, value in {"num": num, "num_frames": num_frames, "num_digits": num_digits}.items():
+            check_whole(name, value, 1)
+        check_whole("seed", seed, 0)
         digits = drawn_digits() if digits is None else np.asarray(digits)
-        if (
-            digits.dtype != np.uint8
-            or digits.ndim not in (3, 4)
-            or 0 in digits.shape
-            or digits.shape[3:] not in ((), (1,))
-        ):
+        if digits.dtype != np.uint8 or digits.ndim < 3 or 0 in digits.shape or digits.shape[3:] not in ((), (1,)):
             raise ValueError(
                 f"digits is {digits.dtype} {digits.shape}; expected uint8 [M, h, w] or [M, h, w, 1], M > 0"
             )
@@ -73,15 +111,11 @@ class MovingDigits:
         """One video, uint8 [T, size, size, 1].
 
         Raises:
-          IndexError: for an index that is not in 0..num-1.
+          IndexError: if the index is not in 0..num-1.
         """
-        return self._draw(index, np.zeros(self._shape, np.uint8))
-
-    def _draw(self, index: int, video: np.ndarray) -> np.ndarray:
-        """Adds video `index` to a black one, in place."""
         if not 0 <= index < self._num:
             raise IndexError(f"index is {index}; expected 0 to {self._num - 1}")
-        rng = np.random.default_rng((self._seed, index))
+        rng, video = np.random.default_rng((self._seed, index)), np.zeros(self._shape, np.uint8)
         chosen = self._digits[rng.integers(len(self._digits), size=self._num_digits)]
         height, width = chosen.shape[1:]
         room = np.array([video.shape[1] - height, video.shape[2] - width])
@@ -101,19 +135,12 @@ def moving_digits(
 ) -> np.ndarray:
     """The videos of `MovingDigits` as one array.
 
-    Args: those of `MovingDigits`.
+    Args and Raises: see `MovingDigits`.
 
     Returns:
       uint8 [num, T, size, size, 1].
-
-    Raises:
-      ValueError: as `MovingDigits`.
     """
-    source = MovingDigits(digits, num, seed, num_frames, **options)
-    videos = np.zeros((num, *source._shape), np.uint8)
-    for index, video in enumerate(videos):
-        source._draw(index, video)
-    return videos
+    return first(MovingDigits(digits, num, seed, num_frames, **options))
 
 
 @functools.cache
@@ -125,31 +152,31 @@ def drawn_digits() -> np.ndarray:
 
     cells = (Image.fromarray(np.round(255 * glyph).astype(np.uint8)) for glyph in glyph_atlas())
     digits = np.stack([np.asarray(cell.resize((28, 28), Image.Resampling.BILINEAR)) for cell in cells])
-    digits.flags.writeable = False  # the next caller gets the same
+    digits.flags.writeable = False  # all callers share this array
     return digits
 
 
 def _reflected(start: np.ndarray, speed: np.ndarray, room: np.ndarray, num_frames: int) -> np.ndarray:
-    """Places on a straight line that an edge reflects like a mirror, [T, D, 2].
+    """Positions on a straight line that the edges reflect like mirrors, [T, D, 2].
 
     Args:
       start: top and left of each digit in the first frame, [D, 2].
-      speed: pixels a frame, down and to the right, [D, 2].
+      speed: pixels per frame, down and to the right, [D, 2].
       room: the largest top and left, [2].
       num_frames: T.
     """
     unfolded = start + np.arange(num_frames)[:, None, None] * speed
-    # The mirrored line has period 2·room; without room nothing moves.
+    # The mirrored line has period 2·room; if room is 0 nothing moves.
     return room - np.abs(unfolded % np.maximum(2 * room, 1) - room)
 
 
 def _scattered(
     start: np.ndarray, speed: np.ndarray, room: np.ndarray, num_frames: int, *, rng: np.random.Generator
 ) -> np.ndarray:
-    """Places where an edge stops a digit for a frame, [T, D, 2]; then it goes off, away from that edge, at random."""
+    """Positions as in `_reflected`, but an edge stops a digit for one frame; then it leaves that edge at random."""
     places = np.empty((num_frames, *start.shape), np.int64)
     place = start
-    # One draw a frame, whatever happens in it: so the first frames do not depend on how many follow.
+    # One draw per frame, used or not, so that the first frames do not depend on the number of frames.
     for frame, uniforms in enumerate(rng.random((num_frames, *start.shape))):
         below, beyond = place < 0, place > room
         met = below | beyond

@@ -1,9 +1,9 @@
 """`street-digits`: house-number images drawn from a seed, of SVHN's shape, for machines without a network.
 
-An image is a row of digits of one typeface around a centred one, painted on a wall or plate under uneven light, then
-grained and blurred as a photograph that was cut out and enlarged. Colours, contrasts and blur are spread so that the
-images' mean, variance, saturation, sharpness and principal components come near SVHN's; still they are drawings, and
-never pass for it.
+An image is a row of digits in one typeface around a centred one, painted on a wall or plate under uneven light, with
+the grain and blur of a photograph that was cropped and enlarged. The spread of colours, contrasts and blur brings the
+images' mean, variance, saturation, sharpness and principal components near those of SVHN. The images are still
+drawings, and their name always says so.
 """
 
 import functools
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calibrax.data.types import check_whole
+from calibrax.data.types import Data, Options, check_whole
 
 FONTS = (
     "DejaVuSans.ttf",
@@ -22,46 +22,53 @@ FONTS = (
     "cmss10.ttf",
 )
 CELL = 64  # pixels of a glyph's square in the atlas, the digit 48 high
-NUM_UNIFORMS = 40  # random numbers an image's layout takes; fixed, so that image i depends on (seed, i) alone
+NUM_UNIFORMS = 40  # random numbers for an image's layout; a fixed number, so that image i depends only on (seed, i)
 CHUNK = 2048  # images drawn at once
+
+
+def load(options: Options) -> Data:
+    """Drawn images, by default 9,000 for training and 1,000 for testing, from seeds that differ."""
+    nums = options.nums(9000, 1000)
+    check_whole("seed", options.seed, 0)
+    for split, num in nums.items():
+        check_whole(f"num_{split}", num, 1)
+    return Data(
+        name="street-digits",
+        **{split: draw(num, seed=2 * options.seed + index) for index, (split, num) in enumerate(nums.items())},
+        license="drawn by calibrax, Apache-2.0",
+        origin=f"drawn from seed {options.seed}; house numbers of SVHN's shape, not SVHN",
+    )
 
 
 def draw(num: int, seed: int = 0, size: int = 32) -> np.ndarray:
     """House-number images.
 
     Args:
-      num: how many; the first of them do not depend on it.
-      seed: another seed draws other images; 0 or more. The same seed draws the same ones with the same versions of
-        NumPy, Pillow and matplotlib, whose typefaces these are.
+      num: number of images; image i does not depend on it.
+      seed: 0 or more. A seed draws the same images as long as the versions of NumPy, Pillow and matplotlib, which
+        provides the typefaces, stay the same.
       size: height and width, in pixels; 8 or more.
 
     Returns:
       uint8 [num, size, size, 3].
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if an argument is out of its range.
     """
-    return draw_labelled(num, seed, size)[0]
-
-
-def draw_labelled(num: int, seed: int = 0, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """The images and their centred digits, int64 [num]."""
     for name, value, least in (("num", num, 1), ("seed", seed, 0), ("size", size, 8)):
         check_whole(name, value, least)
     layout, grain = (np.random.default_rng((seed, stream)) for stream in range(2))
-    images, labels = [], []
+    images = []
     for start in range(0, num, CHUNK):
         count = min(CHUNK, num - start)
         uniforms = layout.random((count, NUM_UNIFORMS), dtype=np.float32)
         noise = grain.standard_normal((count, size, size, 3), dtype=np.float32)
-        chunk, digits = _paint(_Uniforms(uniforms), noise, size)
-        images.append(chunk)
-        labels.append(digits)
-    return np.concatenate(images), np.concatenate(labels)
+        images.append(_paint(_Uniforms(uniforms), noise, size))
+    return np.concatenate(images)
 
 
 class _Uniforms:
-    """Hands out one column of uniform numbers after another, [N]."""
+    """Uniform random numbers; each call uses up the next column, [N]."""
 
     def __init__(self, columns: np.ndarray):
         self._columns = iter(columns.T)
@@ -76,25 +83,25 @@ class _Uniforms:
         return np.minimum((next(self._columns) * count).astype(int), count - 1)
 
 
-def _paint(u: _Uniforms, noise: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """One chunk of images and their labels."""
+def _paint(u: _Uniforms, noise: np.ndarray, size: int) -> np.ndarray:
+    """One chunk of images, uint8 [N, size, size, 3]."""
     num = len(noise)
     y, x = np.meshgrid(*2 * [(np.arange(size, dtype=np.float32) + 0.5) / size - 0.5], indexing="ij")
     wall, ink = _colours(u)
     image = np.broadcast_to(wall[:, None, None], (num, size, size, 3)).copy()
     image += _shading(u, x, y)[..., None]
     image = _plate(u, image, x, y)
-    coverage, labels = _digits(u, x, y)
+    coverage = _digits(u, x, y)
     image = _relief(u, image, coverage)
     image += coverage[..., None] * (ink - wall)[:, None, None]
-    # The noise goes through the blur too: SVHN's images are mostly enlarged, their grain with them.
+    # The noise is blurred too, since most of SVHN's images are enlarged and their grain with them.
     image += noise * u.between(0.004, 0.03)[:, None, None, None]
     image = _blur(image, (0.58 + 1.15 * u.between(0.0, 1.0) ** 1.3) * size / 32)
-    return np.round(255 * np.clip(image, 0, 1)).astype(np.uint8), labels
+    return np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
 
 
 def _colours(u: _Uniforms) -> tuple[np.ndarray, np.ndarray]:
-    """Wall and ink, [N, 3] each: mostly grey, mostly of limited contrast, lighter ink as often as darker."""
+    """Wall and ink, [N, 3] each: mostly grey and of limited contrast; ink is lighter as often as darker."""
     light = 0.07 + 0.77 * u.between(0.0, 1.0)
     contrast = 0.12 + 0.55 * u.between(0.0, 1.0) ** 1.5
     sign = np.where(u.happens(0.5), 1.0, -1.0)
@@ -106,7 +113,7 @@ def _colours(u: _Uniforms) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _tint(u: _Uniforms, least: float, most: float, power: int) -> np.ndarray:
-    """A shift in colour, [N, 3]: along blue against red mostly, blue a little more often; the strong ones rare."""
+    """A shift in colour, [N, 3], mostly between blue and red, a little more often to blue; strong shifts are rare."""
     strength = least + (most - least) * u.between(0.0, 1.0) ** power
     warmth, green = u.between(-1.0, 0.8), 0.6 * u.between(-1.0, 0.8)
     return strength[:, None] * np.stack([warmth, green, -warmth], axis=1)
@@ -121,7 +128,7 @@ def _shading(u: _Uniforms, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _plate(u: _Uniforms, image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Now and then the edge of a plate: beyond it the wall has another lightness."""
+    """Adds the edge of a plate to a quarter of the images: beyond it the wall has another lightness."""
     shown, step = u.happens(0.25), u.between(-0.3, 0.3)
     vertical, where, tilt = u.happens(0.5), u.between(0.3, 0.48), u.between(-0.1, 0.1)
     side = np.where(u.happens(0.5), 1.0, -1.0)
@@ -131,7 +138,7 @@ def _plate(u: _Uniforms, image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.
 
 
 def _relief(u: _Uniforms, image: np.ndarray, coverage: np.ndarray) -> np.ndarray:
-    """Now and then raised figures: a shadow falls down to the right of them, by about a sixteenth of the image."""
+    """Adds a shadow to a quarter of the images, a sixteenth of the image below and to the right of the digits."""
     depth = u.between(0.05, 0.3) * u.happens(0.25)
     offset = max(1, image.shape[1] // 16)
     shadow = np.zeros_like(coverage)
@@ -139,29 +146,29 @@ def _relief(u: _Uniforms, image: np.ndarray, coverage: np.ndarray) -> np.ndarray
     return image - (depth[:, None, None] * shadow * (1 - coverage))[..., None].astype(np.float32)
 
 
-def _digits(u: _Uniforms, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far each pixel is covered by ink, [N, H, W] in [0, 1], and the centred digits [N]."""
-    font, label = u.pick(len(FONTS)), u.pick(10)
+def _digits(u: _Uniforms, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The share of each pixel that ink covers, [N, H, W] in [0, 1]."""
+    font, centre = u.pick(len(FONTS)), u.pick(10)
     height, width = u.between(0.64, 0.86), u.between(0.62, 0.95)
     turn, slant = 0.2 * u.between(-1.0, 1.0) ** 3, 0.2 * u.between(-1.0, 1.0) ** 3
     shift_x, shift_y = u.between(-0.05, 0.05), u.between(-0.05, 0.05)
     spacing = u.between(0.62, 0.85)
     cos, sin = (f(turn)[:, None, None] for f in (np.cos, np.sin))
     dx, dy = x - shift_x[:, None, None], y - shift_y[:, None, None]
-    # In units of the digit's height: along the row, and down.
+    # Coordinates along the row of digits and down from it, in units of a digit's height.
     down = (-sin * dx + cos * dy) / height[:, None, None]
     along = (cos * dx + sin * dy) / (height * width)[:, None, None] + slant[:, None, None] * down
     coverage = np.zeros(along.shape, np.float32)
     for place, chance in ((0, 1.0), (-1, 0.55), (1, 0.55)):
-        digit = label if place == 0 else u.pick(10)
+        digit = centre if place == 0 else u.pick(10)
         shown = u.happens(chance)
         glyph = _sample(font * 10 + digit, along - place * spacing[:, None, None], down)
         coverage = np.maximum(coverage, glyph * shown[:, None, None])
-    return coverage, label
+    return coverage
 
 
 def _sample(index: np.ndarray, along: np.ndarray, down: np.ndarray) -> np.ndarray:
-    """Glyphs of the atlas at real positions in units of the digit's height, bilinear."""
+    """Bilinear samples of the atlas's glyphs at positions in units of the digit's height."""
     atlas = glyph_atlas()
     column = np.clip(along * 48 + CELL / 2 - 0.5, 0, CELL - 1.001)
     row = np.clip(down * 48 + CELL / 2 - 0.5, 0, CELL - 1.001)
@@ -196,7 +203,7 @@ def glyph_atlas() -> np.ndarray:
 
 
 def _blur(images: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Each image [H, W, C] under a Gaussian of its own σ in pixels, as two products with a banded matrix."""
+    """Blurs each image [H, W, C] with a Gaussian of its own σ (pixels), as two products with a matrix."""
     num, size, _, channels = images.shape
     distance = np.arange(size)[:, None] - np.arange(size)[None]
     kernel = np.exp(-0.5 * (distance / np.maximum(sigma, 1e-3)[:, None, None]) ** 2).astype(np.float32)

@@ -1,0 +1,158 @@
+"""Sources by name: the table, aliases, descriptions, and the errors for names that are not known."""
+
+import importlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from calibrax import data
+from calibrax.data import DataError, load, sources
+from calibrax.data.datasets.moving_digits import MovingDigits, moving_digits
+
+RNG = np.random.default_rng(0)
+
+
+def images(num, shape=(8, 8, 3)):
+    return RNG.integers(0, 256, (num, *shape), dtype=np.uint8)
+
+
+def npz(path, **arrays):
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def one_line(match):
+    return pytest.raises(DataError, match=rf"^[^\n]*{match}[^\n]*$")
+
+
+@pytest.mark.parametrize("source", sources.SOURCES, ids=lambda source: source.name)
+def test_every_entry_of_the_table_names_a_loader(source):
+    module, function = source.loader.split(".")
+    assert callable(getattr(importlib.import_module(f"calibrax.data.datasets.{module}"), function))
+    for name in (source.name, *source.aliases):
+        assert sources.BY_NAME[name] is source
+        assert data.is_video_source(name) == source.is_video
+    assert source.name in data.known_sources()
+    assert source.name in data.sources_in_words()
+
+
+def test_names_and_aliases_are_unique():
+    assert len(sources.BY_NAME) == sum(1 + len(source.aliases) for source in sources.SOURCES)
+
+
+def test_a_source_imports_only_its_own_module():
+    code = (
+        "import sys; from calibrax import data; data.load('street-digits', num_train=1, num_test=1);"
+        "print([name for name in ('celeba', 'bair', 'svhn') if f'calibrax.data.datasets.{name}' in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_the_error_for_an_unknown_name_lists_the_sources(tmp_path):
+    with one_line("no data called 'street-digit': did you mean street-digits.*npz file, or a folder"):
+        data.load("street-digit", data_dir=tmp_path)
+    with one_line("did you mean moving-digits.*videos moving-digits, moving-digits:IMAGES, moving-mnist, bair, or an"):
+        data.load("moving-digit", data_dir=tmp_path)
+    for name in ("../x", "/nowhere/at/all", "", "a\nb"):
+        with pytest.raises(DataError):
+            data.load(name, data_dir=tmp_path)
+
+
+def test_street_digits_has_a_name_of_its_own():
+    drawn = data.load("street-digits", num_train=20, num_test=5, image_size=28)
+    assert drawn.name == "street-digits"
+    assert drawn.event_shape == (28, 28, 3)
+    assert "not SVHN" in drawn.origin
+
+
+def test_moving_digits_by_name():
+    loaded = load("moving-digits", num_frames=5, num_test_frames=9, seed=3, num_train=7, num_test=4)
+    assert loaded.is_video
+    assert loaded.event_shape == (5, 64, 64, 1)
+    assert {split: len(source) for split, source in loaded.splits.items()} == {"train": 7, "test": 4}
+    assert loaded.test[0].shape == (9, 64, 64, 1)
+    assert loaded.name == "moving-digits"
+    assert "not MNIST" in loaded.origin
+    np.testing.assert_array_equal(loaded.train[2], MovingDigits(None, 7, 6, 5)[2])
+    np.testing.assert_array_equal(loaded.test[3], MovingDigits(None, 4, 7, 9)[3])
+    still = load("moving_digits", deterministic=True, num_train=2)
+    assert still.event_shape == (20, 64, 64, 1)
+    np.testing.assert_array_equal(still.train[1], moving_digits(None, 2, deterministic=True)[1])
+
+
+def test_digits_of_an_image_source_move_and_name_the_videos(tmp_path):
+    train, test = (np.full((2, 28, 28, 1), level, np.uint8) for level in (50, 80))
+    loaded = load(f"moving-digits:{npz(tmp_path / 'squares.npz', train=train, test=test)}", num_frames=3)
+    assert loaded.name == "moving-squares"
+    assert "squares.npz" in loaded.origin
+    assert set(np.unique(loaded.train[0])) <= {0, 50, 100}
+    assert set(np.unique(loaded.test[0])) <= {0, 80, 160}
+    with one_line("moving-digits: digits is uint8 .*3.; expected"):
+        load("moving-digits", digits=npz(tmp_path / "rgb.npz", train=images(2), test=images(2)))
+
+
+def test_the_error_of_moving_mnist_says_how_to_get_mnist(tmp_path):
+    with one_line("mnist is not in .*Ways to get it"):
+        load("moving-mnist", data_dir=tmp_path, download=False)
+
+
+def test_moving_mnist_of_real_digits(real_data):
+    loaded = load("moving-mnist", digits=str(real_data / "mnist.npz"), num_frames=2)
+    assert loaded.name == "moving-mnist"
+    assert loaded.train[0].max() > 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"num_frames": 0}, "moving-digits: num_frames is 0; expected 1 or more"),
+        ({"seed": -1}, "moving-digits: seed is -1"),
+        ({"num_train": 0}, "moving-digits: num is 0"),
+        ({"image_size": 0}, "image size is 0x0; expected 1 or more"),
+    ],
+)
+def test_moving_digits_refuse_arguments_out_of_range(arguments, match):
+    with one_line(match):
+        load("moving-digits", **arguments)
+
+
+def test_digits_of_videos_are_refused():
+    for digits in ("moving-digits", "bair"):
+        with one_line(f"moving-digits: digits is '{digits}', which are videos; expected images"):
+            load(f"moving-digits:{digits}")
+
+
+def test_is_video_source(tmp_path):
+    for source in (
+        "bair",
+        "moving-digits",
+        "moving_mnist",
+        "moving-digits:mnist",
+        npz(tmp_path / "v.npz", train=images(2, (6, 8, 10, 3)), test=images(2, (6, 8, 10, 3))),
+    ):
+        assert data.is_video_source(source)
+    (tmp_path / "torn.npz").write_bytes(b"PK")
+    for source in (
+        "svhn",
+        "absent.npz",
+        str(tmp_path / "torn.npz"),
+        npz(tmp_path / "i.npz", train=images(2), test=images(2)),
+    ):
+        assert not data.is_video_source(source)
+
+
+def test_a_description_names_shapes_and_levels():
+    text = data.describe(load("moving-digits", num_frames=3, num_train=300, num_test=2))
+    assert "300 videos, 3x64x64x1, uint8, the first 256: levels 0..255" in text
+    assert "2 videos, 20x64x64x1, uint8, levels 0..255" in text
+
+
+def test_a_description_of_images(tmp_path):
+    train = images(10)
+    text = data.describe(data.load(npz(tmp_path / "a.npz", train=train, test=train[:4], validation=train[:2])))
+    assert "\nimages      8x8x3, uint8\n" in text
+    levels = f"levels {train.min()}..{train.max()}, mean {train.mean():.1f}, std {train.std():.1f}"
+    assert f"\ntrain       10 images, {levels}\nvalidation  2 images, " in text
