@@ -23,16 +23,6 @@ class EvaluateConfig:
 
     run: str
     """The run's folder."""
-    importance_samples: int = 64
-    """Posterior samples of the importance-weighted bound; 0: none."""
-    calibration_draws: int = 199
-    """Draws from p(x|z) for each value, to test the calibration; 0: none."""
-    futures: int = 100
-    """Of a video model: samples of each test video, of which the best is scored; 0: none."""
-    inception: str | None = None
-    """Inception's weights for FID and KID: the published .pth, an .npz of folded arrays (FID-768), or download."""
-    fid_images: int = 0
-    """Test images or videos, from the first on, for FID and KID, against as many samples; 0: all."""
     data_dir: str | None = None
     """Where the data is now, if it moved."""
 
@@ -193,26 +183,16 @@ def _join(coordinator: str | None, num_processes: int | None, process_id: int | 
 
 
 def evaluate(argv: Sequence[str]) -> None:
-    from calibrax.runs.config import ConfigError
-    from calibrax.runs.evaluate import evaluate_fully
+    from calibrax.evaluation.record import METRICS
+    from calibrax.runs.evaluate import evaluate
     from calibrax.runs.run import Run
 
-    config = parse(EvaluateConfig, "calibrax evaluate", argv)
-    for name in ("importance_samples", "futures"):
-        value = getattr(config, name)
-        if value < 0:
-            raise ConfigError(f"--{name.replace('_', '-')} is {value}; expected 0 or more")
-    if config.calibration_draws < 0 or config.calibration_draws == 1:
-        raise ConfigError(f"--calibration-draws is {config.calibration_draws}; expected 0, or 2 and more")
-    if config.fid_images and config.inception is None:
-        raise ConfigError(f"--fid-images is {config.fid_images}, but FID and KID are measured with --inception alone")
-    names = "importance_samples", "calibration_draws", "futures", "inception", "fid_images"
-    options = {name: getattr(config, name) for name in names}
-    run = Run.open(config.run, config.data_dir)
-    name, models = ("importance_samples", "videos") if run.config.is_video else ("futures", "images")
-    if options[name] not in (0, getattr(EvaluateConfig, name)):
-        raise ConfigError(f"--{name.replace('_', '-')} has no meaning for a model of {models}")
-    evaluate_fully(run, **options)
+    options = [(metric.name, metric.options, metric.options()) for metric in METRICS]
+    kind = dataclasses.make_dataclass("EvaluateArguments", options, bases=(EvaluateConfig,), frozen=True)
+    kind.__doc__ = EvaluateConfig.__doc__
+    # The flags of all metrics stand side by side: --futures, not --prediction.futures.
+    given: Any = parse(import_tyro().conf.OmitArgPrefixes[kind], "calibrax evaluate", argv)
+    evaluate(Run.open(given.run, given.data_dir), {name: getattr(given, name) for name, *_ in options})
 
 
 def sample(argv: Sequence[str]) -> None:

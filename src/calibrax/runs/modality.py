@@ -74,13 +74,13 @@ def _image_pictures(
     folder: Path, name: str, caption: str, trained: Trained, test: np.ndarray, config: TrainConfig, key: jax.Array
 ) -> dict[str, float]:
     """A grid of samples and one of reconstructions."""
-    samples = generate(*trained, NUM_PICTURES, key=key)
+    samples = generate(trained, NUM_PICTURES, key=key)
     save_grid(folder / "samples" / f"{name}.png", samples, title=f"Samples: {caption}")
     originals = test[: NUM_PICTURES // 2]
     save_reconstructions(
         folder / "reconstructions" / f"{name}.png",
         originals,
-        reconstruct(*trained, originals, key=key),
+        reconstruct(trained, originals, key=key),
         title=f"Reconstructions: {caption}",
     )
     return {}

@@ -300,9 +300,12 @@ class Run:
 
     def score(self, trained: Trained, examples: np.ndarray) -> Evaluation:
         """The likelihood of images or videos."""
-        return evaluate_likelihood(
-            *trained, examples, key=self.eval_key, batch_size=self.modality.batch_size(self.config)
-        )
+        return evaluate_likelihood(trained, examples, key=self.eval_key, batch_size=self.batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        """Examples per batch of an evaluation."""
+        return self.modality.batch_size(self.config)
 
     def evaluate(self, training: dict[str, Any] | None = None) -> dict[str, Any]:
         """Score the newest checkpoint on the test data, write `results.json` and the curves, print the table.
@@ -322,9 +325,7 @@ class Run:
         trained, train_part = self.trained(state), self.modality.to_score(self.data.train)
         columns = {"running average": trained}
         if jax.tree.leaves(state.likelihood_state):
-            exact = calibrate_on(
-                *trained[:3], train_part, key=self.eval_key, batch_size=self.modality.batch_size(self.config)
-            )
+            exact = calibrate_on(trained, train_part, key=self.eval_key, batch_size=self.batch_size)
             columns["calibrated"] = trained._replace(likelihood_state=exact)
         results = {name: self.score(column, self.test) for name, column in columns.items()}
         on_train = self.score(trained, train_part)

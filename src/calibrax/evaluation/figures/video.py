@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from calibrax._files import write_whole
-from calibrax.evaluation.figures import _style as drawing
-from calibrax.evaluation.figures.images import as_pixels
+from calibrax.evaluation.figures import _style
+from calibrax.evaluation.figures.images import as_pixels, font, text_width
 from calibrax.evaluation.metrics.frame_scores import FrameScores
 
 GIVEN, PREDICTED = "#009E73", "#D55E00"  # a green and a red that colour-blind readers tell apart
@@ -34,36 +34,34 @@ def save_scores_over_time(path: str | Path, scores: Mapping[str, FrameScores], *
     """
     if not scores:
         raise ValueError("scores is empty; expected at least one {name: FrameScores}")
-    names = [drawing.shortened(name) for name in scores]
-    with drawing.figure_file(path, 1200, 460 + drawing.legend_height(names, 1200)) as figure:
-        draw_scores_over_time(figure, scores, title)
+    names = [_style.shortened(name) for name in scores]
+    with _style.figure_file(path, 1200, 460 + _style.legend_height(names, 1200), title) as figure:
+        draw_scores_over_time(figure, scores)
 
 
-def draw_scores_over_time(figure, scores: Mapping[str, FrameScores], title: str | None) -> None:
+def draw_scores_over_time(figure, scores: Mapping[str, FrameScores]) -> None:
     """The two panels and one legend, on an empty matplotlib figure."""
     from matplotlib.ticker import MaxNLocator
 
     handles = {}
     for axes, name, field in zip(figure.subplots(1, 2), ("PSNR (dB)", "SSIM"), ("psnr", "ssim"), strict=True):
-        drawing.tidy(axes, "frame", title=f"{name}, ± one standard error over clips")
+        _style.tidy(axes, "frame", title=f"{name}, ± one standard error over clips")
         for index, (label, score) in enumerate(scores.items()):
             mean, stderr = (np.asarray(getattr(score, key), float) for key in (field, f"{field}_stderr"))
             mean = np.where(np.isfinite(mean), mean, math.nan)
             if np.isnan(mean).all():
                 continue
             frames = score.first + 1 + np.arange(len(mean))
-            style = drawing.line_style(index)
-            (handles[drawing.shortened(label)],) = axes.plot(frames, mean, markersize=4, linewidth=1.8, **style)
+            style = _style.line_style(index)
+            (handles[_style.shortened(label)],) = axes.plot(frames, mean, markersize=4, linewidth=1.8, **style)
             band = np.where(np.isfinite(stderr), stderr, 0)
             axes.fill_between(frames, mean - band, mean + band, color=style["color"], alpha=0.18, linewidth=0)
         if not axes.lines:
-            drawing.no_values(axes)
+            _style.no_values(axes)
             continue
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
         axes.margins(x=0.02)
-    drawing.legend_below(figure, [(handle, label) for label, handle in handles.items()])
-    if title:
-        figure.suptitle(title, fontsize=13)
+    _style.legend_below(figure, [(handle, label) for label, handle in handles.items()])
 
 
 def save_film(
@@ -99,7 +97,7 @@ def save_film(
     frames = [np.stack([_enlarged(strip[step], scale) for step in shown]) for _, strip in strips]
     height, width = frames[0].shape[1:3]
 
-    indent = max(_text_width(name, TEXT) for name, _ in strips) + 2 * MARGIN
+    indent = max(text_width(name, TEXT) for name, _ in strips) + 2 * MARGIN
     lefts = [indent + place * (width + GAP) + 2 * GAP * (step >= (past or 0) > 0) for place, step in enumerate(shown)]
     top = MARGIN + (2 * TEXT if title else 0)
     head = top + TEXT + SMALL + 4 * GAP  # where the first strip begins
@@ -153,7 +151,7 @@ def save_gif(
     scale = _scale(scale, min(900 // len(videos) / width, 4.4))
     height, width = scale * height, scale * width
 
-    cell = max(width + 2 * BORDER, *(_text_width(name, TEXT) for name, _ in videos)) + MARGIN
+    cell = max(width + 2 * BORDER, *(text_width(name, TEXT) for name, _ in videos)) + MARGIN
     top = MARGIN + (2 * TEXT if title else 0)
     below = top + TEXT + 2 * GAP + height + 2 * BORDER + 2 * GAP
     size = _wide_enough((len(videos) * cell + MARGIN, below + SMALL + MARGIN), title)
@@ -194,7 +192,7 @@ class _Page:
 
     def write(self, text: str, place: tuple[float, float], size: int, colour: str, anchor: str) -> None:
         """Text at (x, y), to which `anchor` refers as Pillow's: m middle, t top, l left."""
-        self._draw.text(place, text, fill=colour, font=_font(size), anchor=anchor)
+        self._draw.text(place, text, fill=colour, font=font(size), anchor=anchor)
 
     def bar(self, box: tuple[int, int, int, int], colour: str) -> None:
         """A full rectangle: left, top, and the pixels after right and bottom."""
@@ -212,24 +210,13 @@ class _Page:
         return self.image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
 
 
-def _font(size: int):
-    import matplotlib
-    from PIL import ImageFont
-
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
-
-
-def _text_width(text: str, size: int) -> int:
-    return math.ceil(_font(size).getlength(text))
-
-
 def _fitting(word: str, width: int) -> str:
     """The word where it is no wider, otherwise nothing: the colour says it too."""
-    return word if _text_width(word, SMALL) <= width else ""
+    return word if text_width(word, SMALL) <= width else ""
 
 
 def _wide_enough(size: tuple[int, int], title: str | None) -> tuple[int, int]:
-    return max(size[0], _text_width(title or "", TEXT) + 2 * MARGIN), size[1]
+    return max(size[0], text_width(title or "", TEXT) + 2 * MARGIN), size[1]
 
 
 def _halves(shown: Sequence[int], past: int | None) -> list[tuple[str, str, list[int]]]:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from calibrax.evaluation.metrics.bounded_arrays import read_array
 from calibrax.evaluation.metrics.inception import Params, check_feature, parameter_shapes
-from calibrax.evaluation.metrics.npz_arrays import read_array
 
 WEIGHTS_FILE = "pt_inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS_FILE}"
