@@ -11,6 +11,7 @@ from scipy import stats
 from toy import LinearVAE
 
 import calibrax as cx
+from calibrax.evaluation import Trained
 from calibrax.evaluation.figures.calibration import draw_calibration, save_calibration_figure
 from calibrax.evaluation.metrics import calibration
 from calibrax.evaluation.metrics.calibration import LEVELS, evaluate_calibration, evaluate_model_calibration
@@ -198,8 +199,8 @@ def test_a_model_on_images():
     x = np.random.default_rng(0).random((30, 5), np.float32)
     params = {"model": jax.jit(model.init)(KEY, x, KEY)["params"], "likelihood": {}}
     _, state = likelihood.init((5,))
-    arguments = (model, likelihood, params, state, x)
-    result, again = (evaluate_model_calibration(*arguments, key=KEY, num_draws=9, batch_size=size) for size in (30, 15))
+    trained = Trained(model, likelihood, params, state)
+    result, again = (evaluate_model_calibration(trained, x, key=KEY, num_draws=9, batch_size=size) for size in (30, 15))
     assert (result.num_values, result.num_examples) == (150, 30)
     np.testing.assert_allclose(result.pit_counts, again.pit_counts, atol=1)
     assert result.coverage[0.99].observed > 0.95  # σ is e^0 before any update
@@ -250,7 +251,7 @@ def test_the_figure_draws_the_numbers(results):
     from matplotlib.figure import Figure
 
     figure = Figure()
-    draw_calibration(figure, results, None)
+    draw_calibration(figure, results)
     coverage, sigma = figure.axes[1:]
     points = [line.get_ydata() for line in coverage.get_lines() if line.get_marker() == "s"]
     expected = [100 * results["σ = 0.06"].coverage[level].observed for level in LEVELS]

@@ -76,24 +76,11 @@ def test_reconstructions_stand_under_their_originals(tmp_path):
         np.testing.assert_array_equal(image_at(here[40 + 2 * GAP :], 0, column, 40, 30), 255 - original)
 
 
-def test_comparison_shows_its_panels_side_by_side(tmp_path):
-    colours = {"data": [50, 150, 100], "samples": [200, 0, 90]}
-    panels = [(name, np.full((4, 8, 8, 3), colour, np.uint8)) for name, colour in colours.items()]
-    figures.save_comparison(tmp_path / "c.png", panels, columns=2, scale=4, title="street-digits")
-    picture = pixels(tmp_path / "c.png")
-    (rows, first), (other_rows, second) = (np.nonzero((picture == colour).all(2)) for colour in colours.values())
-    assert len(first) == len(second) == 4 * 32 * 32
-    np.testing.assert_array_equal(rows, other_rows)
-    assert first.max() < second.min()
-
-
 @pytest.mark.parametrize("shape", [(3, 4, 4), (0, 4, 4, 3), (4, 4)])
 def test_other_shapes_are_refused(tmp_path, shape):
     path = tmp_path / "x.png"
     with pytest.raises(ValueError, match=r"^images has shape [^\n]*; expected \[N, H, W, C\][^\n]*$"):
         figures.save_grid(path, np.zeros(shape))
-    with pytest.raises(ValueError, match=r"^samples has shape [^\n]*; expected \[N, H, W, C\][^\n]*$"):
-        figures.save_comparison(path, [("samples", np.zeros(shape))])
     assert not path.exists()
 
 
@@ -104,7 +91,6 @@ def test_other_shapes_are_refused(tmp_path, shape):
         (lambda p, x: figures.save_grid(p, x.astype(int)), "images has dtype int64; expected floats in .* or uint8"),
         (lambda p, x: figures.save_grid(p, x, columns=0), "columns is 0; expected 1 or more"),
         (lambda p, x: figures.save_grid(p, x, scale=0), "scale is 0; expected 1 or more"),
-        (lambda p, x: figures.save_comparison(p, []), "panels is empty; expected at least one"),
     ],
 )
 def test_other_bad_arguments_are_refused(tmp_path, call, message):
@@ -143,7 +129,7 @@ def curves_of(rows):
     from matplotlib.figure import Figure
 
     figure = Figure()
-    curves.draw_curves(figure, rows, None)
+    curves.draw_curves(figure, rows)
     return figure.axes
 
 

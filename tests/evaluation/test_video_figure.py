@@ -200,7 +200,7 @@ def panels_of(named):
     from matplotlib.figure import Figure
 
     figure = Figure()
-    video_figure.draw_scores_over_time(figure, named, None)
+    video_figure.draw_scores_over_time(figure, named)
     return figure
 
 

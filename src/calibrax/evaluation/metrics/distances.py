@@ -1,11 +1,10 @@
 """Fréchet distance and kernel distance between two sets of images, on Inception features.
 
-Only 2048 features give FID and KID; fewer give numbers of another size, named FID-768 and so on. The arithmetic is
-NumPy's in float64: the distance is a small difference of large traces.
+Only 2048 features give FID and KID. Fewer features give numbers of another size, which are named FID-768 and so on.
+All is computed by NumPy in float64, as the distance is a small difference of large traces.
 """
 
 import math
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +28,7 @@ class Fid(NamedTuple):
     name: str  # "FID" for 2048 features, otherwise such as "FID-768"
     num_a: int
     num_b: int
-    note: str | None  # what to know before quoting the number
+    note: str | None  # a caveat to read before quoting the number
 
 
 class Kid(NamedTuple):
@@ -46,43 +45,22 @@ class Kid(NamedTuple):
 
 
 def metric_name(feature: int, metric: str = "FID") -> str:
-    """The metric's plain name for 2048 features alone: FID; otherwise FID-768 and so on."""
+    """FID for 2048 features, otherwise FID-768 and so on."""
     return metric if feature == FULL_FEATURE else f"{metric}-{feature}"
 
 
-def moments(features: np.ndarray | Iterable[np.ndarray]) -> Moments:
-    """Mean and covariance of features, in float64, in one pass.
-
-    Batches are merged by their means and scatter matrices, so that no large numbers cancel.
-
-    Args:
-      features: [N, D], or an iterable of such batches, as `inception.stream_features` gives.
+def moments(features: np.ndarray) -> Moments:
+    """Mean and covariance of features [N, D], in float64.
 
     Raises:
-      ValueError: if there are fewer than two rows, widths differ or a value is not finite.
-
-    References:
-      Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", equation 2.1b.
+      ValueError: if there are fewer than two rows, or a value is not finite.
     """
-    num, mean, scatter = 0, np.zeros(()), np.zeros(())
-    for batch in [features] if isinstance(features, np.ndarray) else features:
-        batch = _finite_rows(batch)
-        if len(batch) == 0:
-            continue
-        if num and batch.shape[1:] != mean.shape:
-            raise ValueError(f"features have {mean.size} and {batch.shape[1]} columns; expected a single number")
-        batch_mean = batch.mean(axis=0)
-        centred = batch - batch_mean
-        if num == 0:
-            num, mean, scatter = len(batch), batch_mean, centred.T @ centred
-            continue
-        delta, total = batch_mean - mean, num + len(batch)
-        scatter += centred.T @ centred + np.outer(delta, delta) * (num * len(batch) / total)
-        mean = mean + delta * (len(batch) / total)
-        num = total
-    if num < 2:
-        raise ValueError(f"features have {num} rows; expected at least two images")
-    return Moments(mean, scatter / (num - 1), num, mean.size)
+    rows = _finite_rows(features)
+    if len(rows) < 2:
+        raise ValueError(f"features have {len(rows)} rows; expected at least two images")
+    mean = rows.mean(axis=0)
+    centred = rows - mean
+    return Moments(mean, centred.T @ centred / (len(rows) - 1), *rows.shape)
 
 
 def frechet_distance(a: Moments, b: Moments) -> Fid:
@@ -92,7 +70,7 @@ def frechet_distance(a: Moments, b: Moments) -> Fid:
       a, b: of the same features, from the same weights.
 
     Returns:
-      The distance with its name, both counts, and a note where a covariance is singular.
+      The distance with its name, both counts, and a note if a covariance is singular.
 
     Raises:
       ValueError: if the features differ.
@@ -120,8 +98,8 @@ def frechet_distance(a: Moments, b: Moments) -> Fid:
 def trace_sqrt_product(a: np.ndarray, b: np.ndarray) -> float:
     """tr (A B)^½ of two positive semidefinite matrices: the sum of the singular values of A^½ B^½.
 
-    These are the roots of the eigenvalues of A^½ B A^½, without squaring them first: a zero comes out as rounding,
-    1e-16, where the root of a rounded eigenvalue would give 1e-8, for each dimension that a small sample leaves out.
+    The singular values are the roots of the eigenvalues of A^½ B A^½. Computed directly, a zero has a rounding error of
+    1e-16; the root of a rounded eigenvalue would have 1e-8, for each dimension that a small sample does not span.
     """
     (a_values, a_vectors), (b_values, b_vectors) = np.linalg.eigh(a), np.linalg.eigh(b)
     a_root, b_root = np.sqrt(np.maximum(a_values, 0)), np.sqrt(np.maximum(b_values, 0))
@@ -134,16 +112,15 @@ def kid(
 ) -> Kid:
     """Unbiased MMD² with the kernel (x·y / D + 1)³, averaged over random subsets of both sets.
 
-    Its expectation does not depend on the number of images, so that small sets can be compared.
-
-    The standard error is over images, not over subsets: with s the deviation between subsets of m images out of n in
-    the smaller set, s·sqrt(m / (n - m) + 1 / subsets), the delete-d jackknife and what the finite number of subsets
-    adds. The usual s / sqrt(subsets) takes overlapping subsets for independent ones.
+    Its expectation does not depend on the number of images, so that small sets can be compared. It is written out here
+    since libraries give no standard error over images. Let s be the deviation between subsets of m images out of the n
+    of the smaller set. The standard error is s·sqrt(m / (n - m) + 1 / subsets): the delete-d jackknife, and the effect
+    of the finite number of subsets. The usual s / sqrt(subsets) treats overlapping subsets as independent.
 
     Args:
       features_a, features_b: [N, D].
       subsets: how many, at least two.
-      subset_size: images of each side in a subset; half of the smaller set where that has no more than this.
+      subset_size: images of each side in a subset; half of the smaller set if that has no more than this.
       seed: of the subsets.
 
     Raises:
@@ -174,7 +151,7 @@ def kid(
 
 
 def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """The unbiased estimate from two sets of rows: an image is never compared with itself."""
+    """The unbiased estimate from two sets of rows, which compares no row with itself."""
 
     def kernel(p, q):
         return (p @ q.T / p.shape[1] + 1) ** 3
