@@ -8,7 +8,6 @@ import numpy as np
 from calibrax.evaluation.figures.images import (
     GAP,
     as_pixels,
-    at_least_one,
     centred,
     enlarged,
     joined,
@@ -26,26 +25,23 @@ def save_comparison(
     *,
     columns: int = 6,
     title: str | None = None,
-    scale: int | None = None,
 ) -> None:
-    """Write named grids side by side, for example data, reconstructions and samples.
+    """Write named grids side by side, about 1250 pixels wide: for example data, reconstructions and samples.
 
     Args:
       path: a PNG; folders are made.
       panels: (name, images) each, images as for `save_grid`.
       columns: images per row, in every panel.
       title: one line above all.
-      scale: as for `save_grid`; by default the page is about 1250 pixels wide.
 
     Raises:
       ValueError: if there are no panels, and as `save_grid`.
     """
     if not panels:
         raise ValueError("panels is empty; expected at least one (name, images)")
-    at_least_one("columns", columns)
     parts = []
     for name, images in panels:
-        pixels = enlarged(as_pixels(images, name), columns, scale, 1250 // len(panels))
+        pixels = enlarged(as_pixels(images, name), columns, 1250 // len(panels))
         parts += [joined([text_line(name, 18), tiled(pixels, columns)], 0), white(1, 6 * GAP)]
     save_png(path, titled(joined(parts[:-1], 1), title))
 
@@ -55,15 +51,13 @@ def save_strips(
     rows: Sequence[tuple[str, np.ndarray]],
     *,
     title: str | None = None,
-    scale: int | None = None,
 ) -> None:
-    """Write named rows of images one below the other, for example samples of several decoders.
+    """Write named rows of images one below the other, about 1000 pixels wide: for example samples of several decoders.
 
     Args:
       path: a PNG; folders are made.
       rows: (name, images) each, images as for `save_grid`.
       title: one line above all.
-      scale: as for `save_grid`; by default the page is about 1000 pixels wide.
 
     Raises:
       ValueError: if there are no rows, and as `save_grid`.
@@ -74,7 +68,7 @@ def save_strips(
     width = max(name.shape[1] for name in names)
     strips = []
     for text, (name, images) in zip(names, rows, strict=True):
-        pixels = enlarged(as_pixels(images, name), len(images), scale)
+        pixels = enlarged(as_pixels(images, name), len(images))
         strip = tiled(pixels, len(images))
         label = np.pad(centred(text, len(strip)), [(0, 0), (0, width - text.shape[1]), (0, 0)], constant_values=255)
         strips.append(joined([label, strip], 1))

@@ -136,9 +136,10 @@ def remote(server, path):
     return Remote(url, len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
 
 
-def test_weights_are_downloaded_once(server, tmp_path):
+def test_weights_are_downloaded_once(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "INCEPTION", remote(server, "/right"))
     for _ in range(2):
-        path = measure.weights_file("download", remote(server, "/right"))
+        path = measure.weights_file("download")
         assert path == str(tmp_path / "calibrax" / "fid" / "pt_inception-2015-12-05-6726825d.pth")
         with open(path, "rb") as file:
             assert file.read() == CONTENT
@@ -146,10 +147,11 @@ def test_weights_are_downloaded_once(server, tmp_path):
     assert measure.weights_file("some.npz") == "some.npz"
 
 
-def test_another_file_is_not_taken_for_the_weights(server, tmp_path):
+def test_another_file_is_not_taken_for_the_weights(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "INCEPTION", remote(server, "/wrong"))
     with pytest.raises(ConfigError, match=r"^--inception download: http.* is not the file it should be: .*FILE"):
-        measure.weights_file("download", remote(server, "/wrong"), tmp_path / "kept")
-    assert not (tmp_path / "kept").exists()
+        measure.weights_file("download")
+    assert not list(tmp_path.rglob("*.pth"))
 
 
 def test_no_network_is_one_line_before_anything_is_measured(folder, network, tmp_path, monkeypatch, capsys):

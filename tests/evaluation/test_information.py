@@ -87,8 +87,12 @@ def test_the_parts_add_up_to_the_rate():
         assert abs(total - info.rate) < 4 * (estimate.mutual_information_stderr + estimate.marginal_kl_stderr)
 
 
-@pytest.mark.parametrize("width", [0.6, 0.1, 0.02, 0.001])
+@pytest.mark.parametrize("width", [0.6, 0.02])
 def test_the_plain_estimate_shows_its_cap(width):
+    assert_the_plain_estimate_shows_its_cap(width)
+
+
+def assert_the_plain_estimate_shows_its_cap(width):
     """The table of rates 3 to 60 with a true marginal KL of 0: the plain estimate makes the excess a marginal KL."""
     num = N
     variance = np.array([width**2] * 8 + [0.9] * 4)
@@ -168,15 +172,6 @@ def test_block_sizes_change_nothing():
     np.testing.assert_allclose(fits[0].marginal_kl, fits[1].marginal_kl, rtol=1e-3)
 
 
-@pytest.mark.usefixtures("x64")
-def test_x64_mode_changes_nothing():
-    """Which other code may have switched on: what is computed in float32 stays there."""
-    mean, log_var, truth = linear_gaussian(600)
-    info = measure_information(mean, log_var, key=KEY, components=(2,), num_draws=100)
-    np.testing.assert_allclose(info.moment_matched.marginal_kl, truth["kl"], atol=0.3)
-    np.testing.assert_allclose(info.held_out.marginal_kl, truth["kl"], atol=0.5)
-
-
 def test_temporaries_do_not_grow_with_the_data():
     def temporaries(num_blocks):
         block = jnp.zeros((num_blocks, 64, 8))
@@ -196,15 +191,6 @@ def test_more_draws_than_examples_and_fewer():
         assert abs(estimate.mutual_information - truth["information"]) < 5 * estimate.mutual_information_stderr + 0.3
     few, many = (monte_carlo(mean, log_var, key=KEY, num_draws=n).plain.marginal_kl_stderr for n in (100, 4000))
     assert many < few / 4
-
-
-def test_a_held_out_density_never_promises_more_than_there_is():
-    """Few examples, many components: what overfits is evaluated on other draws."""
-    variance = np.full(10, 0.5)
-    for seed in range(5):
-        bound = held_out(*matching_encoder(variance, 60, seed), key=jax.random.key(seed), components=(16, 100))
-        assert -0.2 < bound.marginal_kl < 4 * bound.marginal_kl_stderr + 1e-9  # the prior, where nothing is better
-        assert math.isfinite(bound.mutual_information)
 
 
 def test_active_units_are_those_whose_mean_varies():

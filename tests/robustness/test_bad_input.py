@@ -856,7 +856,6 @@ EVALUATION = [
     Call("kid few", lambda: kid(zeros(3, 2), zeros(3, 2)), "expected at least 4, 2 and 2"),
     Call("grid of nothing", lambda: figures.save_grid("a.png", IMAGES[:0]), "expected .N, H, W, C. with at least one"),
     Call("grid integers", lambda: figures.save_grid("a.png", IMAGES.astype(int)), "images has dtype int64; expected"),
-    Call("grid columns", lambda: figures.save_grid("a.png", IMAGES, columns=0), "columns is 0; expected 1 or more"),
     Call(
         "pairs of rows", lambda: figures.save_reconstructions("a.png", IMAGES, IMAGES[:1]), "reconstructions has shape"
     ),

@@ -5,5 +5,5 @@ from test_feature_cache import assert_no_changed_byte_changes_features, images, 
 __all__ = ["images", "kept"]  # fixtures
 
 
-def test_no_changed_byte_changes_features(kept):  # noqa: F811
+def test_no_changed_byte_changes_features(kept):
     assert_no_changed_byte_changes_features(kept, 1)

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from calibrax.data import DataError
@@ -99,23 +98,18 @@ def checked_weights(inception: str) -> str:
     return path
 
 
-def weights_file(inception: str, remote: Remote | None = None, folder: Path | None = None) -> str:
-    """The file of Inception's weights that `--inception` names.
-
-    Args:
-      inception: a file; or `download` for the published one, which is fetched once.
-      remote: where that is published; by default `INCEPTION`.
-      folder: where it is kept; by default `feature_cache.cache_folder()`.
+def weights_file(inception: str) -> str:
+    """The file that `--inception` names; `download` is the published one, which is fetched once into the user's cache.
 
     Raises:
       ConfigError: if it cannot be fetched.
     """
     if inception != "download":
         return inception
-    path = (folder or cache_folder()) / inception_weights.WEIGHTS_FILE
+    path = cache_folder() / inception_weights.WEIGHTS_FILE
     if not path.exists():
         try:
-            fetch(remote or INCEPTION, path, timeout=30)
+            fetch(INCEPTION, path, timeout=30)
         except DataError as error:
             raise ConfigError(f"--inception download: {error}; --inception FILE takes a copy from elsewhere") from error
     return str(path)

@@ -13,44 +13,29 @@ GAP = 3  # white pixels between images
 PAGE_WIDTH = 800  # pixels, about; grids are enlarged to it
 
 
-def save_grid(
-    path: str | Path,
-    images: np.ndarray,
-    *,
-    columns: int | None = None,
-    title: str | None = None,
-    scale: int | None = None,
-) -> None:
-    """Write images as one grid, row by row.
+def save_grid(path: str | Path, images: np.ndarray, *, title: str | None = None) -> None:
+    """Write images as one grid, about square and about 800 pixels wide, row by row.
 
     Args:
       path: a PNG; folders are made.
       images: [N, H, W, C], floats in [0, 1] (clipped; NaN is black) or uint8. C is 3 for colour; otherwise the first
         channel is shown in grey.
-      columns: images per row; by default the grid is about square.
       title: one line above.
-      scale: pixels per pixel of an image, each way; by default the grid is about 800 pixels wide.
 
     Raises:
-      ValueError: if a shape, a dtype or a number is out of range.
+      ValueError: if the shape or the dtype is wrong.
     """
     pixels = as_pixels(images)
-    columns = math.ceil(math.sqrt(len(pixels))) if columns is None else at_least_one("columns", columns)
-    save_png(path, titled(tiled(enlarged(pixels, columns, scale), columns), title))
+    columns = math.ceil(math.sqrt(len(pixels)))
+    save_png(path, titled(tiled(enlarged(pixels, columns), columns), title))
 
 
 def save_reconstructions(
-    path: str | Path,
-    originals: np.ndarray,
-    reconstructions: np.ndarray,
-    *,
-    columns: int = 8,
-    title: str | None = None,
-    scale: int | None = None,
+    path: str | Path, originals: np.ndarray, reconstructions: np.ndarray, *, title: str | None = None
 ) -> None:
-    """Write pairs of rows: the data above, their reconstructions below, each row with its name.
+    """Write pairs of rows, of 8 images: the data above, their reconstructions below, each row with its name.
 
-    Arguments are those of `save_grid`. Both arrays have the same shape.
+    The arguments are those of `save_grid`. Both arrays have the same shape.
 
     Raises:
       ValueError: if the shapes differ, and as `save_grid`.
@@ -58,15 +43,14 @@ def save_reconstructions(
     above, below = as_pixels(originals), as_pixels(reconstructions, "reconstructions")
     if above.shape != below.shape:
         raise ValueError(f"reconstructions has shape {below.shape}; expected {above.shape}, as originals has")
-    columns = min(at_least_one("columns", columns), len(above))
-    above, below = (enlarged(images, columns, scale) for images in (above, below))
+    columns = min(8, len(above))
+    above, below = (enlarged(images, columns) for images in (above, below))
+    names = [centred(text_line(name, 14), above.shape[1] + 2 * GAP) for name in ("data", "reconstruction")]
     rows = []
     for start in range(0, len(above), columns):
-        chosen = slice(start, start + columns)
-        rows += [np.concatenate([tiled(images[chosen], columns) for images in (above, below)]), white(2 * GAP, 1)]
-    names = joined([centred(text_line(name, 14), above.shape[1] + 2 * GAP) for name in ("data", "reconstruction")], 0)
-    labelled = [joined([names, row], 1) if len(row) > 2 * GAP else row for row in rows[:-1]]
-    save_png(path, titled(joined(labelled, 0), title))
+        pair = [tiled(images[start : start + columns], columns) for images in (above, below)]
+        rows += [joined([joined(names, 0), joined(pair, 0)], 1), white(2 * GAP, 1)]
+    save_png(path, titled(joined(rows[:-1], 0), title))
 
 
 def as_pixels(images: np.ndarray, name: str = "images") -> np.ndarray:
@@ -81,16 +65,10 @@ def as_pixels(images: np.ndarray, name: str = "images") -> np.ndarray:
     return images if images.shape[3] == 3 else np.repeat(images[..., :1], 3, axis=3)
 
 
-def at_least_one(name: str, number: int) -> int:
-    if number < 1:
-        raise ValueError(f"{name} is {number}; expected 1 or more")
-    return number
-
-
-def enlarged(pixels: np.ndarray, columns: int, scale: int | None, page_width: int = PAGE_WIDTH) -> np.ndarray:
-    """Images with every pixel repeated `scale` times each way, by default to fill the page, so that no viewer blurs."""
-    factor = max(1, round(page_width / (pixels.shape[2] * columns))) if scale is None else scale
-    return pixels.repeat(at_least_one("scale", factor), axis=1).repeat(factor, axis=2)
+def enlarged(pixels: np.ndarray, columns: int, page_width: int = PAGE_WIDTH) -> np.ndarray:
+    """Images with every pixel repeated, so that `columns` of them fill the page and no viewer blurs them."""
+    scale = max(1, round(page_width / (pixels.shape[2] * columns)))
+    return pixels.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
 def tiled(pixels: np.ndarray, columns: int) -> np.ndarray:
