@@ -24,13 +24,10 @@ def save_sigma_curves(
     """Plot σ of the training batches by step, both on logarithmic axes, 1000 pixels wide and at least 550 high.
 
     Args:
-      path: ends in .png or .svg; folders are made.
+      path: ends in .png or .svg, else ValueError; folders are made.
       runs: rows of `metrics.jsonl`, by label; runs without σ are left out.
       constant: constant σ, such as sqrt(β/2) of a β-VAE, by label; drawn as dashed lines.
       title: above the plot.
-
-    Raises:
-      ValueError: for another ending of `path`.
 
     References:
       Figure 9.

@@ -76,13 +76,10 @@ def save_rate_distortion(
     not finite are left out.
 
     Args:
-      path: ends in .png or .svg; folders are made.
+      path: ends in .png or .svg, else ValueError; folders are made.
       points: the models. Distortions with different σ do not compare; the caller must give comparable ones.
       distortion_label: of the vertical axis.
       title: above the plot.
-
-    Raises:
-      ValueError: for another ending of `path`.
     """
     names = ["sweep over β", *(_style.shortened(point.label) for point in points if not point.swept)]
     with _style.figure_file(path, 1000, 600 + _style.legend_height(names, 1000), title) as figure:
@@ -178,13 +175,10 @@ def save_information(
     markers. Values that are not finite, or a β that is not positive, are left out.
 
     Args:
-      path: ends in .png or .svg; folders are made.
+      path: ends in .png or .svg, else ValueError; folders are made.
       points: the encoders, of one data set.
       cap: ln N, which the plain mutual information cannot exceed.
       title: above the plot.
-
-    Raises:
-      ValueError: for another ending of `path`.
 
     References:
       Figure 4.

@@ -34,17 +34,17 @@ class SampleConfig:
     run: str
     """The run's folder."""
     num: int = 64
-    """How many images; of a video, how many futures, of which the best and a random one are shown."""
+    """How many images; of a video model, how many futures, of which the best and a random one are shown."""
     out: str | None = None
     """The PNG to write (default: samples.png in the run's folder); a GIF gets the same name."""
     seed: int = 0
     """Draws the latents, and the noise."""
     clip: int = 1
-    """Of a video model: which test video to go on with, 1 the first."""
+    """Of a video model: which test video to continue, from 1."""
     noise: bool = False
     """Draw from p(x|z) instead of showing its mean."""
     temperature: float = 1.0
-    """What multiplies the standard deviation of the prior's draws; below 1: likelier, less varied images."""
+    """Multiplies the standard deviation of the prior's draws; below 1, images are more likely and less varied."""
     layers: Literal["none", "top", "bottom"] = "none"
     """Of a hierarchical model: test images with more and more layers drawn from the prior, from this side."""
     traverse: int = 0
@@ -226,7 +226,7 @@ def sample(argv: Sequence[str]) -> None:
 
 
 def _check_read(config: SampleConfig, is_video: bool) -> None:
-    """Refuse options that the picture asked for does not read."""
+    """Refuse options that have no meaning for the requested figure."""
     from calibrax.runs.config import ConfigError
 
     if config.noise and is_video:

@@ -33,6 +33,8 @@ def measured(name, distance, num=1000):
     return {
         "fid": {"value": distance, "name": name, "num_a": num, "num_b": num, "note": None},
         "kid": {"mean": 0.0123, "stderr": 0.0004, "name": kid_name, "num_a": num, "num_b": num, "note": None},
+        "weights": "0123abcd",
+        "note": None,
     }
 
 

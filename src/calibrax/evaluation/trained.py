@@ -62,8 +62,7 @@ def generate(
     """
     if not isinstance(num, int | np.integer) or num < 1:
         raise ValueError(f"num is {num!r}; expected an integer of at least 1")
-    if isinstance(temperature, int | float | np.floating) and not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}; expected a number from 0")
+    check_temperature(temperature)
     latent_key, noise_key = jax.random.split(key)
     outputs = _generate_function(trained.model, num)(trained.params, latent_key, temperature)
     if noise:
@@ -100,6 +99,12 @@ def example_batches(examples: np.ndarray, key: jax.Array, batch_size: int) -> It
     for index in range(count):
         start, stop = (len(examples) * edge // count for edge in (index, index + 1))
         yield examples[start:stop], fold(key, jnp.arange(start, stop))
+
+
+def check_temperature(temperature: Any) -> None:
+    """Raise ValueError for a number that is negative or not finite; arrays pass, as they may be traced."""
+    if isinstance(temperature, int | float | np.floating) and not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}; expected a number from 0")
 
 
 def check_not_empty(examples: np.ndarray) -> None:

@@ -21,12 +21,9 @@ def save_comparison_curves(path: str | Path, runs: Mapping[str, Sequence[Row]], 
     out.
 
     Args:
-      path: ends in .png or .svg; folders are made.
+      path: ends in .png or .svg, else ValueError; folders are made.
       runs: rows of `metrics.jsonl`, by label.
       title: above the panels.
-
-    Raises:
-      ValueError: for another ending of `path`.
     """
     with _style.figure_file(path, 1200, _height(runs), title) as figure:
         draw_comparison_curves(figure, runs)

@@ -23,7 +23,7 @@ def save_partial_samples(
     """Write a grid with one column per image: the data on top, below it row k with k layers drawn from the prior.
 
     Args:
-      path: ends in .png or .svg; folders are made.
+      path: ends in .png or .svg, else ValueError; folders are made.
       samples: [L + 1, N, H, W, C], as from `partial_samples`.
       originals: [N, H, W, C], floats in [0, 1] (clipped) or uint8.
       side: which k layers, as given to `partial_samples`.
@@ -48,12 +48,9 @@ def save_traversal(path: str | Path, traversal: Traversal, *, title: str | None 
     """Write a grid with one row per dimension, most active first, and one column per offset.
 
     Args:
-      path: ends in .png or .svg; folders are made.
+      path: ends in .png or .svg, else ValueError; folders are made.
       traversal: as from `traversal`.
       title: above the grid.
-
-    Raises:
-      ValueError: for another ending of `path`.
     """
     rows = np.stack([as_pixels(row) for row in traversal.images])
     names = [f"dimension {dimension}" for dimension in traversal.dimensions]
@@ -74,14 +71,11 @@ def save_layer_kls(
     finite are left out. Without any KLs the figure is one empty panel, 700 pixels wide.
 
     Args:
-      path: ends in .png or .svg; folders are made.
+      path: ends in .png or .svg, else ValueError; folders are made.
       rows: those of `metrics.jsonl`, with the entries `kl/1`, the bottom, to `kl/L`, in nats; every split but "train"
         counts as test.
       free_bits: nats per layer in training, a dashed line.
       title: above the panels.
-
-    Raises:
-      ValueError: for another ending of `path`.
     """
     num_layers = _num_layers(rows)
     with _style.figure_file(path, 1200 if num_layers else 700, max(550, 200 + 24 * num_layers), title) as figure:
@@ -227,15 +221,12 @@ def _save_grid(
     """Write images [R, K, H, W, 3] uint8, each pixel enlarged to a square of whole pixels, with names of the rows.
 
     Args:
-      path: ends in .png or .svg; folders are made.
+      path: ends in .png or .svg, else ValueError; folders are made.
       rows: the images.
       names: of the rows.
       columns: names under the columns; empty for none.
       label: under the columns' names.
       title: above the grid, wrapped if it is long.
-
-    Raises:
-      ValueError: for another ending of `path`.
     """
     num, across, height, width, _ = rows.shape
     scale = max(1, min(PAGE[0] // (across * (width + GAP)), PAGE[1] // (num * (height + GAP))))

@@ -25,12 +25,9 @@ def save_training_curves(path: str | Path, rows: Sequence[Row], *, title: str | 
     missing or not finite are left out.
 
     Args:
-      path: ends in .png or .svg; folders are made.
+      path: ends in .png or .svg, else ValueError; folders are made.
       rows: those of `metrics.jsonl`: `{"step", "split", ...}`; every split but "train" counts as test.
       title: above the plot.
-
-    Raises:
-      ValueError: for another ending of `path`.
     """
     with _style.figure_file(path, 1200, 800, title) as figure:
         draw_curves(figure, rows)

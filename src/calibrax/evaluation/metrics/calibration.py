@@ -200,19 +200,18 @@ def _measure_example(likelihood: Likelihood, num_draws: int, params, state, outp
     chosen_variance = to_choose / ((num_draws + 1) // 2)
     variance, sq_error = to_predict / (num_draws // 2), jnp.square(x - mean)
     return (
-        jnp.concatenate([_pit_counts(pit), _inside_counts(pit)]),
+        _counts(pit),
         _sums_by_sigma(chosen_variance, variance, sq_error),
         jnp.sum(~(jnp.isfinite(x) & jnp.isfinite(chosen_variance) & jnp.isfinite(variance)), dtype=jnp.int32),
     )
 
 
-def _pit_counts(pit: jax.Array) -> jax.Array:
+def _counts(pit: jax.Array) -> jax.Array:
+    """[20 + 4] int32: values in each bin of the PIT, then values inside each central interval."""
     bins = jnp.clip((NUM_PIT_BINS * pit).astype(jnp.int32), 0, NUM_PIT_BINS - 1)
-    return jnp.bincount(bins.reshape(-1), length=NUM_PIT_BINS).astype(jnp.int32)
-
-
-def _inside_counts(pit: jax.Array) -> jax.Array:
-    return jnp.stack([jnp.sum(jnp.abs(pit - 0.5) <= level / 2, dtype=jnp.int32) for level in LEVELS])
+    by_bin = jnp.bincount(bins.reshape(-1), length=NUM_PIT_BINS).astype(jnp.int32)
+    inside = jnp.stack([jnp.sum(jnp.abs(pit - 0.5) <= level / 2, dtype=jnp.int32) for level in LEVELS])
+    return jnp.concatenate([by_bin, inside])
 
 
 def _sums_by_sigma(chosen_variance: jax.Array, variance: jax.Array, sq_error: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import numpy as np
 
-from calibrax.evaluation.trained import Trained
+from calibrax.evaluation.trained import Trained, check_temperature
 from calibrax.models.hvae import HVAE, Latent
 
 Side = Literal["top", "bottom"]
@@ -56,8 +56,7 @@ def partial_samples(
     layers = _num_layers(trained)
     if side not in get_args(Side):
         raise ValueError(f"side is {side!r}; expected 'top' or 'bottom'")
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}; expected a number from 0")
+    check_temperature(temperature)
     keys = jax.random.split(key, _at_least(images, 1))
     z = [latent.z for latent in _infer_function(trained.model)(trained.params["model"], images, keys)]
     from_bottom = np.arange(layers) if side == "bottom" else np.arange(layers)[::-1]

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from calibrax.evaluation.figures.video import save_prediction, save_scores_over_
 from calibrax.evaluation.metric import Metric, Record, Subject
 from calibrax.evaluation.metrics.frame_scores import FrameScores, best_of, frame_scores, psnr, ssim
 from calibrax.evaluation.metrics.inception import to_uint8
-from calibrax.evaluation.trained import Trained, example_batches
+from calibrax.evaluation.trained import Trained, check_temperature, example_batches
 from calibrax.likelihoods import Likelihood
 from calibrax.likelihoods._base import as_unit
 from calibrax.models.svg import step_noise
@@ -52,8 +51,7 @@ def predict(
     """
     if num_frames < 1:
         raise ValueError(f"num_frames is {num_frames}; expected 1 or more")
-    if isinstance(temperature, int | float) and not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}; expected a number from 0")
+    check_temperature(temperature)
     observe, imagine = _functions(trained.model, trained.likelihood)
     memory, noise = observe(trained.params, x_past, keys, num_frames)
     frames = []
