@@ -27,7 +27,7 @@ import calibrax as cx
 from benchmarks.soak import resident
 from calibrax._malloc import give_back_free_memory, keep_freed_memory
 from calibrax.data import MovingDigits, batches
-from calibrax.evaluation import evaluate_likelihood, generate
+from calibrax.evaluation import Trained, evaluate_likelihood, generate
 from calibrax.evaluation.metrics.frame_scores import ssim
 from calibrax.evaluation.metrics.inception import _forward_function, features, parameter_shapes
 from calibrax.evaluation.metrics.information import monte_carlo
@@ -95,7 +95,7 @@ def rates():
     parts, examples, key = parts_of(), images(2048), jax.random.key(0)
     model: Any = parts["model"]
     state = create_train_state(key, examples[:1], **parts)
-    trained = (model, parts["likelihood"], state.params, state.likelihood_state)
+    trained = Trained(model, parts["likelihood"], state.params, state.likelihood_state)
     variables, one = {"params": state.params["model"]}, jax.ShapeDtypeStruct((1, 28, 28, 3), np.uint8)
     forward = flops(lambda x: model.apply(variables, x, jax.random.split(key, 1)), one)
     decode = flops(lambda z: model.apply(variables, z, method="decode"), jnp.zeros((1, 20)))
@@ -105,9 +105,9 @@ def rates():
         share = [num * work / (value * np.median(limit)) for value in found]
         return {"name": name, "unit": "1/s", "ours": [num / value for value in found], "ratio": share}
 
-    score = functools.partial(evaluate_likelihood, *trained, examples, key=key)
+    score = functools.partial(evaluate_likelihood, trained, examples, key=key)
     yield row("evaluation, images", len(examples), forward, seconds_of(lambda: score().neg_elbo))
-    yield row("sampling, images", 1024, decode, seconds_of(lambda: generate(*trained, 1024, key=key)))
+    yield row("sampling, images", 1024, decode, seconds_of(lambda: generate(trained, 1024, key=key)))
 
     params = unflatten_dict(
         {
@@ -197,11 +197,11 @@ def growth():
 
     parts, key = parts_of(), jax.random.key(0)
     state = create_train_state(key, images(1), **parts)
-    trained = (parts["model"], parts["likelihood"], state.params, state.likelihood_state)
+    trained = Trained(parts["model"], parts["likelihood"], state.params, state.likelihood_state)
     sizes, measured = [1024, 2048, 4096], []
     for num in sizes:
         examples = images(num)
-        call = functools.partial(evaluate_likelihood, *trained, examples, key=key)
+        call = functools.partial(evaluate_likelihood, trained, examples, key=key)
         measured.append(float(np.median(seconds_of(lambda call=call: call().neg_elbo))))
     yield fitted("evaluation against images", sizes, measured, 1)
     sizes, measured = [1024, 2048, 4096], []

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from calibrax.evaluation.figures.comparison import save_sigma_curves
 from calibrax.objectives import beta_to_sigma
 from calibrax.training import read_metrics
 from experiments import decoders, paper_figure
+from experiments.figures.sigma_curves import save_sigma_curves
 from experiments.paper_figure import Figure, Made
 from experiments.sweep import Case
 

@@ -14,8 +14,8 @@ import jax
 
 from calibrax import cli
 from calibrax.evaluation import generate, reconstruct
-from calibrax.evaluation.figures.images import save_comparison
 from calibrax.runs.run import Run
+from experiments.figures.panels import save_comparison
 
 NUM_IMAGES = 36
 
@@ -30,13 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def draw(folder: str, out: str | Path) -> None:
     run = Run.open(folder)
-    state = run.saved_state()
-    trained = (run.model, run.likelihood, state.params, state.likelihood_state)
+    trained = run.trained()
     images = run.data.test[:NUM_IMAGES]
     panels = [
         (f"{run.data.name}, test images", images),
-        ("reconstructions", reconstruct(*trained, images, key=run.eval_key)),
-        ("samples", generate(*trained, NUM_IMAGES, key=jax.random.key(0))),
+        ("reconstructions", reconstruct(trained, images, key=run.eval_key)),
+        ("samples", generate(trained, NUM_IMAGES, key=jax.random.key(0))),
     ]
     save_comparison(out, panels)
     print(out)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from calibrax.data import Data
-from calibrax.evaluation.figures.images import save_comparison
 from calibrax.runs import folder as run_folder
 from calibrax.runs.evaluate import check_fid_images
 from experiments import paper_table, report
+from experiments.figures.panels import save_comparison
 from experiments.sweep import Case, Done, SweepConfig, chosen, sweep
 
 NUM_SIDE_BY_SIDE = 64  # samples of each decoder

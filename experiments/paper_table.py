@@ -14,10 +14,10 @@ import numpy as np
 from calibrax import cli
 from calibrax.data import Data
 from calibrax.evaluation import generate
-from calibrax.evaluation.figures.images import save_strips
 from calibrax.runs import run
 from calibrax.runs.evaluate import check_fid_images, checked_weights
 from experiments import report
+from experiments.figures.panels import save_strips
 from experiments.figures.scores import Score, save_scores
 from experiments.report import Table
 from experiments.sweep import Case, Done, SweepConfig, chosen, sweep, train_config
@@ -125,7 +125,7 @@ def _score(case: Case, done: Sequence[Done], column: report.Column) -> Score:
 
 def samples(one: Done, data: Data, num: int) -> np.ndarray:
     """Means of p(x|z) for draws of the prior, [num, H, W, C] in [0, 1]; the same z for every decoder."""
-    return np.clip(generate(*run.Run(one.config, data).trained(), num, key=jax.random.key(0)), 0, 1)
+    return np.clip(generate(run.Run(one.config, data).trained(), num, key=jax.random.key(0)), 0, 1)
 
 
 def is_video(done: Sequence[Done]) -> bool:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from calibrax.data import Data, steps_per_epoch
-from calibrax.evaluation import full
-from calibrax.evaluation.metrics import fid
+from calibrax.evaluation.metric import NoOptions
+from calibrax.evaluation.metrics.distances import metric_name
+from calibrax.evaluation.metrics.fid import FidOptions, feature_of
+from calibrax.evaluation.metrics.prediction import PredictionOptions
 from calibrax.runs import folder as run_folder
 from calibrax.runs import run
 from calibrax.runs.config import ConfigError, TrainConfig, check_name
@@ -185,26 +187,19 @@ def _measured(
     config: SweepConfig, settings: TrainConfig, data: Data, record, information: bool, futures: int
 ) -> dict[str, Any]:
     """The record with the further measurements that the sweep asks for and it lacks."""
-    wants_fid = config.inception is not None and not _has_fid(record, config, data)
-    wants_information = information and "information" not in record
-    wants_futures = futures > 0 and record.get("prediction", {}).get("samples") != futures
-    if not (wants_fid or wants_information or wants_futures):
-        return record
-    return measure(
-        run.Run(settings, data),
-        record,
-        importance_samples=0,
-        calibration_draws=0,
-        information=wants_information,
-        futures=futures if wants_futures else 0,
-        inception=config.inception if wants_fid else None,
-        fid_images=config.fid_images,
-    )
+    wanted: dict[str, Any] = {}
+    if config.inception is not None and not _has_fid(record, config, data):
+        wanted["fid"] = FidOptions(config.inception, config.fid_images)
+    if information and "information" not in record:
+        wanted["information"] = NoOptions()
+    if futures > 0 and record.get("prediction", {}).get("samples") != futures:
+        wanted["prediction"] = PredictionOptions(futures)
+    return measure(run.Run(settings, data), record, wanted) if wanted else record
 
 
 def _has_fid(record, config: SweepConfig, data: Data) -> bool:
     """Whether it was measured with these weights' features and on as many images."""
-    name = fid.metric_name(full.feature_of(config.inception or ""))
+    name = metric_name(feature_of(config.inception or ""))
     measured = record.get("fid", {})
     found = measured.get("fid", {})
     examples = measured.get("clips", found.get("num_a"))

@@ -26,9 +26,9 @@ from flax import linen as nn
 
 import calibrax as cx
 from calibrax import cli
-from calibrax.evaluation.figures.images import save_comparison
 from calibrax.linen import Decode
 from calibrax.objectives import gaussian_kl
+from experiments.figures.panels import save_comparison
 
 NOISE = {"image": 0.02, "state": 8.0}  # standard deviations, in each modality's own units
 SHAPES = {"image": (12, 12, 1), "state": (5,)}

@@ -23,16 +23,6 @@ class EvaluateConfig:
 
     run: str
     """The run's folder."""
-    importance_samples: int = 64
-    """Posterior samples of the importance-weighted bound; 0: none."""
-    calibration_draws: int = 199
-    """Draws from p(x|z) for each value, to test the calibration; 0: none."""
-    futures: int = 100
-    """Of a video model: samples of each test video, of which the best is scored; 0: none."""
-    inception: str | None = None
-    """Inception's weights for FID and KID: the published .pth, an .npz of folded arrays (FID-768), or download."""
-    fid_images: int = 0
-    """Test images or videos, from the first on, for FID and KID, against as many samples; 0: all."""
     data_dir: str | None = None
     """Where the data is now, if it moved."""
 
@@ -44,17 +34,17 @@ class SampleConfig:
     run: str
     """The run's folder."""
     num: int = 64
-    """How many images; of a video, how many futures, of which the best and a random one are shown."""
+    """How many images; of a video model, how many futures, of which the best and a random one are shown."""
     out: str | None = None
     """The PNG to write (default: samples.png in the run's folder); a GIF gets the same name."""
     seed: int = 0
     """Draws the latents, and the noise."""
     clip: int = 1
-    """Of a video model: which test video to go on with, 1 the first."""
+    """Of a video model: which test video to continue, from 1."""
     noise: bool = False
     """Draw from p(x|z) instead of showing its mean."""
     temperature: float = 1.0
-    """What multiplies the standard deviation of the prior's draws; below 1: likelier, less varied images."""
+    """Multiplies the standard deviation of the prior's draws; below 1, images are more likely and less varied."""
     layers: Literal["none", "top", "bottom"] = "none"
     """Of a hierarchical model: test images with more and more layers drawn from the prior, from this side."""
     traverse: int = 0
@@ -191,26 +181,16 @@ def _join(coordinator: str | None, num_processes: int | None, process_id: int | 
 
 
 def evaluate(argv: Sequence[str]) -> None:
-    from calibrax.runs.evaluate import evaluate_fully
+    from calibrax.evaluation.record import METRICS
+    from calibrax.runs.evaluate import evaluate
     from calibrax.runs.run import Run
-    from calibrax.runs.settings import ConfigError
 
-    config = parse(EvaluateConfig, "calibrax evaluate", argv)
-    for name in ("importance_samples", "futures"):
-        value = getattr(config, name)
-        if value < 0:
-            raise ConfigError(f"--{name.replace('_', '-')} is {value}; expected 0 or more")
-    if config.calibration_draws < 0 or config.calibration_draws == 1:
-        raise ConfigError(f"--calibration-draws is {config.calibration_draws}; expected 0, or 2 and more")
-    if config.fid_images and config.inception is None:
-        raise ConfigError(f"--fid-images is {config.fid_images}, but FID and KID are measured with --inception alone")
-    names = "importance_samples", "calibration_draws", "futures", "inception", "fid_images"
-    options = {name: getattr(config, name) for name in names}
-    run = Run.open(config.run, config.data_dir)
-    name, models = ("importance_samples", "videos") if run.config.is_video else ("futures", "images")
-    if options[name] not in (0, getattr(EvaluateConfig, name)):
-        raise ConfigError(f"--{name.replace('_', '-')} has no meaning for a model of {models}")
-    evaluate_fully(run, **options)
+    options = [(metric.name, metric.options, metric.options()) for metric in METRICS]
+    kind = dataclasses.make_dataclass("EvaluateArguments", options, bases=(EvaluateConfig,), frozen=True)
+    kind.__doc__ = EvaluateConfig.__doc__
+    # The flags of all metrics stand side by side: --futures, not --prediction.futures.
+    given: Any = parse(import_tyro().conf.OmitArgPrefixes[kind], "calibrax evaluate", argv)
+    evaluate(Run.open(given.run, given.data_dir), {name: getattr(given, name) for name, *_ in options})
 
 
 def sample(argv: Sequence[str]) -> None:
@@ -244,7 +224,7 @@ def sample(argv: Sequence[str]) -> None:
 
 
 def _check_read(config: SampleConfig, is_video: bool) -> None:
-    """Refuse options that the picture asked for does not read."""
+    """Refuse options that have no meaning for the requested figure."""
     from calibrax.runs.settings import ConfigError
 
     if config.noise and is_video:

@@ -11,8 +11,8 @@ from flax.traverse_util import unflatten_dict
 
 from calibrax import cli
 from calibrax.data.download import Remote
-from calibrax.evaluation import full
-from calibrax.evaluation.metrics import inception, inception_weights
+from calibrax.evaluation.metric import Subject, plain
+from calibrax.evaluation.metrics import fid, inception, inception_weights
 from calibrax.runs import evaluate as measure
 from calibrax.runs.config import ConfigError
 from calibrax.runs.run import Run
@@ -46,7 +46,7 @@ def network(tmp_path, monkeypatch):
         return features(params, images, **options)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(full, "feature_of", lambda weights: 64)
+    monkeypatch.setattr(fid, "feature_of", lambda weights: 64)
     monkeypatch.setattr(inception_weights, "load_weights", lambda path, feature: unflatten_dict(layers, sep="."))
     monkeypatch.setattr(inception, "features", counted)
     return counts
@@ -81,20 +81,17 @@ def test_a_second_evaluation_passes_only_the_samples_through_the_network(folder,
     assert network[3:] == [10, 10]
 
 
-def test_fewer_images_are_the_first_ones(folder, network, tmp_path, capsys):
+def test_fewer_images_are_the_first_ones(folder, network, tmp_path, capsys, monkeypatch):
     code = cli.main(["evaluate", str(folder), "--inception", "some.npz", "--fid-images", "6", *QUICK])
     assert code == 0
     assert "(6 images, 6 samples)" in capsys.readouterr().out
     assert network == [6, 6]
     opened = Run.open(folder)
-    trained = full.Trained(
-        opened.model, opened.likelihood, opened.saved_state().params, opened.saved_state().likelihood_state
-    )
-    expected = full.measure_fid(
-        trained, opened.data.test[:6], key=opened.eval_key, weights="some.npz", cache=tmp_path / "other"
-    )
-    assert json.loads((folder / "results.json").read_text())["fid"] == expected
-    assert len(list((tmp_path / "other").iterdir())) == 1
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    subject = Subject(opened.trained(), opened.test[:6], opened.eval_key, 256, None, folder, "", "")
+    expected = fid.METRIC.measure(fid.FidOptions("some.npz"), subject)
+    assert json.loads((folder / "results.json").read_text())["fid"] == plain(expected)
+    assert len(list((tmp_path / "other" / "calibrax" / "fid").iterdir())) == 1
 
 
 def test_mistaken_numbers_of_images_are_one_line(folder, network, capsys):
@@ -139,9 +136,10 @@ def remote(server, path):
     return Remote(url, len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
 
 
-def test_weights_are_downloaded_once(server, tmp_path):
+def test_weights_are_downloaded_once(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "INCEPTION", remote(server, "/right"))
     for _ in range(2):
-        path = measure.weights_file("download", remote(server, "/right"))
+        path = measure.weights_file("download")
         assert path == str(tmp_path / "calibrax" / "fid" / "pt_inception-2015-12-05-6726825d.pth")
         with open(path, "rb") as file:
             assert file.read() == CONTENT
@@ -149,10 +147,11 @@ def test_weights_are_downloaded_once(server, tmp_path):
     assert measure.weights_file("some.npz") == "some.npz"
 
 
-def test_another_file_is_not_taken_for_the_weights(server, tmp_path):
+def test_another_file_is_not_taken_for_the_weights(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "INCEPTION", remote(server, "/wrong"))
     with pytest.raises(ConfigError, match=r"^--inception download: http.* is not the file it should be: .*FILE"):
-        measure.weights_file("download", remote(server, "/wrong"), tmp_path / "kept")
-    assert not (tmp_path / "kept").exists()
+        measure.weights_file("download")
+    assert not list(tmp_path.rglob("*.pth"))
 
 
 def test_no_network_is_one_line_before_anything_is_measured(folder, network, tmp_path, monkeypatch, capsys):

@@ -1,23 +1,15 @@
-"""Figures that compare runs: whole files, what they show and where, labels that keep apart."""
+"""The figure that compares runs: a whole file, what it shows and where."""
 
-import itertools
 import math
 import os
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from calibrax.evaluation.figures import _style as drawing
-from calibrax.evaluation.figures import comparison as comparison_figure
-from experiments.figures import scores as score_figure
-from experiments.figures import tradeoff as tradeoff_figure
-from experiments.figures.scores import Score
-from experiments.figures.tradeoff import InformationPoint, Point
+from calibrax.evaluation.figures.comparison import draw_comparison_curves, save_comparison_curves
 
 
 def rows(num=200, *, test=True, sigma=True):
@@ -37,111 +29,59 @@ RUNS = {
     "shared-sigma": rows(test=False),
     "nothing yet": [],
 }
-SWEEP = [
-    Point(f"β {beta:g}", rate, distortion, 0.5, 20.0, True)
-    for beta, rate, distortion in ((10, 2, -1200), (0.001, 110, -3700), (0.1, 30, -2700), (1, 10, -1800))
+NAMES = [
+    "optimal-sigma, seed 0",
+    "bernoulli $a$ & <b> (no σ)",
+    "shared-sigma (training batches)",
+    "nothing yet (no values)",
 ]
-POINTS = [*SWEEP, Point("optimal-sigma", 66.0, -3420.0), Point("shared-sigma", 62.0, -3380.0, 0.4)]
-INFORMATION = [
-    InformationPoint(f"β {beta:g}", beta, rate, min(rate, 9.0), rate - min(rate, 9.0), rate - 0.1, 0.1, True)
-    for beta, rate in ((1.0, 10.0), (0.001, 110.0), (0.1, 30.0))
-] + [
-    InformationPoint("optimal-sigma", 0.0067, 66.0, 9.1, 56.9, 62.5, 3.5, False),
-    InformationPoint("shared-sigma", 0.0075, 63.0, 9.1, 53.9, 60.0, 3.0, False),
-]
-SCORES = [
-    Score("optimal σ", -3330.0, 12.0, -3200.0),
-    Score("bernoulli", 1612.0, None, None),
-    Score("categorical", None, None, 9100.0, doubtful=True),
-    Score("per-pixel σ", None, None, None),
-]
-FIGURES = {
-    "curves": (comparison_figure.save_comparison_curves, (RUNS,), {}, (1200, 550)),
-    "sigma": (comparison_figure.save_sigma_curves, (RUNS,), {"constant": {"β-VAE, β 0.1": 0.2236}}, (1000, 550)),
-    "rate-distortion": (tradeoff_figure.save_rate_distortion, (POINTS,), {}, (1000, 600)),
-    "information": (tradeoff_figure.save_information, (INFORMATION,), {"cap": 9.21}, (1100, 750)),
-    "scores": (score_figure.save_scores, ([("nats", SCORES), ("FID-768", SCORES[:2])],), {}, (800, 200)),
-}
-NAMES = {
-    "curves": [
-        "optimal-sigma, seed 0",
-        "bernoulli $a$ & <b> (no σ)",
-        "shared-sigma (training batches)",
-        "nothing yet (no values)",
-    ],
-    "sigma": ["optimal-sigma, seed 0", "shared-sigma", "β-VAE, β 0.1"],
-    "rate-distortion": ["β 0.001", "β 10", "optimal-sigma", "shared-sigma", tradeoff_figure.DISTORTION],
-    "information": ["ln N = 9.2", "rate", "marginal KL, lower bound"],
-    "scores": ["optimal σ", "categorical", "nats", "FID-768", "not reported", "paper, in doubt"],
-}
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_figures_are_whole_pngs(tmp_path, name):
-    save, args, options, least = FIGURES[name]
+def test_the_figure_is_a_whole_png(tmp_path):
     path = tmp_path / "new" / "figure.PNG"
-    save(path, *args, **options, title="SVHN: $5 & more $")
+    save_comparison_curves(path, RUNS, title="SVHN: $5 & more $")
     with Image.open(path) as picture:
         assert picture.format == "PNG"
-        assert picture.width >= least[0]
-        assert picture.height >= least[1]
+        assert picture.width >= 1200
+        assert picture.height >= 550
         assert np.asarray(picture.convert("L")).std() > 5
     assert os.listdir(path.parent) == ["figure.PNG"]
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_an_svg_holds_its_words_and_is_the_same_each_time(tmp_path, name):
-    save, args, options, _ = FIGURES[name]
+def test_an_svg_holds_its_words_and_is_the_same_each_time(tmp_path):
     for path in (tmp_path / "one.svg", tmp_path / "two.svg"):
-        save(path, *args, **options, title="SVHN")
+        save_comparison_curves(path, RUNS, title="SVHN")
     texts = [node.text for node in ElementTree.parse(tmp_path / "one.svg").iter() if node.tag.endswith("}text")]
-    assert {*NAMES[name], "SVHN"} <= {(text or "").strip() for text in texts}
+    assert {*NAMES, "SVHN"} <= {(text or "").strip() for text in texts}
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
 
 
-@pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("ending", [".jpeg", "", ".pdf"])
-def test_another_ending_is_refused(tmp_path, name, ending):
-    save, args, options, _ = FIGURES[name]
+def test_another_ending_is_refused(tmp_path, ending):
     with pytest.raises(ValueError, match=rf"^path is [^\n]*figure{ending}; expected a name that ends in .png or .svg$"):
-        save(tmp_path / f"figure{ending}", *args, **options)
+        save_comparison_curves(tmp_path / f"figure{ending}", RUNS)
     assert not os.listdir(tmp_path)
 
 
-def unusual():
-    """(name, arguments) of what should be drawn all the same."""
-    nan = math.nan
-    far = {"step": 300, "split": "test", "neg_elbo": 1e30, "sigma": 1e9}
-    yield "curves", {"one": rows()}
-    yield "curves", {"first row": rows()[:1]}
-    yield "curves", {"empty": []}
-    yield "curves", {}
-    yield "curves", {"nan": [{"step": 1, "split": "test", "neg_elbo": nan, "sigma": -1.0}], "b": rows(sigma=False)}
-    yield "curves", {"far": [*rows(), far]}
-    yield "curves", {f"run {index} {'of a very long name ' * 5}": rows(8) for index in range(30)}
-    yield "sigma", {"one": rows()[:1]}
-    yield "sigma", {}
-    yield "sigma", {"no sigma": rows(sigma=False)}
-    yield "sigma", {"nan": [{"step": 1, "split": "train", "log_sigma": nan}]}
-    yield "rate-distortion", []
-    yield "rate-distortion", POINTS[:1]
-    yield "rate-distortion", POINTS[-1:]
-    yield "rate-distortion", [Point("nan", nan, 1.0), Point("zero", 0.0, 1.0, nan)]
-    yield "rate-distortion", [point._replace(rate=2.0, distortion=3.0) for point in POINTS]
-    yield "information", []
-    yield "information", INFORMATION[:1]
-    yield "information", INFORMATION[-1:]
-    yield "information", [INFORMATION[0]._replace(beta=0.0), INFORMATION[1]._replace(marginal_kl=nan)]
-    yield "scores", [("nats", [])]
-    yield "scores", [("nats", SCORES[3:])]
-    yield "scores", [("nats", [Score("nan", nan, nan, math.inf)])]
-    yield "scores", [("a", SCORES), ("b", SCORES[::-1])]
+FAR = {"step": 300, "split": "test", "neg_elbo": 1e30, "sigma": 1e9}
+NOT_FINITE = [{"step": 1, "split": "test", "neg_elbo": math.nan, "sigma": -1.0}]
 
 
-@pytest.mark.parametrize(("name", "drawn"), list(unusual()))
-def test_unusual_input_is_drawn_without_a_warning(tmp_path, name, drawn):
-    save, _, options, _ = FIGURES[name]
-    save(tmp_path / "figure.png", drawn, **(options if name == "information" else {}))
+@pytest.mark.parametrize(
+    "runs",
+    [
+        {"one": rows()},
+        {"first row": rows()[:1]},
+        {"empty": []},
+        {},
+        {"nan": NOT_FINITE, "b": rows(sigma=False)},
+        {"far": [*rows(), FAR]},
+        {f"run {index} {'of a very long name ' * 5}": rows(8) for index in range(30)},
+    ],
+    ids=["one", "first row", "empty", "none", "nan", "far", "many"],
+)
+def test_unusual_input_is_drawn_without_a_warning(tmp_path, runs):
+    save_comparison_curves(tmp_path / "figure.png", runs)
     with Image.open(tmp_path / "figure.png") as picture:
         picture.verify()
 
@@ -150,15 +90,15 @@ def xy(line):
     return np.asarray(line.get_xydata())
 
 
-def axes_of(draw, *args):
+def axes_of(runs):
     figure = Figure(figsize=(11, 7.5), layout="constrained")
-    draw(figure, *args, None)
+    draw_comparison_curves(figure, runs)
     figure.draw_without_rendering()
     return figure.axes
 
 
 def test_curves_show_test_values_or_else_training_batches():
-    left, right = axes_of(comparison_figure.draw_comparison_curves, RUNS)
+    left, right = axes_of(RUNS)
     assert [len(xy(line)) for line in left.lines] == [4, 4, 200]
     np.testing.assert_allclose(xy(left.lines[0]), [(s, -2990 + 100 / s) for s in (50, 100, 150, 200)])
     assert len({line.get_color() for line in left.lines}) == 3
@@ -169,94 +109,6 @@ def test_curves_show_test_values_or_else_training_batches():
 
 def test_a_value_far_off_is_marked_at_the_edge():
     runs = {"far": [*rows(), {"step": 201, "split": "test", "neg_elbo": 1e7}]}
-    left, _ = axes_of(comparison_figure.draw_comparison_curves, runs)
+    left, _ = axes_of(runs)
     (edge,) = (line for line in left.lines if line.get_marker() == "^" and len(xy(line)) == 1)
     np.testing.assert_allclose(xy(edge), [[201, left.get_ylim()[1]]])
-
-
-def test_sigma_is_drawn_from_the_first_step_on_logarithmic_axes():
-    constant = {"one": 0.2, "close": 0.201, "too close": 0.202}
-    (axes,) = axes_of(comparison_figure.draw_sigma_curves, {"run": rows(500)}, constant)
-    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
-    assert axes.get_xlim() == (1, 500)
-    smooth = xy(axes.lines[1])
-    np.testing.assert_allclose(smooth[:8], [(s, math.exp(-2.5 + 2 / s)) for s in range(1, 9)])
-    assert len(smooth) < 200
-    assert [xy(line)[0, 1] for line in axes.lines[2:]] == list(constant.values())
-    assert_apart(axes.texts)
-
-
-def assert_apart(texts):
-    boxes = [text.get_window_extent() for text in texts]
-    for index, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in boxes[:index]), texts[index]
-
-
-def test_the_sweep_is_a_curve_in_the_order_of_the_rate():
-    (axes,) = axes_of(tradeoff_figure.draw_rate_distortion, POINTS, "distortion")
-    (curve,) = (line for line in axes.lines if len(xy(line)) == 4 and line.get_linestyle() == "-")
-    assert xy(curve)[:, 0].tolist() == [2, 10, 30, 110]
-    assert xy(curve)[:, 1].tolist() == [-1200, -1800, -2700, -3700]
-    assert axes.get_xscale() == "log"
-    assert sorted(text.get_text() for text in axes.texts) == ["β 0.001", "β 0.1", "β 1", "β 10"]
-    assert_apart(axes.texts)
-    for rates, scale in (([20, 110], "linear"), ([0, 110], "linear"), ([2, 61], "log")):
-        points = [point._replace(rate=rate) for point, rate in zip(SWEEP, rates, strict=False)]
-        (axes,) = axes_of(tradeoff_figure.draw_rate_distortion, points, "distortion")
-        assert axes.get_xscale() == scale
-
-
-def test_labels_of_a_crowded_curve_keep_apart():
-    points = [
-        Point(f"β {0.01 + 0.001 * index:g}", 60.0 + 7 * index, -3400.0 - 9 * index, swept=True) for index in range(9)
-    ]
-    (axes,) = axes_of(tradeoff_figure.draw_rate_distortion, [*points, Point("far", 200.0, -3000.0)], "distortion")
-    assert_apart(axes.texts)
-    curve = axes.transData.transform(np.array([(point.rate, point.distortion) for point in points]))
-    for text in axes.texts:
-        box = text.get_window_extent()
-        assert not any(box.contains(x, y) for x, y in curve)
-
-
-def test_information_has_the_bounds_and_the_cap():
-    (axes,) = axes_of(tradeoff_figure.draw_information, INFORMATION, 9.21)
-    assert axes.get_xscale() == "log"
-    drawn = [xy(line).tolist() for line in axes.lines]
-    sweep = sorted(INFORMATION[:3], key=lambda point: point.beta)
-    fields = ("rate", "mutual_information", "mutual_information_bound", "marginal_kl", "marginal_kl_bound")
-    for field in fields:
-        assert [[point.beta, getattr(point, field)] for point in sweep] in drawn
-        assert [[point.beta, getattr(point, field)] for point in INFORMATION[3:]] in drawn
-    assert [[0, 9.21], [1, 9.21]] in drawn
-    words = [text.get_text().strip() for text in axes.texts]
-    assert words == ["ln N = 9.2", "shared-sigma, β 0.0075", "optimal-sigma, β 0.0067"]
-    assert_apart(axes.texts)
-    verticals = [line for line in axes.lines if line.get_transform() == axes.transAxes]
-    places = [
-        axes.transData.inverted().transform(axes.transAxes.transform((xy(line)[0, 0], 0)))[0] for line in verticals
-    ]
-    np.testing.assert_allclose(places, [0.0075, 0.0067], rtol=1e-6)
-
-
-def test_scores_stand_in_the_rows_of_their_labels():
-    first, second = axes_of(score_figure.draw_scores, [("nats", SCORES), ("FID-768", SCORES)])
-    assert [label.get_text() for label in first.get_yticklabels()] == [score.label for score in SCORES]
-    assert first.get_ylim() == (3.5, -0.5)
-    dots = {(line.get_marker(), *xy(line)[0].tolist()) for line in first.lines if len(xy(line)) == 1}
-    expected = {("o", -3330.0, 0), ("o", 1612.0, 1), ("D", -3200.0, 0), ("D", 9100.0, 2), ("x", 9100.0, 2)}
-    assert expected <= dots
-    assert [text.get_position()[1] for text in first.texts] == [3]
-    assert (first.get_xlabel(), second.get_xlabel()) == ("nats", "FID-768")
-    assert not any(label.get_visible() for label in second.get_yticklabels())
-    with pytest.raises(ValueError, match="groups is empty"):
-        score_figure.save_scores("unused.png", [])
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_labels_are_spread_in_their_order(positions):
-    moved = drawing.spread(positions, 0.05)
-    order = np.argsort(positions, kind="stable")
-    assert np.all(moved[order][1:] - moved[order][:-1] >= 0.05 - 1e-9)
-    assert moved.max() <= 1 + 1e-9
-    if all(after - before >= 0.05 for before, after in itertools.pairwise(sorted(positions))):
-        np.testing.assert_allclose(moved, positions)

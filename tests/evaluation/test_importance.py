@@ -8,6 +8,7 @@ from flax import linen as nn
 from scipy import stats as sps
 
 import calibrax as cx
+from calibrax.evaluation import Trained
 from calibrax.evaluation.metrics.importance import importance_bounds
 
 D, LATENTS, SIGMA = 6, 2, 0.5
@@ -38,9 +39,8 @@ ROTATED = TURN.T @ WEIGHTS
 def bounds(model, num_samples, **options):
     likelihood = cx.gaussian(SIGMA, link="identity")
     params = {"model": {}, "likelihood": {}}
-    return importance_bounds(
-        model, likelihood, params, {}, X, key=jax.random.key(0), num_samples=num_samples, **options
-    )
+    trained = Trained(model, likelihood, params, {})
+    return importance_bounds(trained, X, key=jax.random.key(0), num_samples=num_samples, **options)
 
 
 class Drawn(nn.Module):

@@ -206,24 +206,21 @@ def test_other_images_are_refused(images):
         inception.to_uint8(images)
 
 
-def test_features_by_batches_pieces_and_devices(params):
+def test_features_by_batches_and_devices(params):
     images = np.random.default_rng(0).integers(0, 256, (7, 12, 10, 1), dtype=np.uint8)
     variables = {"params": params}
     expected = [Inception(64).apply(variables, inception.preprocess(jnp.asarray(image[None])))[0] for image in images]
     one, options = jax.devices()[:1], {"feature": 64, "batch_size": 3}
 
     inception._forward_function.cache_clear()
-    done = []
-    by_batch = inception.features(params, images, devices=one, progress=done.append, **options)
+    by_batch = inception.features(params, images, devices=one, **options)
     assert by_batch.shape == (7, 64)
     assert by_batch.dtype == np.float32
-    assert done == [3, 6, 7]
     assert inception._forward_function(64)._cache_size() == 1
     np.testing.assert_allclose(by_batch, expected, rtol=1e-5, atol=1e-6)
 
-    pieces = iter([images[:1], images[1:6], images[6:6], images[6:].astype(np.float32) / 255])
-    by_piece = inception.features(params, pieces, devices=one, **options)
-    np.testing.assert_array_equal(by_piece, by_batch)
+    as_floats = inception.features(params, images.astype(np.float32) / 255, devices=one, **options)
+    np.testing.assert_array_equal(as_floats, by_batch)
     rgb = inception.features(params, jnp.asarray(np.repeat(images, 3, axis=-1)), devices=one, **options)
     np.testing.assert_allclose(rgb, by_batch, rtol=1e-6, atol=1e-6)
 
@@ -231,16 +228,14 @@ def test_features_by_batches_pieces_and_devices(params):
     np.testing.assert_allclose(spread, by_batch, rtol=1e-5, atol=1e-6)
 
 
-def test_no_images_and_mixed_images_are_refused(params):
+def test_no_images_are_refused(params):
     with pytest.raises(ValueError, match="images is empty"):
         inception.features(params, np.zeros((0, 8, 8, 1), np.uint8), feature=64)
-    mixed = [np.zeros((1, 8, 8, 1), np.uint8), np.zeros((1, 9, 8, 1), np.uint8)]
-    with pytest.raises(ValueError, match="expected a single one"):
-        inception.features(params, mixed, feature=64)
+    one = np.zeros((1, 8, 8, 1), np.uint8)
     with pytest.raises(ValueError, match="feature is 100; expected one of 64, 192, 768, 2048"):
-        inception.features(params, mixed, feature=100)
+        inception.features(params, one, feature=100)
     with pytest.raises(ValueError, match="batch_size is 0; expected at least 1"):
-        inception.features(params, mixed, feature=64, batch_size=0)
+        inception.features(params, one, feature=64, batch_size=0)
 
 
 def folded_arrays(layers):

@@ -9,6 +9,8 @@ import pytest
 from scipy import integrate, stats
 from scipy.special import logsumexp
 
+import calibrax as cx
+from calibrax.evaluation import Trained
 from calibrax.evaluation.metrics import information
 from calibrax.evaluation.metrics.gaussian_mixture import blocks
 from calibrax.evaluation.metrics.information import (
@@ -52,7 +54,7 @@ def test_bounds_bracket_the_truth():
     info = measure_information(mean, log_var, key=KEY)
     assert info.num_draws == info.num_examples == N
     assert truth["kl"] > 1  # a mismatch worth the name
-    for name in ("plain", "leave_one_out", "dimension_wise", "moment_matched", "held_out"):
+    for name in ("plain", "dimension_wise", "moment_matched", "held_out"):
         estimate = getattr(info, name)
         upper = estimate.marginal_kl_bound == "upper"
         assert upper == (name == "plain")
@@ -62,7 +64,7 @@ def test_bounds_bracket_the_truth():
         for value, true in ((estimate.marginal_kl, truth["kl"]), (estimate.mutual_information, truth["information"])):
             above = value - true if upper == (true == truth["kl"]) else true - value
             assert above > -room
-    for tight in (info.plain, info.leave_one_out, info.moment_matched, info.held_out):  # m is Gaussian, I is small
+    for tight in (info.plain, info.moment_matched, info.held_out):  # m is Gaussian, I is small
         np.testing.assert_allclose(tight.marginal_kl, truth["kl"], atol=0.2)
         np.testing.assert_allclose(tight.mutual_information, truth["information"], atol=0.2)
     np.testing.assert_allclose(info.kl_per_dimension, truth["kl_per_dimension"], atol=0.08)
@@ -76,7 +78,7 @@ def test_the_parts_add_up_to_the_rate():
     exact = 0.5 * np.sum(mean**2 + np.exp(log_var) - 1 - log_var, axis=1)
     np.testing.assert_allclose(info.rate, exact.mean(), rtol=1e-5)
     np.testing.assert_allclose(info.rate_stderr, exact.std(ddof=1) / math.sqrt(N), rtol=1e-4)
-    for name in ("leave_one_out", "dimension_wise", "moment_matched"):
+    for name in ("dimension_wise", "moment_matched"):
         estimate = getattr(info, name)
         np.testing.assert_allclose(estimate.mutual_information + estimate.marginal_kl, info.rate, rtol=1e-6)
     for name in ("plain", "held_out"):
@@ -85,8 +87,12 @@ def test_the_parts_add_up_to_the_rate():
         assert abs(total - info.rate) < 4 * (estimate.mutual_information_stderr + estimate.marginal_kl_stderr)
 
 
-@pytest.mark.parametrize("width", [0.6, 0.1, 0.02, 0.001])
+@pytest.mark.parametrize("width", [0.6, 0.02])
 def test_the_plain_estimate_shows_its_cap(width):
+    assert_the_plain_estimate_shows_its_cap(width)
+
+
+def assert_the_plain_estimate_shows_its_cap(width):
     """The table of rates 3 to 60 with a true marginal KL of 0: the plain estimate makes the excess a marginal KL."""
     num = N
     variance = np.array([width**2] * 8 + [0.9] * 4)
@@ -96,11 +102,9 @@ def test_the_plain_estimate_shows_its_cap(width):
     assert info.plain.mutual_information <= info.cap + 1e-5
     assert info.plain.marginal_kl >= info.rate - info.cap - 4 * info.plain.marginal_kl_stderr
     assert info.plain.mutual_information < truth + 0.3
-    assert info.leave_one_out.mutual_information > truth - 0.3
     assert info.near_cap == (truth > info.cap)
     if truth > info.cap:
         assert info.cap_fraction > 0.95
-        assert truth + 2 < info.leave_one_out.mutual_information < info.rate + info.cap + 1e-5
     np.testing.assert_allclose(info.dimension_wise.marginal_kl, 0, atol=0.1 if width > 0.05 else 15 / (num * width))
     np.testing.assert_allclose(info.moment_matched.marginal_kl, 0, atol=0.1)
     np.testing.assert_allclose(info.held_out.marginal_kl, 0, atol=0.1)
@@ -134,12 +138,10 @@ def test_identical_and_disjoint_posteriors():
     same = monte_carlo(mean, log_var, key=KEY, num_draws=4000)
     kl = 0.5 * 2 * (1.5**2 + math.exp(-1) - 1 + 1)
     np.testing.assert_allclose(same.plain.mutual_information, 0, atol=1e-5)
-    for estimate in (same.plain, same.leave_one_out):  # the prior is one component of 64 in the latter
-        assert abs(estimate.marginal_kl - kl) < 4 * estimate.marginal_kl_stderr + 1 / 64
+    assert abs(same.plain.marginal_kl - kl) < 4 * same.plain.marginal_kl_stderr
     mean = np.arange(64.0)[:, None] * np.ones(2)
     apart = monte_carlo(mean, np.full((64, 2), -12.0), key=KEY, num_draws=64)
     np.testing.assert_allclose(apart.plain.mutual_information, math.log(64), rtol=1e-6)
-    assert -math.log(64) - 1e-6 < apart.leave_one_out.marginal_kl < -math.log(64) + 1e-3
 
 
 def test_mixture_densities_against_scipy():
@@ -170,15 +172,6 @@ def test_block_sizes_change_nothing():
     np.testing.assert_allclose(fits[0].marginal_kl, fits[1].marginal_kl, rtol=1e-3)
 
 
-@pytest.mark.usefixtures("x64")
-def test_x64_mode_changes_nothing():
-    """Which other code may have switched on: what is computed in float32 stays there."""
-    mean, log_var, truth = linear_gaussian(600)
-    info = measure_information(mean, log_var, key=KEY, components=(2,), num_draws=100)
-    np.testing.assert_allclose(info.moment_matched.marginal_kl, truth["kl"], atol=0.3)
-    np.testing.assert_allclose(info.held_out.marginal_kl, truth["kl"], atol=0.5)
-
-
 def test_temporaries_do_not_grow_with_the_data():
     def temporaries(num_blocks):
         block = jnp.zeros((num_blocks, 64, 8))
@@ -200,15 +193,6 @@ def test_more_draws_than_examples_and_fewer():
     assert many < few / 4
 
 
-def test_a_held_out_density_never_promises_more_than_there_is():
-    """Few examples, many components: what overfits is evaluated on other draws."""
-    variance = np.full(10, 0.5)
-    for seed in range(5):
-        bound = held_out(*matching_encoder(variance, 60, seed), key=jax.random.key(seed), components=(16, 100))
-        assert -0.2 < bound.marginal_kl < 4 * bound.marginal_kl_stderr + 1e-9  # the prior, where nothing is better
-        assert math.isfinite(bound.mutual_information)
-
-
 def test_active_units_are_those_whose_mean_varies():
     mean = np.random.default_rng(0).normal(size=(N, D)) * [1.0, 0.2, 0.09, 0.05, 0.0]
     info = measure_information(mean, np.zeros_like(mean), key=KEY)
@@ -221,7 +205,7 @@ def test_encode_all_is_the_encoder_on_every_image():
     images = np.random.default_rng(0).integers(0, 256, (11, 4, 4, 1), dtype=np.uint8)
     params = jax.jit(model.init)(jax.random.key(1), images, jax.random.key(2))["params"]
     expected = jax.jit(lambda params, x: model.apply({"params": params}, x, method="encode"))(params, images)
-    encoded = encode_all(model, {"model": params, "likelihood": {}}, images, batch_size=4)
+    encoded = encode_all(Trained(model, cx.gaussian(), {"model": params}, {}), images, batch_size=4)
     for array, reference in zip(encoded, expected, strict=True):
         assert isinstance(array, np.ndarray)
         assert array.dtype == np.float32
@@ -229,6 +213,7 @@ def test_encode_all_is_the_encoder_on_every_image():
 
 
 ZEROS = np.zeros((20, 2))
+UNTRAINED = Trained(ConvVAE((8, 8, 1), 1), cx.gaussian(), {"model": {}}, {})
 
 
 @pytest.mark.parametrize(
@@ -242,7 +227,7 @@ ZEROS = np.zeros((20, 2))
         (lambda: monte_carlo(ZEROS, ZEROS, key=KEY, num_draws=5, block_size=0), "block_size is 0; expected 1 or more"),
         (lambda: held_out(ZEROS, ZEROS, key=KEY, components=()), r"components is \(\); expected"),
         (lambda: held_out(ZEROS, ZEROS, key=KEY, num_steps=0), "num_steps is 0; expected 1 or more"),
-        (lambda: encode_all(ConvVAE((8, 8, 1), 1), {"model": {}}, np.zeros((0, 8, 8, 1))), "images is empty; expected"),
+        (lambda: encode_all(UNTRAINED, np.zeros((0, 8, 8, 1))), "examples is empty; expected"),
     ],
 )
 def test_bad_arguments_raise_one_line(call, message):

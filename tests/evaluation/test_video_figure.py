@@ -52,11 +52,11 @@ def animation(path):
 
 def test_every_frame_of_a_film_stands_at_its_place(tmp_path):
     rows = rows_of()
-    save_film(tmp_path / "new" / "film.png", rows, 2, scale=3, title="a model")
+    save_film(tmp_path / "new" / "film.png", rows, 2, title="a model")
     picture = pixels(tmp_path / "new" / "film.png")
     boxes = np.array([[box_of(picture, video[step, 0, 0]) for step in range(6)] for _, video in rows])
-    assert (boxes[..., 1] - boxes[..., 0] == 48).all()
-    assert (boxes[..., 3] - boxes[..., 2] == 60).all()
+    assert (boxes[..., 1] - boxes[..., 0] == 144).all()
+    assert (boxes[..., 3] - boxes[..., 2] == 180).all()
     assert (boxes[:, :, 2] == boxes[:1, :, 2]).all()  # columns
     assert (boxes[:, :, 0] == boxes[:, :1, 0]).all()  # rows
     gaps = boxes[0, 1:, 2] - boxes[0, :-1, 3]
@@ -95,15 +95,15 @@ def test_frames_of_a_long_film(num, past, columns, expected):
 
 def test_an_animation_shows_every_frame_with_its_border(tmp_path):
     rows = rows_of()
-    save_gif(tmp_path / "new" / "film.gif", rows, 2, scale=2, seconds=0.25, title="a model")
+    save_gif(tmp_path / "new" / "film.gif", rows, 2, title="a model")
     frames, durations = animation(tmp_path / "new" / "film.gif")
     assert len(frames) == 6
-    assert durations == [250] * 6
+    assert durations == [200] * 6
     for step, frame in enumerate(frames):
         border = GREEN if step < 2 else RED
         for _, video in rows:
             top, bottom, left, right = box_of(frame, video[step, 0, 0])
-            assert (bottom - top, right - left) == (32, 40)
+            assert (bottom - top, right - left) == (64, 80)
             for edge in (
                 frame[top - 4 : top, left - 4 : right + 4],
                 frame[bottom : bottom + 4, left - 4 : right + 4],
@@ -132,29 +132,28 @@ def test_moving_digits_and_the_same_bytes_again(tmp_path):
         save(tmp_path / name, rows, 2)
         assert (tmp_path / name).read_bytes() == first
     title = "a title far longer than one small frame is wide, at any scale"
-    save_film(tmp_path / "c.png", [("x", videos[0, :1])], 1, scale=1, title=title)
-    assert pixels(tmp_path / "c.png").shape[1] > 400  # not cut off
+    save_film(tmp_path / "c.png", [("x", videos[0, :1])], 1, title=4 * title)
+    assert pixels(tmp_path / "c.png").shape[1] > 1600  # not cut off
 
 
 VIDEO = np.zeros((4, 8, 8, 1))
 
 
 @pytest.mark.parametrize(
-    ("rows", "past", "options", "match"),
+    ("rows", "past", "match"),
     [
-        ([], 1, {}, "rows is empty; expected at least one"),
-        ([("truth", VIDEO[0])], 1, {}, r"truth has shape \(8, 8, 1\); expected \[N, H, W, C\]"),
-        ([("truth", VIDEO.astype(int))], 1, {}, "truth has dtype int64"),
-        ([("truth", VIDEO), ("best", VIDEO[:3])], 1, {}, r"best has shape \(3, 8, 8, 3\); expected \(4, 8, 8, 3\), as"),
-        ([("truth", VIDEO)], -1, {}, "past is -1; expected 0 to 4"),
-        ([("truth", VIDEO)], 5, {}, "past is 5; expected 0 to 4"),
-        ([("truth", VIDEO)], 1, {"scale": 0}, "scale is 0; expected 1 or more"),
+        ([], 1, "rows is empty; expected at least one"),
+        ([("truth", VIDEO[0])], 1, r"truth has shape \(8, 8, 1\); expected \[N, H, W, C\]"),
+        ([("truth", VIDEO.astype(int))], 1, "truth has dtype int64"),
+        ([("truth", VIDEO), ("best", VIDEO[:3])], 1, r"best has shape \(3, 8, 8, 3\); expected \(4, 8, 8, 3\), as"),
+        ([("truth", VIDEO)], -1, "past is -1; expected 0 to 4"),
+        ([("truth", VIDEO)], 5, "past is 5; expected 0 to 4"),
     ],
 )
-def test_bad_rows(tmp_path, rows, past, options, match):
+def test_bad_rows(tmp_path, rows, past, match):
     for name, save in (("x.png", save_film), ("x.gif", save_gif)):
         with pytest.raises(ValueError, match=rf"^{match}[^\n]*$"):
-            save(tmp_path / name, rows, past, **options)
+            save(tmp_path / name, rows, past)
     assert not os.listdir(tmp_path)
 
 
@@ -164,10 +163,6 @@ def test_other_bad_arguments(tmp_path):
         save_film(tmp_path / "x.gif", rows, 1)
     with pytest.raises(ValueError, match=r"ends in \.gif"):
         save_gif(tmp_path / "x.png", rows, 1)
-    with pytest.raises(ValueError, match=r"seconds is 0.001; expected 0.02 or more"):
-        save_gif(tmp_path / "x.gif", rows, 1, seconds=0.001)
-    with pytest.raises(ValueError, match="columns is 1; expected 2 or more"):
-        save_film(tmp_path / "x.png", rows, 1, columns=1)
     with pytest.raises(ValueError, match="scores is empty"):
         save_scores_over_time(tmp_path / "x.png", {})
     with pytest.raises(ValueError, match=r"ends in .png or .svg"):
@@ -200,7 +195,7 @@ def panels_of(named):
     from matplotlib.figure import Figure
 
     figure = Figure()
-    video_figure.draw_scores_over_time(figure, named, None)
+    video_figure.draw_scores_over_time(figure, named)
     return figure
 
 

@@ -1,74 +1,49 @@
-"""Pictures from a run's newest checkpoint (`calibrax sample`): samples, futures, what a hierarchy's layers hold."""
+"""Figures from a run's newest checkpoint (`calibrax sample`): samples, futures, what a hierarchy's layers hold."""
 
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from calibrax.evaluation import generate
+from calibrax.evaluation import generate, partial_samples, traversal
 from calibrax.evaluation.figures.hierarchy import save_partial_samples, save_traversal
 from calibrax.evaluation.figures.images import save_grid
 from calibrax.evaluation.figures.video import save_prediction
-from calibrax.evaluation.metrics.hierarchy import Side, partial_samples, traversal
+from calibrax.evaluation.metrics.hierarchy import Side
 from calibrax.evaluation.metrics.prediction import measure_predictions
-from calibrax.runs.config import ConfigError
 from calibrax.runs.run import Run
+from calibrax.runs.settings import ConfigError
 
 NUM_COLUMNS = 12  # test images at most
 
+# All functions take a run with a checkpoint, the file to write (None: a name in the run's folder) and a seed that
+# draws the latents and the noise. They return the path of the PNG. The temperature multiplies the standard deviation
+# of the prior's draws.
+
 
 def sample(
-    run: Run,
-    num: int,
-    path: str | Path | None = None,
-    seed: int = 0,
-    *,
-    noise: bool = False,
-    temperature: float = 1.0,
+    run: Run, num: int, path: str | None, seed: int = 0, *, noise: bool = False, temperature: float = 1.0
 ) -> Path:
-    """Draws from the model into a PNG; returns where it is.
-
-    Args:
-      run: with a checkpoint.
-      num: how many.
-      path: the file; by default `samples.png` in the run's folder.
-      seed: draws the latents, and the noise.
-      noise: draw from p(x | z) instead of showing its mean.
-      temperature: what multiplies the standard deviation of the prior's draws.
-    """
-    state = run.saved_state()
-    images = generate(*run.trained(state), num, key=jax.random.key(seed), noise=noise, temperature=temperature)
-    path = Path(path) if path else run.folder / "samples.png"
+    """A grid of `num` samples: means of p(x | z), or draws from it with `noise`."""
+    state, out = run.saved_state(), Path(path or run.folder / "samples.png")
+    images = generate(run.trained(state), num, key=jax.random.key(seed), noise=noise, temperature=temperature)
     what = "draws from p(x|z)" if noise else "means of p(x|z)"
     where = "the prior" if temperature == 1 else f"the prior at temperature {temperature:g}"
-    save_grid(path, images.clip(0, 1), title=f"{run.caption(state)}: {what}, z from {where}")
-    return path
+    save_grid(out, images.clip(0, 1), title=f"{run.caption(state)}: {what}, z from {where}")
+    return out
 
 
 def sample_futures(
-    run: Run,
-    num: int,
-    path: str | Path | None = None,
-    seed: int = 0,
-    *,
-    clip: int = 1,
-    temperature: float = 1.0,
+    run: Run, num: int, path: str | None, seed: int = 0, *, clip: int = 1, temperature: float = 1.0
 ) -> Path:
-    """One test video as it went on, as the best of `num` samples and a random one go on, and reconstructed.
+    """One test video: the truth, the best of `num` sampled futures, a random one, and the reconstruction.
 
-    A film strip in a PNG and an animation in a GIF beside it. The clips before and after it make a batch with it, as
-    batch norm wants one.
+    A film strip in a PNG, and an animation in a GIF of the same name. The clips after it in the test set make a batch
+    with it, as batch norm needs one.
 
     Args:
-      run: with a checkpoint, of a video model.
-      num: K, how many samples.
-      path: the PNG; by default `samples.png` in the run's folder.
-      seed: draws the latents.
-      clip: which test video, 1 the first.
-      temperature: what multiplies the standard deviation of the prior's draws.
-
-    Returns:
-      Where the film strip is.
+      run, num, path, seed, temperature: see above.
+      clip: which test video, from 1.
 
     Raises:
       ConfigError: if there is no such video.
@@ -76,65 +51,47 @@ def sample_futures(
     total = len(run.test)
     if not 1 <= clip <= total:
         raise ConfigError(f"--clip is {clip}; expected 1 to {total}, the test videos")
-    order = (clip - 1 + np.arange(min(total, run.config.batch_size))) % total
-    state, past = run.saved_state(), run.config.n_past
+    order = (clip - 1 + np.arange(min(total, run.config.run.batch_size))) % total
+    state, past, out = run.saved_state(), run.past, Path(path or run.folder / "samples.png")
     options: dict = {"key": jax.random.key(seed), "temperature": temperature}
     found = measure_predictions(run.trained(state), run.test[order], past=past, num_samples=num, **options)
-    path = Path(path) if path else run.folder / "samples.png"
     title = f"{run.caption(state)}: test video {clip}"
     title += "" if temperature == 1 else f", the prior at temperature {temperature:g}"
-    save_prediction(path.with_suffix(""), found.films[0], past, title=title)
-    return path
+    save_prediction(out.with_suffix(""), found.films[0], past, title=title)
+    return out
 
 
-def sample_layers(
-    run: Run, side: Side, path: str | Path | None = None, seed: int = 0, temperature: float = 1.0
-) -> Path:
-    """Test images with more and more of their layers drawn from the prior, into a PNG; returns where it is.
-
-    Args:
-      run: with a checkpoint, of a hierarchical model.
-      side: whether those layers are the top or the bottom ones.
-      path: the file; by default `layers_top.png` or `layers_bottom.png` in the run's folder.
-      seed: draws the latents.
-      temperature: what multiplies the standard deviation of the prior's draws.
+def sample_layers(run: Run, side: Side, path: str | None, seed: int = 0, temperature: float = 1.0) -> Path:
+    """Test images with more and more layers drawn from the prior, from the top or from the bottom.
 
     Raises:
-      ConfigError: for a model without layers.
+      ConfigError: for a model with a single layer of latents.
     """
-    _check_layers(run)
-    state, images = run.saved_state(), run.test[:NUM_COLUMNS]
+    _num_layers(run)
+    state, images, out = run.saved_state(), run.test[:NUM_COLUMNS], Path(path or run.folder / f"layers_{side}.png")
     key = jax.random.key(seed)
     samples = partial_samples(run.trained(state), images, side=side, key=key, temperature=temperature)
-    path = Path(path) if path else run.folder / f"layers_{side}.png"
-    save_partial_samples(path, samples.clip(0, 1), images, side=side, title=f"{run.caption(state)}: {side} layers")
-    return path
+    save_partial_samples(out, samples.clip(0, 1), images, side=side, title=f"{run.caption(state)}: {side} layers")
+    return out
 
 
-def traverse(run: Run, layer: int, path: str | Path | None = None, seed: int = 0) -> Path:
-    """The most active dimensions of one layer of the first test image, each moved, into a PNG; returns where it is.
-
-    Args:
-      run: with a checkpoint, of a hierarchical model.
-      layer: 1, the bottom, to L.
-      path: the file; by default `traversal_LAYER.png` in the run's folder.
-      seed: draws the latents.
+def traverse(run: Run, layer: int, path: str | None, seed: int = 0) -> Path:
+    """The first test image while the most active dimensions of one layer move; layer 1 is the bottom.
 
     Raises:
-      ConfigError: for a model without layers, or without this one.
+      ConfigError: for a model with a single layer of latents, or without this one.
     """
-    _check_layers(run)
-    num = len(run.model.latent_shapes)
+    num = _num_layers(run)
     if not 1 <= layer <= num:
         raise ConfigError(f"--traverse is {layer}; expected 1, the bottom layer, to {num}")
-    state, images = run.saved_state(), run.test[:256]
-    moved = traversal(run.trained(state), images, layer=layer, key=jax.random.key(seed))
-    path = Path(path) if path else run.folder / f"traversal_{layer}.png"
-    save_traversal(path, moved._replace(images=moved.images.clip(0, 1)), title=f"{run.caption(state)}: layer {layer}")
-    return path
+    state, out = run.saved_state(), Path(path or run.folder / f"traversal_{layer}.png")
+    moved = traversal(run.trained(state), run.test[:256], layer=layer, key=jax.random.key(seed))
+    save_traversal(out, moved._replace(images=moved.images.clip(0, 1)), title=f"{run.caption(state)}: layer {layer}")
+    return out
 
 
-def _check_layers(run: Run) -> None:
-    """Raise ConfigError, in one line, where the run's model has one layer of latents."""
-    if len(run.model.latent_shapes) == 1:
-        raise ConfigError(f"{run.config.model} has one layer of latents; --layers and --traverse are for several")
+def _num_layers(run: Run) -> int:
+    num = len(run.model.latent_shapes)
+    if num == 1:
+        raise ConfigError(f"{run.config.model.name} has one layer of latents; --layers and --traverse are for several")
+    return num

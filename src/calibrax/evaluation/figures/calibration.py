@@ -1,47 +1,44 @@
-"""One figure of how calibrated decoders are: probability integral transform, coverage, predicted against actual σ."""
+"""One figure on calibration: probability integral transform, coverage, predicted against actual σ."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from calibrax._files import write_whole
+from calibrax.evaluation.figures import _style
 from calibrax.evaluation.figures._style import COLORS, MARKERS
 from calibrax.evaluation.metrics.calibration import LEVELS, NUM_PIT_BINS, Calibration
 
 WIDTH, HEIGHT = 1500, 600  # pixels
-MAX_DENSITY = 3.0  # of the first panel: a spike is cut there and named, or else it flattens everything else
-MIN_SHARE = 0.002  # of the values: bins of predicted σ with fewer are noise, and are not drawn
+MAX_DENSITY = 3.0  # in the first panel; higher spikes are cut off and labelled, as they would flatten the rest
+MIN_SHARE = 0.002  # of the values; bins of predicted σ with fewer are noise and are not drawn
 REFERENCE = {"color": "0.35", "linestyle": (0, (5, 3)), "linewidth": 1.2, "zorder": 1}
 
 
 def save_calibration_figure(path: str | Path, results: Mapping[str, Calibration], *, title: str | None = None) -> None:
-    """Draw decoders over one another, 1500 by 600 pixels.
+    """Draw 1 to 7 decoders over one another, 1500 by 600 pixels.
 
-    Left: density of the probability integral transform, flat at 1 if calibrated; a hump means that the predicted σ is
-    too large, a U too small. Middle: how many values the central interval of each level holds; on the diagonal if
-    calibrated, above it if σ is too large. Right: actual against predicted root mean square error, in bins of
-    predicted σ; one point for a single σ. Bars and bands are two standard errors, examples as clusters. Bins with
-    under 0.2 % of the values, or where the predicted or actual error is 0, are not drawn.
+    Left: density of the probability integral transform. It is flat at 1 if calibrated; a hump means that the predicted
+    σ is too large, a U that it is too small. Middle: the share of values that the central interval of each level holds,
+    on the diagonal if calibrated and above it if σ is too large. Right: actual against predicted root mean square
+    error, in bins of predicted σ; a single σ is one point. Bars and bands are two standard errors, examples as
+    clusters. Bins with under 0.2 % of the values, or with a predicted or actual error of 0, are not drawn.
 
     Args:
-      path: a PNG; folders are made.
-      results: what `evaluate_calibration` returned, by the name for the legend; 1 to 7.
+      path: ends in .png or .svg; folders are made.
+      results: what `evaluate_calibration` returned, by the name in the legend.
       title: above the panels.
 
     Raises:
-      ValueError: if there is no result, or more than 7.
+      ValueError: if there is no result, or more than 7; or for another ending of `path`.
     """
-    from matplotlib.figure import Figure
-
     if not 1 <= len(results) <= len(COLORS):
         raise ValueError(f"results has {len(results)} entries; expected 1 to {len(COLORS)}")
-    figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100, layout="constrained")
-    draw_calibration(figure, results, title)
-    write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
+    with _style.figure_file(path, WIDTH, HEIGHT, title) as figure:
+        draw_calibration(figure, results)
 
 
-def draw_calibration(figure, results: Mapping[str, Calibration], title: str | None) -> None:
+def draw_calibration(figure, results: Mapping[str, Calibration]) -> None:
     """The three panels and one legend, on an empty matplotlib figure."""
     from matplotlib.lines import Line2D
 
@@ -63,8 +60,6 @@ def draw_calibration(figure, results: Mapping[str, Calibration], title: str | No
         frameon=False,
         fontsize=11,
     )
-    if title:
-        figure.suptitle(title, fontsize=13)
 
 
 def _draw_pit(axes, results: list[Calibration]) -> None:
@@ -82,7 +77,7 @@ def _draw_pit(axes, results: list[Calibration]) -> None:
         if density.max() > top:
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
             words = {"s": f"cut off: up to {density.max():.1f}", "color": color, "va": "top", "bbox": box}
-            # A spike is in the middle or under 0.05.
+            # Spikes are in the middle or under 0.05, so here the words cover none.
             axes.text(0.07, 0.97 - 0.06 * cut, transform=axes.transAxes, **words)
             cut += 1
     axes.set(xlim=(0, 1), ylim=(0, top), xlabel="probability integral transform of a data value", ylabel="density")
@@ -105,7 +100,7 @@ def _draw_coverage(axes, results: list[Calibration]) -> None:
 
 
 def _coverage_curve(result: Calibration) -> tuple[np.ndarray, np.ndarray]:
-    """Per cent, nominal and observed: pairs of opposite bins of the histogram add up to intervals of 10, 20, ... %."""
+    """Nominal and observed coverage in per cent, of the levels and of 10, 20, ... %, from pairs of opposite bins."""
     half = NUM_PIT_BINS // 2
     pairs = result.pit_counts[half:] + result.pit_counts[:half][::-1]
     nominal = np.arange(half + 1) / half
@@ -116,8 +111,6 @@ def _coverage_curve(result: Calibration) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _draw_sigma(axes, results: list[Calibration]) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator
-
     drawn = []
     for i, result in enumerate(results):
         bins = result.sigma_bins
@@ -127,10 +120,7 @@ def _draw_sigma(axes, results: list[Calibration]) -> None:
     values = np.concatenate(drawn)
     low, high = (values.min() / 3, values.max() * 3) if len(values) else (0.1, 10.0)
     axes.plot([low, high], [low, high], **REFERENCE)
-    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_locator(NullLocator())
+    for which in "xy":
+        _style.logarithmic(axes, which, low, high)
     axes.set(xlabel="predicted σ (units of the data)", ylabel="actual error, root mean square (units of the data)")
     axes.set_title("predicted and actual size of the error", fontsize=12, loc="left")

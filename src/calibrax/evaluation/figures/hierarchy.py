@@ -1,4 +1,4 @@
-"""Pictures of a hierarchical VAE: what each of its layers holds, and what it costs."""
+"""Figures of a hierarchical VAE: what each of its layers holds, and its KL."""
 
 import textwrap
 from collections.abc import Sequence
@@ -7,23 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from calibrax.evaluation.figures import _style as drawing
+from calibrax.evaluation.figures import _style
 from calibrax.evaluation.figures.images import GAP, as_pixels
 from calibrax.evaluation.figures.training_curves import Row, running_median, series
 from calibrax.evaluation.metrics.hierarchy import Side, Traversal
 
-PAGE = (900, 1400)  # width and height to which a grid is enlarged, pixels, about
-CHARACTER, TITLE_CHARACTER = 8.5, 10  # pixels of a letter, about, at sizes 11 and 13
-WIDE_RANGE = 20.0  # highest KL over this many nats: logarithmic beyond 1 nat
+PAGE = (900, 1400)  # pixels, about: width and height to which a grid is enlarged
+CHARACTER, TITLE_CHARACTER = 8.5, 10  # pixels per letter, about, at sizes 11 and 13
+WIDE_RANGE = 20.0  # nats; if a KL is higher, the axis is logarithmic beyond 1 nat
 
 
 def save_partial_samples(
     path: str | Path, samples: np.ndarray, originals: np.ndarray, *, side: Side, title: str | None = None
 ) -> None:
-    """Write a grid with a column an image: the data on top, under it row k with k layers drawn from the prior.
+    """Write a grid with one column per image: the data on top, below it row k with k layers drawn from the prior.
 
     Args:
-      path: ends in .png or .svg; folders are made.
+      path: ends in .png or .svg, else ValueError; folders are made.
       samples: [L + 1, N, H, W, C], as from `partial_samples`.
       originals: [N, H, W, C], floats in [0, 1] (clipped) or uint8.
       side: which k layers, as given to `partial_samples`.
@@ -45,15 +45,12 @@ def save_partial_samples(
 
 
 def save_traversal(path: str | Path, traversal: Traversal, *, title: str | None = None) -> None:
-    """Write a grid with a row a dimension, most active first, and a column an offset.
+    """Write a grid with one row per dimension, most active first, and one column per offset.
 
     Args:
-      path: ends in .png or .svg; folders are made.
+      path: ends in .png or .svg, else ValueError; folders are made.
       traversal: as from `traversal`.
       title: above the grid.
-
-    Raises:
-      ValueError: for another ending of `path`.
     """
     rows = np.stack([as_pixels(row) for row in traversal.images])
     names = [f"dimension {dimension}" for dimension in traversal.dimensions]
@@ -63,67 +60,51 @@ def save_traversal(path: str | Path, traversal: Traversal, *, title: str | None 
 
 
 def save_layer_kls(
-    path: str | Path,
-    rows: Sequence[Row] = (),
-    *,
-    kls: np.ndarray | None = None,
-    free_bits: float | None = None,
-    title: str | None = None,
+    path: str | Path, rows: Sequence[Row], *, free_bits: float | None = None, title: str | None = None
 ) -> None:
-    """Plot every layer's mean KL at the last evaluation, and over training, 1200 by 550 pixels or higher.
+    """Plot each layer's mean KL at the last evaluation, and over training, 1200 by 550 pixels or higher.
 
-    Bars on the left, the bottom layer lowest; lines on the right, in the bars' colours: test evaluations with their
-    points, and, fainter, the running median of the training batches. Both axes are logarithmic beyond 1 nat and linear
-    about 0 where a layer has more than 20 nats: a layer's share of the rate may be 0 or negative. Values that are
-    missing or not finite are left out. Without rows that have KLs the bars stand alone, 700 pixels wide.
+    On the left there is one bar per layer, the bottom layer lowest. On the right are lines in the bars' colours: test
+    evaluations with markers, and fainter the running median of the training batches. Without a test evaluation the
+    bars show the last training batch, and say so. If a layer has more than 20 nats, both axes are logarithmic beyond 1
+    nat and linear about 0, since a layer's share of the rate may be 0 or negative. Values that are missing or not
+    finite are left out. Without any KLs the figure is one empty panel, 700 pixels wide.
 
     Args:
-      path: ends in .png or .svg; folders are made.
+      path: ends in .png or .svg, else ValueError; folders are made.
       rows: those of `metrics.jsonl`, with the entries `kl/1`, the bottom, to `kl/L`, in nats; every split but "train"
-        counts as test. Without a test evaluation the bars show the last training batch, and say so.
-      kls: [N, L] for the bars instead, as from `layer_kls`.
-      free_bits: nats a layer in training, a dashed line.
+        counts as test.
+      free_bits: nats per layer in training, a dashed line.
       title: above the panels.
-
-    Raises:
-      ValueError: for another ending of `path`, or another shape of `kls`.
     """
-    if kls is not None and (np.ndim(kls) != 2 or 0 in np.shape(kls)):
-        raise ValueError(f"kls has shape {np.shape(kls)}; expected [N, L] with at least one image")
-    means, name = _last_means(rows)
-    if kls is not None:
-        means, name = np.asarray(kls, np.float64).mean(axis=0), f"mean of {len(kls):,} images"
-    with drawing.figure_file(path, 1200 if _num_layers(rows) else 700, max(550, 200 + 24 * len(means))) as figure:
-        draw_layer_kls(figure, rows, means, name, free_bits, title)
+    num_layers = _num_layers(rows)
+    with _style.figure_file(path, 1200 if num_layers else 700, max(550, 200 + 24 * num_layers), title) as figure:
+        draw_layer_kls(figure, rows, free_bits)
 
 
-def draw_layer_kls(
-    figure, rows: Sequence[Row], means: np.ndarray, name: str, free_bits: float | None, title: str | None
-) -> None:
-    """The panels and one legend, on an empty matplotlib figure; `name` says what the bars are."""
-    over_training = _num_layers(rows) > 0
+def draw_layer_kls(figure, rows: Sequence[Row], free_bits: float | None) -> None:
+    """The panels and one legend, on an empty matplotlib figure."""
+    means, name = last_means(rows)
+    over_training = len(means) > 0
     panels = figure.subplots(1, 2, width_ratios=(2, 3)) if over_training else [figure.subplots()]
-    drawing.tidy(panels[0], "KL (nats per image)", "layer, from the bottom", f"KL of each layer: {name}")
-    colors = _colors(max(len(means), _num_layers(rows)))
+    _style.tidy(panels[0], "KL (nats per image)", "layer, from the bottom", f"KL of each layer: {name}")
+    colors = _colors(_num_layers(rows))
     _draw_bars(panels[0], means, colors, free_bits or 0.0)
     entries = []
     if over_training:
-        drawing.tidy(panels[1], "training step", "KL (nats per image)", "over training, colours as on the left")
+        _style.tidy(panels[1], "training step", "KL (nats per image)", "over training, colours as on the left")
         entries += _draw_lines(panels[1], rows, colors, free_bits or 0.0)
-    if free_bits is not None and len(colors):
-        style = {"color": "0.25", "linestyle": (0, (5, 3)), "linewidth": 1.2, "zorder": 1}
-        entries.append((panels[0].axvline(free_bits, **style), f"free bits: {free_bits:g} nats a layer"))
-        if over_training:
+        if free_bits is not None:
+            style = {"color": "0.25", "linestyle": (0, (5, 3)), "linewidth": 1.2, "zorder": 1}
+            entries.append((panels[0].axvline(free_bits, **style), f"free bits: {free_bits:g} nats a layer"))
             panels[1].axhline(free_bits, **style)
-    drawing.legend_below(figure, entries)
-    if title:
-        figure.suptitle(title, fontsize=13)
+    _style.legend_below(figure, entries)
 
 
 def _draw_bars(axes, means: np.ndarray, colors: np.ndarray, free_bits: float) -> None:
-    """A bar a layer, its number beside it."""
+    """One bar per layer, with its number beside it."""
     if not np.isfinite(means).any():
-        drawing.no_values(axes)
+        _style.no_values(axes)
         return
     places = np.arange(1, len(means) + 1)
     axes.barh(places, np.nan_to_num(means), color=colors[: len(means)], height=0.75)
@@ -141,7 +122,7 @@ def _draw_bars(axes, means: np.ndarray, colors: np.ndarray, free_bits: float) ->
 
 
 def _draw_lines(axes, rows: Sequence[Row], colors: np.ndarray, free_bits: float) -> list[tuple[Any, str]]:
-    """A line a layer and split; returns the legend's entries."""
+    """One line per layer and split; returns the legend's entries."""
     from matplotlib.lines import Line2D
 
     entries, drawn = [], []
@@ -162,7 +143,7 @@ def _draw_lines(axes, rows: Sequence[Row], colors: np.ndarray, free_bits: float)
         entries.append((Line2D([], [], color="0.35", **style), name))
         drawn += [values for _, values in curves]
     if not drawn:
-        drawing.no_values(axes)
+        _style.no_values(axes)
         return entries
     _set_scale(axes, "y", np.append(np.concatenate(drawn), free_bits))
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -172,7 +153,7 @@ def _draw_lines(axes, rows: Sequence[Row], colors: np.ndarray, free_bits: float)
 
 
 def _set_scale(axes, which: str, values: np.ndarray) -> None:
-    """Room for the values, 0 and a number beside a bar; logarithmic beyond 1 nat where they reach far."""
+    """Limits with room for the values, 0 and the numbers beside bars; logarithmic beyond 1 nat for a wide range."""
     from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
     values = np.append(values[np.isfinite(values)], 0.0)
@@ -194,8 +175,8 @@ def _set_scale(axes, which: str, values: np.ndarray) -> None:
     axis.set_major_formatter("{x:,g}")
 
 
-def _last_means(rows: Sequence[Row]) -> tuple[np.ndarray, str]:
-    """Every layer's KL in the last test row that has any, else the last training row; and a name for it."""
+def last_means(rows: Sequence[Row]) -> tuple[np.ndarray, str]:
+    """Each layer's KL in the last test row that has any, or else the last training row; and a name for that row."""
     for is_train, name in ((False, "test set, step {:,}"), (True, "training batch, step {:,}")):
         chosen = [row for row in rows if (row["split"] == "train") == is_train and _num_layers([row])]
         if chosen:
@@ -214,16 +195,16 @@ def _num_layers(rows: Sequence[Row]) -> int:
 
 def _kl(row: Row, layer: int) -> float | None:
     value = row.get(f"kl/{layer}")
-    return value if drawing.finite(value) else None
+    return value if _style.finite(value) else None
 
 
 def _number(value: float, form: str) -> str:
-    """With the minus sign of matplotlib's axes."""
+    """The number with the minus sign that matplotlib's axes use."""
     return f"{value:{form}}".replace("-", "−")
 
 
 def _colors(num: int) -> np.ndarray:
-    """Dark at the bottom, without the pale end of the map, which white paper swallows."""
+    """Dark at the bottom; without the pale end of the map, which is hard to see on white."""
     import matplotlib
 
     return matplotlib.colormaps["viridis"](np.linspace(0, 0.88, num))
@@ -237,18 +218,15 @@ def _save_grid(
     label: str = "",
     title: str | None = None,
 ) -> None:
-    """Write images [R, K, H, W, 3] uint8, each pixel a square of whole pixels, with a name a row and perhaps a column.
+    """Write images [R, K, H, W, 3] uint8, each pixel enlarged to a square of whole pixels, with names of the rows.
 
     Args:
-      path: ends in .png or .svg; folders are made.
+      path: ends in .png or .svg, else ValueError; folders are made.
       rows: the images.
       names: of the rows.
-      columns: names under the columns; none for none.
-      label: under those.
-      title: above the grid, on several lines where it is long.
-
-    Raises:
-      ValueError: for another ending of `path`.
+      columns: names under the columns; empty for none.
+      label: under the columns' names.
+      title: above the grid, wrapped if it is long.
     """
     num, across, height, width, _ = rows.shape
     scale = max(1, min(PAGE[0] // (across * (width + GAP)), PAGE[1] // (num * (height + GAP))))
@@ -261,7 +239,7 @@ def _save_grid(
     lines = textwrap.wrap(title or "", page_width // TITLE_CHARACTER)
     top, bottom = 22 * len(lines) + 12, 55 if columns else 10
     page_height = top + len(picture) + bottom
-    with drawing.figure_file(path, page_width, page_height) as figure:
+    with _style.figure_file(path, page_width, page_height) as figure:
         figure.set_layout_engine("none")  # the place of every pixel is known
         box = (left, bottom, picture.shape[1], len(picture))
         axes = figure.add_axes([box[0] / page_width, box[1] / page_height, box[2] / page_width, box[3] / page_height])

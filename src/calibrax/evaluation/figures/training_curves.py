@@ -1,7 +1,4 @@
-"""Training curves of a run as one figure.
-
-Drawn through matplotlib's object interface on the Agg canvas: no display, no global state.
-"""
+"""Training curves of a run as one figure."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from calibrax._files import write_whole
+from calibrax.evaluation.figures import _style
 from calibrax.evaluation.figures._style import COLORS
 
 TRAIN_COLOR, TEST_COLOR = COLORS[:2]
@@ -22,24 +19,21 @@ Row = dict[str, Any]  # a line of metrics.jsonl
 def save_training_curves(path: str | Path, rows: Sequence[Row], *, title: str | None = None) -> None:
     """Plot a run: -ELBO, rate, distortion and σ by training step, 1200 by 800 pixels.
 
-    Training batches are a thin line with their running median over it, test evaluations are points. The axes leave out
-    the first steps, whose values are orders of magnitude off; a test value beyond an axis is a triangle at its edge.
-    Without a σ a decoder shows the root of its mean squared error, and says so. Values that are missing or not finite
-    are left out.
+    Training batches are a thin line with their running median over it; test evaluations are points. The vertical axes
+    leave out the first steps, whose values are orders of magnitude off; a test value beyond an axis is a triangle at
+    its edge. For a decoder without σ the last panel shows the root mean squared error, and says so. Values that are
+    missing or not finite are left out.
 
     Args:
-      path: a PNG; folders are made.
+      path: ends in .png or .svg, else ValueError; folders are made.
       rows: those of `metrics.jsonl`: `{"step", "split", ...}`; every split but "train" counts as test.
       title: above the plot.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 8), dpi=100, layout="constrained")
-    draw_curves(figure, rows, title)
-    write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
+    with _style.figure_file(path, 1200, 800, title) as figure:
+        draw_curves(figure, rows)
 
 
-def draw_curves(figure, rows: Sequence[Row], title: str | None) -> None:
+def draw_curves(figure, rows: Sequence[Row]) -> None:
     """-ELBO, rate, distortion and σ (or the root mean squared error) by step, on an empty matplotlib figure."""
     has_sigma = any(sigma(row) is not None for row in rows)
     panels = [
@@ -53,15 +47,9 @@ def draw_curves(figure, rows: Sequence[Row], title: str | None) -> None:
     handles: dict[str, Any] = {}
     for index, (axes, (name, value)) in enumerate(zip(figure.subplots(2, 2).flat, panels, strict=True)):
         handles |= _draw_panel(axes, rows, value, logarithmic=index == 3)
-        axes.set_title(name, fontsize=12, loc="left")
-        axes.set_xlabel("training step")
-        axes.grid(True, alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        _style.tidy(axes, "training step", title=name)
         axes.margins(x=0.02)
-    if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=11)
-    if title:
-        figure.suptitle(title, fontsize=13)
+    _style.legend_below(figure, [(handle, name) for name, handle in handles.items()], columns=3)
 
 
 def _draw_panel(axes, rows: Sequence[Row], value: Callable[[Row], float | None], logarithmic: bool) -> dict[str, Any]:
@@ -77,8 +65,7 @@ def _draw_panel(axes, rows: Sequence[Row], value: Callable[[Row], float | None],
         (points,) = axes.plot(*test, "o", color=TEST_COLOR, markersize=6)
         handles["test set"] = points
     if not handles:
-        axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", va="center", color="gray")
-        axes.set(xticks=[], yticks=[])
+        _style.no_values(axes)
         return handles
     _set_limits(axes, train[1], test[1], logarithmic)
     mark_outside(axes, *test)
@@ -86,9 +73,7 @@ def _draw_panel(axes, rows: Sequence[Row], value: Callable[[Row], float | None],
 
 
 def _set_limits(axes, train: np.ndarray, test: np.ndarray, logarithmic: bool) -> None:
-    """Room for 98 of 100 training values after the first twentieth, and for test values not much farther off."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
-
+    """Limits with room for 98 % of training values after the first twentieth, and for test values not far beyond."""
     if logarithmic:
         train, test = np.log(train), np.log(test)
     low, high = np.percentile(train[min(max(1, len(train) // 20), len(train) - 1) :] if len(train) else test, [1, 99])
@@ -99,19 +84,15 @@ def _set_limits(axes, train: np.ndarray, test: np.ndarray, logarithmic: bool) ->
     margin = max(0.08 * (high - low), 0.05 * size) or 1.0
     low, high = low - margin, high + margin
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    if not logarithmic:
+    if logarithmic:
+        _style.logarithmic(axes, "y", math.exp(low), math.exp(high))
+    else:
         axes.set_ylim(low, high)
         axes.yaxis.set_major_formatter("{x:,g}")
-        return
-    axes.set_yscale("log")
-    axes.set_ylim(math.exp(low), math.exp(high))
-    axes.yaxis.set_major_locator(MaxNLocator(6) if high - low < math.log(4) else LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def mark_outside(axes, steps: np.ndarray, values: np.ndarray, color: str = TEST_COLOR) -> None:
-    """Triangles at the edge for points beyond it, which would go unseen."""
+    """Triangles at the edge for points beyond it, which would otherwise not be seen."""
     low, high = axes.get_ylim()
     for beyond, edge, marker in ((values > high, high, "^"), (values < low, low, "v")):
         if beyond.any():
@@ -120,7 +101,7 @@ def mark_outside(axes, steps: np.ndarray, values: np.ndarray, color: str = TEST_
 
 
 def running_median(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Over a fortieth of the run around each of at most 400 steps; shorter at the ends."""
+    """The median over a fortieth of the run around each of at most 400 steps; over less at the ends."""
     half = len(values) // 80
     centres = np.unique(np.linspace(0, len(values) - 1, min(len(values), NUM_SMOOTH)).round().astype(int))
     smooth = [np.median(values[max(0, i - half) : i + half + 1]) for i in centres]
@@ -136,7 +117,7 @@ def series(rows: Sequence[Row], value, is_train: bool, positive: bool) -> tuple[
 
 
 def _number(value: Any) -> float | None:
-    """The value as a float where it is a finite number."""
+    """The value as a float if it is a finite number, else None."""
     return float(value) if isinstance(value, int | float | np.number) and math.isfinite(value) else None
 
 

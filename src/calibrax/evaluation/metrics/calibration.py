@@ -1,9 +1,10 @@
 """Is a decoder calibrated? Probability integral transform, coverage of central intervals, predicted against real error.
 
-Everything comes from `likelihood.sample`: the rank of each data value among S draws of its own predictive distribution.
-So it holds for any likelihood, discrete or continuous, one's own included, and asks for nothing beyond the record.
+Everything is computed from `likelihood.sample`: the rank of each data value among S draws of its own predictive
+distribution. It therefore works for any likelihood, discrete or continuous, including a user's own.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -12,29 +13,29 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import lax
 
-from calibrax.evaluation.metrics.likelihood import example_batches, forward_function
+from calibrax.evaluation.metric import Metric, Record, Subject
+from calibrax.evaluation.trained import PyTree, Trained, example_batches
 from calibrax.likelihoods import Likelihood
 from calibrax.training.state import target
 
-PyTree = Any
+NUM_VIDEOS = 32  # a few million values are enough
 LEVELS = (0.5, 0.8, 0.95, 0.99)  # nominal coverage of the central intervals
 NUM_PIT_BINS = 20
-LOG2_SIGMA = np.arange(-20, 20.5, 0.5)  # edges of the bins of predicted σ: two an octave, ends open
+LOG2_SIGMA = np.arange(-20, 20.5, 0.5)  # edges of the bins of predicted σ: two per octave, ends open
 
 
 class Coverage(NamedTuple):
     """How often data fell in the central interval of one nominal level."""
 
     observed: float  # fraction of values, 0 to 1
-    stderr: float  # as if values were independent, which pixels are not: too small, given for comparison
-    stderr_by_example: float  # from the spread between examples, each one cluster; NaN for a single example
+    stderr: float  # as if values were independent; too small for pixels, given for comparison
+    stderr_by_example: float  # from the spread between examples, each one a cluster; NaN for a single example
 
 
 class SigmaBins(NamedTuple):
-    """Predicted and actual error of the values whose predicted σ is alike; [bins], from small to large σ."""
+    """Predicted and actual error, in bins of similar predicted σ; [bins], from small to large σ."""
 
     predicted: np.ndarray  # root mean square predicted σ, in the data's units
     actual: np.ndarray  # root mean square of x - E[x|z], in the data's units
@@ -42,9 +43,9 @@ class SigmaBins(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """A decoder against data; see `evaluate_calibration` for how to read it."""
+    """How well a decoder is calibrated; `evaluate_calibration` says how to read it."""
 
-    pit_counts: np.ndarray  # [20] int64: values by their probability integral transform, 20 equal bins of [0, 1]
+    pit_counts: np.ndarray  # [20] int64: number of values in 20 equal bins of the probability integral transform
     pit_stderr_by_example: np.ndarray  # [20] standard error of each bin's fraction of values, examples as clusters
     coverage: dict[float, Coverage]  # by nominal level: 0.5, 0.8, 0.95, 0.99
     sigma_bins: SigmaBins
@@ -64,38 +65,39 @@ def evaluate_calibration(
     num_draws: int = 199,
     batch_size: int = 64,
 ) -> Calibration:
-    """Compare each data value with draws from the distribution that the decoder gives for it.
+    """Compare each data value with draws from the distribution that the decoder predicts for it.
 
-    PIT = (#(draws < x) + U·(#(draws = x) + 1)) / (S + 1), U uniform in [0, 1): if x comes from the distribution that
-    the draws come from, all S + 1 are exchangeable, ties are broken at random, and the PIT is exactly uniform whatever
-    S is and whether values are levels or reals. A central interval of level c holds x where |PIT - 1/2| <= c/2. Humps
-    in the middle and coverage above nominal mean a predicted σ that is too large; a U and coverage below nominal one
-    that is too small; a slope is a bias.
+    PIT = (#(draws < x) + U·(#(draws = x) + 1)) / (S + 1), U uniform in [0, 1). If x comes from the same distribution as
+    the draws, all S + 1 are exchangeable and ties are broken at random, so the PIT is exactly uniform, whatever S is
+    and whether values are levels or reals. A central interval of level c holds x if |PIT - 1/2| <= c/2. A hump in the
+    middle and coverage above nominal mean that the predicted σ is too large; a U and coverage below nominal that it is
+    too small; a slope means a biased mean.
 
-    For a VAE, `outputs` are decoded from one posterior sample a datum: this tests p(x|z) against the data that have
-    that z, which is the decoder that the ELBO is best for. Held-out data test more than training data.
+    For a VAE, `outputs` are decoded from one posterior sample per example. This tests p(x|z) against the data that
+    have that z, which is the decoder that is optimal for the ELBO. Use held-out data for a stricter test.
 
-    The error is x - E[x|z], and predicted σ² the mean square of draw - E[x|z]. One half of a value's draws chooses its
-    bin, the other predicts: with the same draws for both, chance would fill the outer bins, and even a single σ would
-    look miscalibrated. A single σ fills one bin or two.
+    The error is x - E[x|z]; predicted σ² is the mean square of draw - E[x|z]. Half of a value's draws choose its bin
+    and the other half predict σ. If the same draws did both, chance would fill the outer bins, and even a single σ
+    would look miscalibrated. A single σ fills one bin or two.
 
     Args:
-      likelihood: any whose data are one array. Of a `joint`, give each part on its own; of a `masked`, the inner one.
+      likelihood: any likelihood whose data are one array. For a `joint` likelihood, test each modality on its own; for
+        a `masked` one, the inner likelihood.
       params: its trained params.
       state: its state; draws are those of test time.
       pairs: batches `(outputs, x)` as given to `nll`; sizes may differ. Decoders over levels need data on their levels.
-      key: for the draws; example i has the key folded with i, so batches of other sizes give the same result.
-      num_draws: S, at least 2. The resolution of the PIT is 1 / (S + 1), within which it is smeared at random; where
-        200 divides S + 1, all levels and bins end between ranks. For a decoder that is not calibrated, the ends of
-        its intervals are known from S draws only: the PIT is blurred by up to 1 / (2·sqrt(S)), and with fewer than
-        199 draws the coverage at 99 % moves towards 99 %. Time grows with S, memory does not.
-      batch_size: examples at once; larger batches are cut.
+      key: for the draws. Example i uses the key with i folded in, so the batch size does not change the result.
+      num_draws: S, at least 2. The PIT has a resolution of 1 / (S + 1) and is smeared at random within it; if 200
+        divides S + 1, all levels and bins end between ranks. The intervals of a decoder that is not calibrated are
+        known from S draws only, so the PIT is blurred by up to 1 / (2·sqrt(S)); with fewer than 199 draws the coverage
+        at 99 % moves towards 99 %. Time grows with S, memory does not.
+      batch_size: examples per batch; larger batches are cut.
 
     Returns:
       Counts, fractions and errors on the host.
 
     Raises:
-      ValueError: if there are no pairs, a shape or number is another, or data or draws are not finite.
+      ValueError: if there are no pairs, a shape or number is wrong, or data or draws are not finite.
 
     Example:
       >>> result = evaluate_calibration(likelihood, params, state, pairs, key=jax.random.key(0))
@@ -124,44 +126,31 @@ def evaluate_calibration(
 
 
 def evaluate_model_calibration(
-    model: nn.Module,
-    likelihood: Likelihood,
-    params: PyTree,
-    likelihood_state: PyTree,
-    images: np.ndarray,
-    *,
-    key: jax.Array,
-    num_draws: int = 199,
-    batch_size: int = 64,
+    trained: Trained, examples: np.ndarray, *, key: jax.Array, num_draws: int = 199, batch_size: int = 64
 ) -> Calibration:
-    """`evaluate_calibration` of a VAE on images, with one posterior sample each.
+    """`evaluate_calibration` of a trained model on examples [N, ...], with one posterior sample each.
 
     Args:
-      model: called as `model(x, keys) -> (outputs, kl)`.
-      likelihood: the decoder's distribution.
-      params: `{"model": ..., "likelihood": ...}`.
-      likelihood_state: its running average.
-      images: [N, ...] uint8 or float data.
+      trained: the model.
+      examples: [N, ...] uint8 or float data.
       key: for the posterior samples and the draws.
       num_draws: S; see `evaluate_calibration`.
-      batch_size: examples at once.
+      batch_size: examples per batch.
 
     Raises:
       ValueError: as `evaluate_calibration`.
     """
     latent_key, draw_key = jax.random.split(key)
-    forward = forward_function(model)
-    pairs = (
-        (forward(params, x, keys), target(model, x))
-        for x, keys in example_batches(images, latent_key, max(1, batch_size))
-    )
-    draws: Any = {"key": draw_key, "num_draws": num_draws, "batch_size": batch_size}
-    return evaluate_calibration(likelihood, params["likelihood"], likelihood_state, pairs, **draws)
+    batches = example_batches(examples, latent_key, max(1, batch_size))
+    pairs = ((trained.outputs(x, keys), target(trained.model, x)) for x, keys in batches)
+    params, state = trained.params["likelihood"], trained.likelihood_state
+    options: Any = {"key": draw_key, "num_draws": num_draws, "batch_size": batch_size}
+    return evaluate_calibration(trained.likelihood, params, state, pairs, **options)
 
 
 def _chunks(pairs: Iterable[tuple[Any, Any]], size: int) -> Iterator[tuple[Any, Any]]:
     for pair in pairs:
-        if not (isinstance(pair, tuple | list) and len(pair) == 2):  # an array of two examples would unpack, too
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):  # an array of two examples would unpack as well
             raise ValueError(f"pairs holds a {type(pair).__name__}; expected pairs (outputs, x)")
         outputs, x = pair
         for name, array in (("outputs", outputs), ("x", x)):
@@ -175,23 +164,22 @@ def _chunks(pairs: Iterable[tuple[Any, Any]], size: int) -> Iterator[tuple[Any, 
 
 @functools.lru_cache(maxsize=16)
 def _measure_function(likelihood: Likelihood, num_draws: int) -> Callable[..., tuple[jax.Array, ...]]:
-    """Compiled once for each likelihood and S."""
-
-    # An example at a time under vmap: its noise depends on its own key alone.
+    """Compiled once per likelihood and S."""
+    # vmap over examples: the noise of one depends on its own key alone.
     one = functools.partial(_measure_example, likelihood, num_draws)
     return jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0, 0)))
 
 
 def _measure_example(likelihood: Likelihood, num_draws: int, params, state, outputs, x, key):
-    """Counts [20 + 4] over PIT bins and intervals, sums [3, bins] over predicted σ, and how many values are no number.
+    """One example: counts [20 + 4] by PIT bin and interval, sums [3, bins] by predicted σ, number of non-finite values.
 
-    One draw at a time: what is kept is a few arrays of the size of x.
+    Draws are made one at a time, so that only a few arrays of the size of x are kept.
     """
     mean = likelihood.mean(params, state, outputs[None])[0]
     x = x.astype(mean.dtype) / 255 if x.dtype == jnp.uint8 else x.astype(mean.dtype)
     if x.shape != mean.shape:
         raise ValueError(f"x has examples of shape {x.shape}; expected {mean.shape}, that of the decoder's mean")
-    # A level divided in another order differs in the last bit from itself.
+    # The same level computed in two ways may differ in the last bit; it still counts as a tie.
     tie = 4 * jnp.finfo(mean.dtype).eps * jnp.abs(x)
 
     def add_draw(sums, index):
@@ -212,23 +200,22 @@ def _measure_example(likelihood: Likelihood, num_draws: int, params, state, outp
     chosen_variance = to_choose / ((num_draws + 1) // 2)
     variance, sq_error = to_predict / (num_draws // 2), jnp.square(x - mean)
     return (
-        jnp.concatenate([_pit_counts(pit), _inside_counts(pit)]),
+        _counts(pit),
         _sums_by_sigma(chosen_variance, variance, sq_error),
         jnp.sum(~(jnp.isfinite(x) & jnp.isfinite(chosen_variance) & jnp.isfinite(variance)), dtype=jnp.int32),
     )
 
 
-def _pit_counts(pit: jax.Array) -> jax.Array:
+def _counts(pit: jax.Array) -> jax.Array:
+    """[20 + 4] int32: values in each bin of the PIT, then values inside each central interval."""
     bins = jnp.clip((NUM_PIT_BINS * pit).astype(jnp.int32), 0, NUM_PIT_BINS - 1)
-    return jnp.bincount(bins.reshape(-1), length=NUM_PIT_BINS).astype(jnp.int32)
-
-
-def _inside_counts(pit: jax.Array) -> jax.Array:
-    return jnp.stack([jnp.sum(jnp.abs(pit - 0.5) <= level / 2, dtype=jnp.int32) for level in LEVELS])
+    by_bin = jnp.bincount(bins.reshape(-1), length=NUM_PIT_BINS).astype(jnp.int32)
+    inside = jnp.stack([jnp.sum(jnp.abs(pit - 0.5) <= level / 2, dtype=jnp.int32) for level in LEVELS])
+    return jnp.concatenate([by_bin, inside])
 
 
 def _sums_by_sigma(chosen_variance: jax.Array, variance: jax.Array, sq_error: jax.Array) -> jax.Array:
-    """[3, bins]: number of values, sum of predicted variances, sum of squared errors, by the σ that chooses."""
+    """[3, bins]: number of values, sum of predicted variances, sum of squared errors, by the chosen variance."""
     edges = jnp.asarray(2.0 ** (2 * LOG2_SIGMA), chosen_variance.dtype)
     bins = jnp.searchsorted(edges, chosen_variance.reshape(-1), side="right")
     columns = (jnp.ones_like(variance), variance, sq_error)
@@ -237,7 +224,7 @@ def _sums_by_sigma(chosen_variance: jax.Array, variance: jax.Array, sq_error: ja
 
 
 def _summarize(by_example: np.ndarray, by_bin: np.ndarray, num_values: int, num_draws: int) -> Calibration:
-    """`by_example` [N, 20 + 4] counts; `by_bin` [3, bins] sums."""
+    """From counts `by_example` [N, 20 + 4] and sums `by_bin` [3, bins]."""
     num_examples = len(by_example)
     fractions = by_example / (num_values / num_examples)
     observed, spread = fractions.mean(axis=0), np.full(fractions.shape[1], math.nan)
@@ -259,3 +246,46 @@ def _summarize(by_example: np.ndarray, by_bin: np.ndarray, num_values: int, num_
         num_examples=num_examples,
         num_draws=num_draws,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationOptions:
+    """Calibration of the decoder."""
+
+    calibration_draws: int = 199
+    """Draws from p(x|z) for each value, to test the calibration; 0: none."""
+
+    def __post_init__(self):
+        if self.calibration_draws < 0 or self.calibration_draws == 1:
+            raise ValueError(f"--calibration-draws is {self.calibration_draws}; expected 0, or 2 and more")
+
+
+def _measure(options: CalibrationOptions, subject: Subject) -> Record:
+    from calibrax.evaluation.figures.calibration import save_calibration_figure  # which imports this module
+
+    examples = subject.examples if subject.past is None else subject.examples[:NUM_VIDEOS]
+    num_draws = options.calibration_draws
+    result = evaluate_model_calibration(subject.trained, examples, key=subject.key, num_draws=num_draws)
+    title = f"{subject.title}: {len(examples):,} test {subject.noun}"
+    save_calibration_figure(subject.folder / "calibration.png", {subject.name: result}, title=title)
+    kept = {name: getattr(result, name) for name in ("coverage", "pit_counts", "sigma_ratio", "sigma_bins")}
+    return kept | {"draws": result.num_draws, "images": result.num_examples}
+
+
+def _lines(record: Record) -> Iterator[str]:
+    cells = [
+        f"{float(level):.0%} holds {100 * coverage['observed']:.1f} ± {100 * coverage['stderr_by_example']:.1f} %"
+        for level, coverage in record["coverage"].items()
+    ]
+    yield f"coverage of central intervals: {', '.join(cells)}"
+    yield f"actual error / predicted σ: {record['sigma_ratio']:.3f} (1 if calibrated)"
+
+
+METRIC = Metric(
+    "calibration",
+    _measure,
+    _lines,
+    progress=lambda options: f"calibration, {options.calibration_draws} draws a value",
+    options=CalibrationOptions,
+    applies=lambda options, subject: options.calibration_draws > 0,
+)

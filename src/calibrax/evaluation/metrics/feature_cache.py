@@ -1,7 +1,7 @@
-"""Inception features of real images, kept on disk between evaluations: only a model's samples need the network then.
+"""Inception features of real images, kept on disk so that later evaluations run the network on samples alone.
 
-A file holds the features of one set of images, under the identity of all that they depend on. Moments and kernels
-follow from features in seconds. Any file may be deleted at any time.
+A file holds the features of one set of images, with the identity of everything that they depend on. Any file may be
+deleted at any time.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from calibrax.evaluation.metrics.bounded_arrays import read_array
 from calibrax.evaluation.metrics.inception import PREPROCESSING, to_uint8
-from calibrax.evaluation.metrics.npz_arrays import read_array
 
 HASHED_AT_ONCE = 4096  # images
 MAX_BYTES = 256 << 20  # of features in one file: 32,768 images of 2048
@@ -35,7 +35,7 @@ def cache_folder() -> Path:
 
 
 def features_identity(images: np.ndarray, *, feature: int, weights: str) -> dict[str, Any]:
-    """What features depend on, but for the last digits, in which devices differ.
+    """What features depend on, up to rounding errors, which differ between devices.
 
     Args:
       images: [N, H, W, C], uint8, or floats as in `inception.to_uint8`.
@@ -59,18 +59,18 @@ def features_identity(images: np.ndarray, *, feature: int, weights: str) -> dict
 def cached_features(
     folder: str | Path, identity: Mapping[str, Any], compute: Callable[[], np.ndarray]
 ) -> tuple[np.ndarray, str | None]:
-    """Features from the folder where they are there; otherwise computed, and kept there.
+    """Features from the folder if it holds them; otherwise computed, and kept there.
 
     Args:
-      folder: made where there is none.
+      folder: created if need be.
       identity: from `features_identity`.
-      compute: gives the features, float32 [N, feature].
+      compute: returns the features, float32 [N, feature].
 
     Returns:
-      The features, and a note where a file was there and not used, or none could be kept.
+      The features; and a note if a file could not be used or written, else None.
     """
     path, notes = features_path(folder, identity), []
-    if os.path.exists(path):  # False where the folder may not be read, as Path.exists is not
+    if os.path.exists(path):  # Path.exists raises if the folder may not be read
         try:
             return load_features(path, identity), None
         except FeaturesError as error:
@@ -87,12 +87,12 @@ def cached_features(
 
 
 def features_path(folder: str | Path, identity: Mapping[str, Any]) -> Path:
-    """Where features of this identity lie, beside those of others."""
+    """The file for features of this identity."""
     return Path(folder) / f"features-{hashlib.sha256(_text(identity).encode()).hexdigest()[:16]}.npz"
 
 
 def save_features(path: str | Path, features: np.ndarray, identity: Mapping[str, Any]) -> None:
-    """Write features as `.npz` with what they belong to; the file appears only once it is complete."""
+    """Write features with their identity as `.npz`; the file appears only once it is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -115,11 +115,11 @@ def load_features(path: str | Path, identity: Mapping[str, Any]) -> np.ndarray:
     path, wanted = Path(path), json.loads(_text(identity))
     shape = wanted["num"], wanted["feature"]
     try:
-        # The archive's checksums show damage to what is read; the shape below, that all of it was.
+        # The archive's checksums detect damage; the check of the shape below detects a file that is too short.
         with zipfile.ZipFile(path) as archive:
             found = dict(json.loads(str(read_array(archive, "identity", MAX_IDENTITY))))
             features = read_array(archive, "features", 4 * math.prod(shape)) if found == wanted else None
-    except Exception as error:  # a damaged archive may fail in any way
+    except Exception as error:  # a damaged archive can raise anything
         raise FeaturesError(f"{path} cannot be read as features: {error}".replace("\n", " ")) from error
     if features is None:
         differ = ", ".join(name for name in {**wanted, **found} if found.get(name) != wanted.get(name))

@@ -1,195 +1,125 @@
-"""Fréchet distance and kernel distance between two sets of images, on Inception features.
+"""FID and KID of a trained model: its samples, or its predicted frames, against test images."""
 
-Only 2048 features give FID and KID; fewer give numbers of another size, named FID-768 and so on. The arithmetic is
-NumPy's in float64: the distance is a small difference of large traces.
-"""
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-import math
-from collections.abc import Iterable
-from typing import NamedTuple
-
+import jax
 import numpy as np
 
-FULL_FEATURE = 2048  # what the names FID and KID stand for without a number
+from calibrax.evaluation.metric import Metric, Record, Subject, with_stderr
+from calibrax.evaluation.metrics import feature_cache, inception, inception_weights
+from calibrax.evaluation.metrics.distances import frechet_distance, kid, moments
+from calibrax.evaluation.metrics.prediction import predicted_frames
+from calibrax.evaluation.trained import Trained, generate
+
+MIN_IMAGES = 4
 
 
-class Moments(NamedTuple):
-    """Mean and covariance of the features of a set of images."""
+@dataclasses.dataclass(frozen=True)
+class FidOptions:
+    """FID and KID."""
 
-    mean: np.ndarray  # [D] float64
-    covariance: np.ndarray  # [D, D] float64, divided by num - 1
-    num: int  # images
-    feature: int  # D
+    inception: str | None = None
+    """Inception's weights for FID and KID: the published .pth, an .npz of folded arrays (FID-768), or download."""
+    fid_images: int = 0
+    """Test images or videos, from the first on, for FID and KID, against as many samples; 0: all."""
 
-
-class Fid(NamedTuple):
-    """A squared Fréchet distance, lower is better."""
-
-    value: float
-    name: str  # "FID" for 2048 features, otherwise such as "FID-768"
-    num_a: int
-    num_b: int
-    note: str | None  # what to know before quoting the number
+    def __post_init__(self):
+        if self.fid_images and self.inception is None:
+            raise ValueError(f"--fid-images is {self.fid_images}, but FID and KID are measured with --inception alone")
 
 
-class Kid(NamedTuple):
-    """A squared maximum mean discrepancy, lower is better; its estimate may be negative."""
-
-    mean: float
-    stderr: float  # over images, by the jackknife
-    name: str  # "KID" for 2048 features, otherwise such as "KID-768"
-    num_a: int
-    num_b: int
-    subsets: int
-    subset_size: int
-    note: str | None
+def feature_of(weights: str) -> int:
+    """The number of features that weights give: 2048, or 768 for folded arrays, which end there."""
+    return 768 if Path(weights).suffix == ".npz" else 2048
 
 
-def metric_name(feature: int, metric: str = "FID") -> str:
-    """The metric's plain name for 2048 features alone: FID; otherwise FID-768 and so on."""
-    return metric if feature == FULL_FEATURE else f"{metric}-{feature}"
+def check_fid_images(fid_images: int, num_test: int) -> None:
+    """Raise ValueError, in one line, unless FID can be measured on so many of the test images; 0 stands for all."""
+    if fid_images and not MIN_IMAGES <= fid_images <= num_test:
+        raise ValueError(f"--fid-images is {fid_images}; expected 0, or {MIN_IMAGES} to {num_test}, the test images")
 
 
-def moments(features: np.ndarray | Iterable[np.ndarray]) -> Moments:
-    """Mean and covariance of features, in float64, in one pass.
+def _check(options: FidOptions, num_test: int) -> None:
+    check_fid_images(options.fid_images, num_test)
+    if options.inception is not None and num_test < MIN_IMAGES:
+        few = f"{num_test} test images are too few for FID and KID"
+        raise ValueError(f"--inception: {few}; expected at least {MIN_IMAGES}")
 
-    Batches are merged by their means and scatter matrices, so that no large numbers cancel.
 
-    Args:
-      features: [N, D], or an iterable of such batches, as `inception.stream_features` gives.
+def _measure(options: FidOptions, subject: Subject) -> Record:
+    """FID and KID on 2048 features, or on 768 with folded weights.
 
-    Raises:
-      ValueError: if there are fewer than two rows, widths differ or a value is not finite.
-
-    References:
-      Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", equation 2.1b.
+    Images are compared with as many samples (decoder means). Of videos, all frames after the given ones are compared,
+    as single images, with those of one sample per clip. The test images' features are cached.
     """
-    num, mean, scatter = 0, np.zeros(()), np.zeros(())
-    for batch in [features] if isinstance(features, np.ndarray) else features:
-        batch = _finite_rows(batch)
-        if len(batch) == 0:
-            continue
-        if num and batch.shape[1:] != mean.shape:
-            raise ValueError(f"features have {mean.size} and {batch.shape[1]} columns; expected a single number")
-        batch_mean = batch.mean(axis=0)
-        centred = batch - batch_mean
-        if num == 0:
-            num, mean, scatter = len(batch), batch_mean, centred.T @ centred
-            continue
-        delta, total = batch_mean - mean, num + len(batch)
-        scatter += centred.T @ centred + np.outer(delta, delta) * (num * len(batch) / total)
-        mean = mean + delta * (len(batch) / total)
-        num = total
-    if num < 2:
-        raise ValueError(f"features have {num} rows; expected at least two images")
-    return Moments(mean, scatter / (num - 1), num, mean.size)
+    examples: np.ndarray = subject.examples[: options.fid_images or None]
+    weights: Any = options.inception
+    feature = feature_of(weights)
+    params = inception_weights.load_weights(weights, feature)
+    digest = inception_weights.weights_digest(params)
+    network = functools.partial(inception.features, params, feature=feature)
+    extra = {}
+    if subject.past is None:
+        real, made = examples, _samples(subject.trained, len(examples), subject.key)
+    else:
+        given = {"past": subject.past, "key": subject.key, "batch_size": subject.batch_size}
+        real, made = predicted_frames(subject.trained, examples, **given)
+        num, length = examples.shape[:2]
+        frames = f"frames {subject.past + 1} to {length} of {num:,} clips, one sample each"
+        extra = {"frames": frames, "clips": num}
+    identity = feature_cache.features_identity(real, feature=feature, weights=digest)
+    a, note = feature_cache.cached_features(feature_cache.cache_folder(), identity, lambda: network(real))
+    b = network(made)
+    distance, kernel = frechet_distance(moments(a), moments(b)), kid(a, b)
+    return {"fid": distance, "kid": kernel, "weights": digest, "note": note} | extra
 
 
-def frechet_distance(a: Moments, b: Moments) -> Fid:
-    """|mean_a - mean_b|² + tr S_a + tr S_b - 2 tr (S_a S_b)^½.
-
-    Args:
-      a, b: of the same features, from the same weights.
-
-    Returns:
-      The distance with its name, both counts, and a note where a covariance is singular.
-
-    Raises:
-      ValueError: if the features differ.
-
-    Example:
-      >>> frechet_distance(moments(real_features), moments(generated_features)).value
-
-    References:
-      Heusel et al. 2017, "GANs trained by a two time-scale update rule", equation 6; mseitzer/pytorch-fid.
-    """
-    if a.feature != b.feature:
-        raise ValueError(f"features are {a.feature} and {b.feature}; expected the same on both sides")
-    mean_term = np.sum(np.square(a.mean - b.mean))
-    traces = np.trace(a.covariance) + np.trace(b.covariance)
-    value = mean_term + traces - 2 * trace_sqrt_product(a.covariance, b.covariance)
-    name, num, note = metric_name(a.feature), min(a.num, b.num), None
-    if num <= a.feature:
-        note = (
-            f"{num} images for {a.feature} features: the covariance is singular and {name} far too large to compare "
-            f"with others; prefer {metric_name(a.feature, 'KID')}"
-        )
-    return Fid(max(float(value), 0.0), name, a.num, b.num, note)
-
-
-def trace_sqrt_product(a: np.ndarray, b: np.ndarray) -> float:
-    """tr (A B)^½ of two positive semidefinite matrices: the sum of the singular values of A^½ B^½.
-
-    These are the roots of the eigenvalues of A^½ B A^½, without squaring them first: a zero comes out as rounding,
-    1e-16, where the root of a rounded eigenvalue would give 1e-8, for each dimension that a small sample leaves out.
-    """
-    (a_values, a_vectors), (b_values, b_vectors) = np.linalg.eigh(a), np.linalg.eigh(b)
-    a_root, b_root = np.sqrt(np.maximum(a_values, 0)), np.sqrt(np.maximum(b_values, 0))
-    product = a_root[:, None] * (a_vectors.T @ b_vectors) * b_root
-    return float(np.sum(np.linalg.svd(product, compute_uv=False)))
-
-
-def kid(
-    features_a: np.ndarray, features_b: np.ndarray, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0
-) -> Kid:
-    """Unbiased MMD² with the kernel (x·y / D + 1)³, averaged over random subsets of both sets.
-
-    Its expectation does not depend on the number of images, so that small sets can be compared.
-
-    The standard error is over images, not over subsets: with s the deviation between subsets of m images out of n in
-    the smaller set, s·sqrt(m / (n - m) + 1 / subsets), the delete-d jackknife and what the finite number of subsets
-    adds. The usual s / sqrt(subsets) takes overlapping subsets for independent ones.
-
-    Args:
-      features_a, features_b: [N, D].
-      subsets: how many, at least two.
-      subset_size: images of each side in a subset; half of the smaller set where that has no more than this.
-      seed: of the subsets.
-
-    Raises:
-      ValueError: if there are fewer than four images or two subsets, widths differ or a value is not finite.
-
-    References:
-      Bińkowski et al. 2018, "Demystifying MMD GANs", section 4; Shao and Wu 1989, "A general theory for jackknife
-      variance estimation".
-    """
-    a, b = _finite_rows(features_a), _finite_rows(features_b)
-    smaller, feature, note = min(len(a), len(b)), a.shape[1], None
-    if feature != b.shape[1]:
-        raise ValueError(f"features are {feature} and {b.shape[1]}; expected the same on both sides")
-    if smaller < 4 or subsets < 2 or subset_size < 2:
-        sizes = f"{smaller}, {subsets} and {subset_size}"
-        raise ValueError(f"images, subsets and subset_size are {sizes}; expected at least 4, 2 and 2")
-    if subset_size >= smaller:
-        note = f"subsets of {smaller // 2} in place of {subset_size} images: the smaller set has {smaller}"
-        subset_size = smaller // 2
-    rng = np.random.default_rng(seed)
-    values = [
-        squared_mmd(*(side[rng.choice(len(side), subset_size, replace=False)] for side in (a, b)))
-        for _ in range(subsets)
+def _samples(trained: Trained, num: int, key: jax.Array) -> np.ndarray:
+    """Decoder means for draws of the prior, uint8 [num, H, W, C]."""
+    batches = [
+        generate(trained, min(500, num - start), key=jax.random.fold_in(key, start)) for start in range(0, num, 500)
     ]
-    stderr = np.std(values, ddof=1) * math.sqrt(subset_size / (smaller - subset_size) + 1 / subsets)
-    name = metric_name(feature, "KID")
-    return Kid(float(np.mean(values)), float(stderr), name, len(a), len(b), subsets, subset_size, note)
+    return inception.to_uint8(np.concatenate(batches))
 
 
-def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """The unbiased estimate from two sets of rows: an image is never compared with itself."""
-
-    def kernel(p, q):
-        return (p @ q.T / p.shape[1] + 1) ** 3
-
-    def within(p):
-        values = kernel(p, p)
-        return (values.sum() - np.trace(values)) / (len(p) * (len(p) - 1))
-
-    return float(within(x) + within(y) - 2 * kernel(x, y).mean())
+def _lines(record: Record) -> Iterator[str]:
+    distance, kernel = record["fid"], record["kid"]
+    counts = f"{distance['num_a']:,} images, {distance['num_b']:,} samples"
+    mmd = f"{kernel['name']} {kernel['mean']:.5f} ± {kernel['stderr']:.5f}"
+    counts = f"{counts}: {record['frames']}" if "frames" in record else counts
+    yield f"{distance['name']} {distance['value']:.2f}, {mmd} ({counts})"
+    yield from (f"  note: {note}" for note in (distance["note"], kernel["note"], record["note"]) if note)
 
 
-def _finite_rows(features: np.ndarray) -> np.ndarray:
-    rows = np.asarray(features, np.float64)
-    if rows.ndim != 2:
-        raise ValueError(f"features has shape {rows.shape}; expected [N, D]")
-    if not np.isfinite(rows).all():
-        raise ValueError("features holds values that are not finite")
-    return rows
+def _columns(record: Record) -> dict[str, str]:
+    """Under the names that were stored: distances of other features, such as FID-768, are other numbers."""
+    distance, kernel = record.get("fid"), record.get("kid")
+    cells = {distance["name"]: with_stderr(distance.get("value"), None, "{:.2f}")} if distance else {}
+    if kernel:
+        cells[kernel["name"]] = with_stderr(kernel.get("mean"), kernel.get("stderr"), "{:.5f}")
+    return cells
+
+
+def _caveats(records: list[Record]) -> list[str]:
+    distances = [record["fid"] for record in records if record.get("fid")]
+    counts = {(distance["name"], distance.get("num_a"), distance.get("num_b")) for distance in distances}
+    several = len(counts) > len({distance["name"] for distance in distances})
+    return ["FID depends on the number of images, which differs between these runs"] if several else []
+
+
+METRIC = Metric(
+    "fid",
+    _measure,
+    _lines,
+    progress=lambda options: "FID and KID",
+    options=FidOptions,
+    applies=lambda options, subject: options.inception is not None,
+    check=_check,
+    columns=_columns,
+    caveats=_caveats,
+    not_measured="FID and KID: not measured, as they need Inception's weights (--inception FILE, or download)",
+)

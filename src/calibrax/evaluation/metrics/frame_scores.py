@@ -1,4 +1,7 @@
-"""How near predicted frames come to the true ones: PSNR and SSIM by time step, and the best of many samples."""
+"""How close predicted frames come to the true ones: PSNR and SSIM by time step, and the best of many samples.
+
+SSIM is written out here because no JAX library computes it with windows of equal weight, as the video papers do.
+"""
 
 import functools
 import math
@@ -11,7 +14,7 @@ import numpy as np
 
 from calibrax.likelihoods._base import as_unit
 
-WINDOW = 7  # pixels, each way
+WINDOW = 7  # pixels, height and width
 K1, K2 = 0.01, 0.03  # Wang et al. 2004, section III.C
 
 
@@ -28,14 +31,14 @@ def psnr(
       truth: [..., H, W, C], uint8 levels (read as level / 255) or floats.
       prediction: the same shape.
       data_range: between the largest and the smallest value that data may have.
-      per_channel: take the ratio of each channel and average these, as SVG's evaluation does (edenton/svg, `utils.py`,
-        `eval_seq`); otherwise one ratio from the mean over all channels, which is never larger.
+      per_channel: average the ratios of the channels, as SVG's evaluation does (edenton/svg, `utils.py`, `eval_seq`);
+        otherwise one ratio from the mean over all channels, which is never larger.
 
     Returns:
-      [...] float32, decibels; infinite for an image that equals the true one (or one channel of it, per channel).
+      [...] float32, decibels; infinite if the image, or per channel one of its channels, equals the true one.
 
     Raises:
-      ValueError: if the shapes differ or are no images, or for a range that is not positive.
+      ValueError: if the shapes differ or are not those of images, or if the range is not positive.
     """
     x, y = _images(truth, prediction, data_range)
     axes = (-3, -2) if per_channel else (-3, -2, -1)
@@ -45,14 +48,14 @@ def psnr(
 
 
 def ssim(truth: jax.typing.ArrayLike, prediction: jax.typing.ArrayLike, data_range: float = 1.0) -> jax.Array:
-    """Structural similarity of each image: over windows of 7×7 pixels of equal weight, averaged; so over channels.
+    """Structural similarity of each image, averaged over windows of 7×7 pixels and over channels.
 
     (2 μx μy + C1)(2 σxy + C2) / ((μx² + μy² + C1)(σx² + σy² + C2)), C1 = (0.01 L)², C2 = (0.03 L)² with L the range,
-    over the windows that lie within the image, with sample variances (n - 1). It equals scikit-image's
-    `structural_similarity(truth, prediction, data_range=L, channel_axis=-1)` with its defaults.
+    over the windows that lie within the image, with pixels of equal weight and sample variances (n - 1). It equals
+    scikit-image's `structural_similarity(truth, prediction, data_range=L, channel_axis=-1)` with its defaults.
 
-    SVG's evaluation calls that function of a release which took L = 2 for floats, -1 to 1, though images lie in [0, 1]:
-    `data_range=2` gives the numbers of its kind, which are larger. Compare only what has one range.
+    SVG's evaluation used a release of scikit-image that took L = 2 for floats, from -1 to 1, although images lie in
+    [0, 1]. `data_range=2` gives such numbers, which are larger. Only numbers of the same range can be compared.
 
     Args:
       truth: [..., H, W, C], H and W at least 7, uint8 levels (read as level / 255) or floats.
@@ -63,7 +66,7 @@ def ssim(truth: jax.typing.ArrayLike, prediction: jax.typing.ArrayLike, data_ran
       [...] float32, at most 1.
 
     Raises:
-      ValueError: if the shapes differ, are no images or smaller than a window, or for a range that is not positive.
+      ValueError: if the shapes differ, are not those of images or smaller than a window, or the range is not positive.
 
     References:
       Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", equation 13.
@@ -86,18 +89,18 @@ class BestOf(NamedTuple):
 def best_of(
     truth: jax.typing.ArrayLike, samples: Iterable[jax.typing.ArrayLike], *, past: int = 0, data_range: float = 1.0
 ) -> BestOf:
-    """For each clip the sample whose mean SSIM over the predicted frames is highest, as SVG's evaluation chooses it.
+    """For each clip, the sample with the highest mean SSIM over the predicted frames, as in SVG's evaluation.
 
-    Samples are scored one by one as they are drawn, so memory does not depend on K.
+    Each sample is scored before the next is drawn, so memory does not depend on K.
 
     Args:
       truth: [B, T, H, W, C], uint8 levels or floats, as `ssim` takes them.
       samples: K arrays like `truth`; an iterator that draws them, or one array [K, B, T, H, W, C].
-      past: frames at the front on which the samples are conditioned; they are not scored.
+      past: number of given frames at the front, which are not scored.
       data_range: as in `ssim`.
 
     Returns:
-      The first such sample where several are equally good; one with NaN counts as the worst.
+      The best sample, the first if several are equally good; a sample with NaN counts as the worst.
 
     Raises:
       ValueError: if there is no sample, a shape differs, or no frame is left to score.
@@ -109,7 +112,7 @@ def best_of(
         if np.shape(sample) != np.shape(truth):
             raise ValueError(f"sample {index} has shape {np.shape(sample)}; expected {np.shape(truth)}, as truth has")
         scored = _score(truth, sample, index, past=past, data_range=data_range)
-        # Not to run ahead: samples that wait to be scored take memory.
+        # Wait here: samples that are drawn before they can be scored take memory.
         best = jax.block_until_ready(scored if best is None else _better(best, scored))
     if best is None:
         raise ValueError("samples is empty; expected at least one")
@@ -124,19 +127,19 @@ class FrameScores(NamedTuple):
     ssim: np.ndarray  # [T] float64
     ssim_stderr: np.ndarray  # [T] float64
     num_clips: int
-    first: int  # the time step of the first, from 0: the number of frames that were given
+    first: int  # the first time step, from 0: the number of given frames
 
 
 def frame_scores(psnr: np.ndarray, ssim: np.ndarray, *, past: int = 0) -> FrameScores:
-    """Scores of many clips, averaged at each time step.
+    """Scores of many clips averaged at each time step.
 
     Args:
       psnr: [N, T] decibels, for example all batches' `BestOf.psnr`, one after another.
       ssim: [N, T].
-      past: the time step of the first.
+      past: the first time step.
 
     Raises:
-      ValueError: if the shapes differ or there is nothing in them.
+      ValueError: if the shapes differ or are empty.
     """
     if np.shape(psnr) != np.shape(ssim) or np.ndim(psnr) != 2 or 0 in np.shape(psnr):
         raise ValueError(f"psnr has shape {np.shape(psnr)}, ssim {np.shape(ssim)}; expected [N, T] both, not empty")
@@ -167,7 +170,7 @@ def _images(
 def _similarity(x: jax.Array, y: jax.Array, data_range: float) -> jax.Array:
     """SSIM of float32 images [..., H, W, C], averaged over all but the leading axes."""
     c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
-    # Variances are differences of squares: around each image's own mean far less is lost to rounding.
+    # Variances are differences of squares. Subtracting each image's mean first reduces rounding errors.
     mean_x, mean_y = (jnp.mean(image, (-3, -2), keepdims=True) for image in (x, y))
     x, y = x - mean_x, y - mean_y
     local_x, local_y = _window_mean(x), _window_mean(y)
@@ -181,7 +184,7 @@ def _similarity(x: jax.Array, y: jax.Array, data_range: float) -> jax.Array:
 
 
 def _window_mean(images: jax.Array) -> jax.Array:
-    """Means over all windows within [..., H, W, C]; sums alone, which no device rounds to fewer bits."""
+    """Means over all windows within [..., H, W, C], by additions, which no device rounds to fewer bits."""
     height, width = (images.shape[axis] - WINDOW + 1 for axis in (-3, -2))
     rows = functools.reduce(jnp.add, (images[..., shift : shift + height, :, :] for shift in range(WINDOW)))
     return functools.reduce(jnp.add, (rows[..., shift : shift + width, :] for shift in range(WINDOW))) / WINDOW**2

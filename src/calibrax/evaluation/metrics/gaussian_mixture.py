@@ -1,4 +1,4 @@
-"""A mixture of Gaussians with full covariances, fitted by EM: a density to hold against draws that it has not seen."""
+"""A mixture of Gaussians with full covariances, fitted by EM: a density to evaluate on draws that it has not seen."""
 
 import functools
 import math
@@ -13,18 +13,20 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 class Mixture(NamedTuple):
+    """K Gaussians in D dimensions."""
+
     log_weight: jax.Array  # [K]
     mean: jax.Array  # [K, D]
     inverse: jax.Array  # [K, D, D], of the Cholesky factors of the covariances
 
 
 def fit_mixture(key: jax.Array, y: np.ndarray, num_fit: int, count: int, *, num_steps: int, block_size: int) -> Mixture:
-    """EM on the first `num_fit` draws, from `count` of them as means and unit covariances."""
+    """EM on the first `num_fit` of the draws y [n, D], from `count` of them as means, and from unit covariances."""
     size = y.shape[1]
     starts = np.asarray(jax.random.choice(key, num_fit, (count,), replace=False))
     identities = np.tile(np.eye(size, dtype=np.float32), (count, 1, 1))
     start = Mixture(jnp.full((count,), -math.log(count), jnp.float32), jnp.asarray(y[starts]), jnp.asarray(identities))
-    seen = (np.arange(len(y)) < num_fit).astype(np.float32)  # by weight: all fits are compiled for one shape
+    seen = (np.arange(len(y)) < num_fit).astype(np.float32)  # as weights, so that all fits share one compiled shape
     return _expectation_maximization(start, blocks(y, block_size), blocks(seen, block_size), num_steps)
 
 
@@ -32,7 +34,7 @@ def fit_mixture(key: jax.Array, y: np.ndarray, num_fit: int, count: int, *, num_
 def _expectation_maximization(start: Mixture, y: jax.Array, seen: jax.Array, num_steps: int) -> Mixture:
     count, size = start.mean.shape
     identity = start.inverse
-    prior_scale = identity / count ** (2 / size)  # Fraley and Raftery's, for draws of unit covariance
+    prior_scale = identity / count ** (2 / size)  # of Fraley and Raftery 2007, for draws of unit covariance
     prior_count = size + 2
 
     def step(mixture, _):
@@ -45,7 +47,7 @@ def _expectation_maximization(start: Mixture, y: jax.Array, seen: jax.Array, num
 
         empty = jax.tree.map(jnp.zeros_like, (mixture.log_weight, mixture.mean, mixture.inverse))
         (number, total, outer), _ = lax.scan(add_block, empty, (y, seen))
-        number = number + 1e-6  # a component that no draw wants keeps a weight
+        number = number + 1e-6  # a component without draws keeps a small weight
         mean = total / number[:, None]
         scatter = outer - mean[:, :, None] * total[:, None, :] + prior_scale
         factor = jnp.linalg.cholesky(scatter / (number + prior_count + size + 2)[:, None, None])
@@ -75,7 +77,7 @@ def log_density(mixture: Mixture, y: np.ndarray, block_size: int) -> np.ndarray:
 
 
 def blocks(array: np.ndarray, size: int, fill: int = 0) -> np.ndarray:
-    """[N, ...] as [N / size, size, ...], filled up."""
+    """[N, ...] as [N / size, size, ...], padded with `fill`."""
     missing = -len(array) % size
     padded = np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1), constant_values=fill)
     return padded.reshape(-1, size, *array.shape[1:])

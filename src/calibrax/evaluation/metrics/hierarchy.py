@@ -1,4 +1,4 @@
-"""What the layers of a hierarchical VAE hold: samples with some layers from the prior, traversals, each layer's KL."""
+"""What the layers of a hierarchical VAE hold: samples with some layers drawn from the prior, and traversals."""
 
 import functools
 import math
@@ -8,14 +8,14 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import numpy as np
 
-from calibrax.evaluation.metrics.likelihood import Trained, example_batches
+from calibrax.evaluation.trained import Trained, check_temperature
 from calibrax.models.hvae import HVAE, Latent
 
 Side = Literal["top", "bottom"]
 
 
 class Traversal(NamedTuple):
-    """One image's latents of one layer, moved along some directions, decoded."""
+    """Decoded images while one image's latents of one layer move along some directions."""
 
     images: np.ndarray  # [D, S, H, W, C], float32, decoder means in the data's range
     layer: int  # 1 at the bottom
@@ -28,27 +28,27 @@ def partial_samples(
 ) -> np.ndarray:
     """E[x | z] with k layers of z drawn from the prior and the others from the posterior, for every k from 0 to L.
 
-    Row 0 is a reconstruction, row L a sample of the whole model. The prior's draws are conditional on the layers above
-    them, and of the same noise in every row; the posterior's are one draw made upwards, the same in every row.
+    Row 0 is a reconstruction, row L a sample of the whole model. All rows use the same noise: the prior's draws are
+    conditional on the layers above them, and the posterior's are a single draw made upwards.
 
-    - "bottom": the k lowest from the prior, given the posterior's layers above. What of an image is left in row k is
-      what its L - k upper layers know.
-    - "top": the k uppermost from the prior, above layers that stay as they were inferred. This model has no top-down
-      inference, and nothing but the skips leads from an upper layer around a lower one that is given: row k shows what
-      passes by the skips. Without them (`HVAE(skip=False)`) all rows but the last are the same.
+    - "bottom": the k lowest layers come from the prior, given the posterior's layers above. Row k therefore shows what
+      the L - k upper layers know of an image.
+    - "top": the k uppermost layers come from the prior, while the layers below stay as they were inferred. This model
+      has no top-down inference, so an upper layer can reach the image past a given lower layer through the skips alone,
+      and row k shows what passes through them. Without skips (`HVAE(skip=False)`) all rows but the last are equal.
 
     Args:
       trained: a model whose network is an `HVAE`.
       images: [N, H, W, C], uint8 or floats in [0, 1], run as one batch.
       side: which k layers come from the prior.
       key: for all noise; row 0 is `reconstruct` with this key.
-      temperature: what multiplies the prior's standard deviations; 0 takes the prior's means.
+      temperature: multiplies the prior's standard deviations; 0 takes the prior's means.
 
     Returns:
       [L + 1, N, H, W, C], float32, in the data's range.
 
     Raises:
-      ValueError: for a model without layers, another side, no images, or a negative temperature.
+      ValueError: for a model without layers, another side, no images, or a temperature that is negative or not finite.
 
     References:
       Havtorn et al. 2021, "Hierarchical VAEs Know What They Don't Know": reconstructions from the latents above k.
@@ -56,8 +56,7 @@ def partial_samples(
     layers = _num_layers(trained)
     if side not in get_args(Side):
         raise ValueError(f"side is {side!r}; expected 'top' or 'bottom'")
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}; expected a number from 0")
+    check_temperature(temperature)
     keys = jax.random.split(key, _at_least(images, 1))
     z = [latent.z for latent in _infer_function(trained.model)(trained.params["model"], images, keys)]
     from_bottom = np.arange(layers) if side == "bottom" else np.arange(layers)[::-1]
@@ -75,17 +74,16 @@ def traversal(
     span: float = 3.0,
     dimensions: int | Sequence[int] = 6,
 ) -> Traversal:
-    """E[x | z] while one dimension of one layer of an image's latents moves, the layers below following it.
+    """E[x | z] while one dimension of one layer of an image's latents moves, and the layers below follow it.
 
     The image's latents are one draw from the posterior. The chosen dimension moves from -span to +span of its posterior
-    standard deviations about that draw; the layers above stay, those below take the means of their priors given what
-    is above. At offset 0 the image is so no reconstruction, but what the layers from `layer` upwards know of it. In a
-    latent map a dimension is a channel, and moves by its own standard deviation everywhere in space at once.
+    standard deviations about that draw. The layers above stay, and those below take the means of their priors given
+    what is above. Offset 0 is therefore not a reconstruction: it shows what the layers from `layer` upwards know of the
+    image. In a latent map a dimension is a channel, which moves by its own standard deviation everywhere in space.
 
-    A number of dimensions means the most active ones: those whose posterior mean varies most from image to image,
-    measured against the noise of the posterior: the variance of the mean over the images, divided by the mean posterior
-    variance, averaged over space. The ratio is free of the latents' scale, which no layer but the top has fixed. It
-    counts what varies with the draws of the layers below, too.
+    If `dimensions` is a number, the most active ones are taken. A dimension's activity is the variance of its posterior
+    mean over the images, divided by the mean posterior variance, averaged over space. The ratio does not depend on the
+    latents' scale, which only the top layer's prior fixes. It also counts variation due to draws of the layers below.
 
     Args:
       trained: a model whose network is an `HVAE`.
@@ -95,7 +93,7 @@ def traversal(
       index: which of the images moves.
       steps: S; an odd number has the unmoved latents in its middle.
       span: posterior standard deviations, to both sides.
-      dimensions: how many, most active first; or which, from 0.
+      dimensions: how many, most active first; or which ones, from 0.
 
     Raises:
       ValueError: for a model without layers, an argument out of its range, or fewer than two images to choose
@@ -128,68 +126,6 @@ def traversal(
     return Traversal(np.stack(rows), layer, chosen, offsets)
 
 
-def layer_kls(trained: Trained, images: np.ndarray, *, key: jax.Array, batch_size: int = 256) -> np.ndarray:
-    """log q(z_l) - log p(z_l) of one posterior draw, for every image and layer: how the rate splits.
-
-    Without free bits. Inference runs upwards, so that both densities depend on draws of the layers around: the sum over
-    layers is an estimate of KL(q(z|x) || p(z)), but one layer's share may be negative, in the mean too, where the
-    prior, which sees the layer above, knows a layer's draw better than its own posterior does.
-
-    Args:
-      trained: a model whose network is an `HVAE`.
-      images: [N, H, W, C], uint8 or floats in [0, 1].
-      key: for the draws; each example folds in its index, as in `evaluate_likelihood`.
-      batch_size: examples at once.
-
-    Returns:
-      [N, L], float32, nats, bottom first.
-
-    Raises:
-      ValueError: for a model without layers, no images, or a batch size under 1.
-    """
-    _num_layers(trained)
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
-    size = min(batch_size, _at_least(images, 1))
-    score = _kl_function(trained.model)
-    kls = []
-    for batch, keys in example_batches(images, key, size):
-        filled = np.minimum(np.arange(size), len(batch) - 1)  # of one size: a deep model compiles for minutes a shape
-        kls.append(np.asarray(score(trained.params["model"], batch[filled], keys[filled]))[: len(batch)])
-    return np.concatenate(kls)
-
-
-def active_layers(kls: np.ndarray, *, free_bits: float, threshold: float = 1.0) -> np.ndarray:
-    """Whether a layer tells more of an image than training made it: its mean KL is over `free_bits + threshold`.
-
-    Up to its free bits a layer's KL costs the objective nothing. A layer found there would be there whether the decoder
-    reads it or not, so only what it spends beyond them counts. Such a layer's mean is somewhere about the floor: under
-    it, as max(KL, free bits) of single draws holds down the high ones alone, or over it, on other images than those of
-    the training; for that the threshold makes room. A layer that is not active may be read all the same: its KL cannot
-    tell. Both numbers are per layer, not per latent: so are free bits, and it is in nats per image that layers of
-    different sizes share the rate.
-
-    Args:
-      kls: [N, L], raw KLs in nats, as from `layer_kls`; single draws near the floor vary by as much as their mean, so
-        give hundreds of images.
-      free_bits: nats a layer, those of the training; 0 where it had none.
-      threshold: nats a layer, from 0.
-
-    Returns:
-      [L], bool, bottom first.
-
-    Raises:
-      ValueError: if the shape is another, or a number negative.
-    """
-    kls = np.asarray(kls, np.float64)
-    if kls.ndim != 2 or 0 in kls.shape:
-        raise ValueError(f"kls has shape {kls.shape}; expected [N, L] with at least one image")
-    for name, value in (("free_bits", free_bits), ("threshold", threshold)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} is {value}; expected a number of nats from 0")
-    return kls.mean(axis=0) > free_bits + threshold
-
-
 def _num_layers(trained: Trained) -> int:
     if not isinstance(trained.model, HVAE):
         raise ValueError(f"model is a {type(trained.model).__name__}, which has no layers of latents; expected an HVAE")
@@ -197,7 +133,7 @@ def _num_layers(trained: Trained) -> int:
 
 
 def _at_least(images: np.ndarray, num: int) -> int:
-    """How many images there are."""
+    """The number of images, once it is known to be at least `num`."""
     if len(images) < num:
         raise ValueError(f"images holds {len(images)} examples; expected at least {num}")
     return len(images)
@@ -219,9 +155,9 @@ def _chosen_dimensions(latent: Latent, dimensions: int | Sequence[int]) -> tuple
 
 
 def _decode(trained: Trained, z, keys: jax.Array, from_prior: np.ndarray, temperature: float) -> np.ndarray:
-    """The likelihood's mean for these latents, drawn anew from the prior where `from_prior` [L] is True."""
+    """The likelihood's mean for these latents; layers with `from_prior` [L] True are drawn from the prior instead."""
     outputs = _decode_function(trained.model)(trained.params["model"], z, keys, temperature, from_prior)
-    return np.asarray(trained.likelihood.mean(trained.params["likelihood"], trained.likelihood_state, outputs))
+    return np.asarray(trained.mean(outputs))
 
 
 @functools.lru_cache(maxsize=8)
@@ -232,12 +168,6 @@ def _infer_function(model: HVAE) -> Callable[..., tuple[Latent, ...]]:
 
 @functools.lru_cache(maxsize=8)
 def _decode_function(model: HVAE) -> Callable[..., jax.Array]:
-    """Which layers are drawn is an argument, not part of the program: one compilation for all of them."""
+    """Compiled once: which layers are drawn is an argument, not part of the program."""
     generate: Any = functools.partial(model.apply, method="generative_path")
     return jax.jit(lambda params, z, *args: generate({"params": params}, z, *args)[0])
-
-
-@functools.lru_cache(maxsize=8)
-def _kl_function(model: HVAE) -> Callable[..., jax.Array]:
-    forward: Any = model.apply
-    return jax.jit(lambda params, x, keys: forward({"params": params}, x, keys).kl)

@@ -1,8 +1,9 @@
 """The importance-weighted bound on log p(x), by many posterior samples of each image (Burda et al. 2016)."""
 
+import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -11,40 +12,30 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from calibrax.evaluation.metrics.likelihood import example_batches
+from calibrax.evaluation.metric import Metric, Record, Subject
+from calibrax.evaluation.metrics.likelihood import mean_stderr
+from calibrax.evaluation.trained import PyTree, Trained, check_not_empty, example_batches
 from calibrax.likelihoods import Likelihood
 
-PyTree = Any
 # The examples' keys -> the decoder's outputs for one draw z of the posterior, and log p(z) - log q(z | x) [B].
 Draw = Callable[[jax.Array], tuple[Any, jax.Array]]
 
 
 def importance_bounds(
-    model: nn.Module,
-    likelihood: Likelihood,
-    params: PyTree,
-    likelihood_state: PyTree,
-    images: np.ndarray,
-    *,
-    key: jax.Array,
-    num_samples: int = 64,
-    batch_size: int = 256,
+    trained: Trained, images: np.ndarray, *, key: jax.Array, num_samples: int = 64, batch_size: int = 256
 ) -> np.ndarray:
     """log (1/K) sum_k p(x, z_k) / q(z_k | x) of each image, z_k from the posterior.
 
-    A lower bound on log p(x) in expectation, tighter as K grows; with K = 1 the one-sample ELBO whose KL is sampled
-    too. One sample of a batch is decoded at a time, so memory does not depend on K.
+    A lower bound on log p(x) in expectation, tighter as K grows. With K = 1 it is the one-sample ELBO with a sampled
+    KL. A batch decodes one sample at a time, so memory does not depend on K.
 
     Args:
-      model: a Linen module with methods `encode(x) -> (mean, log_var)` and `decode(z) -> outputs`; or one whose
+      trained: its model has methods `encode(x) -> (mean, log_var)` and `decode(z) -> outputs`; or its
         `model(x, keys) -> (outputs, kl)` gives the KL of the draw, log q(z | x) - log p(z), as `HVAE` does.
-      likelihood: the decoder's distribution.
-      params: `{"model": ..., "likelihood": ...}`.
-      likelihood_state: its running average.
       images: [N, ...] uint8 or float data.
       key: for the samples; each image folds in its index.
       num_samples: K, at least 1.
-      batch_size: images at once.
+      batch_size: images per batch.
 
     Returns:
       [N] float64, nats.
@@ -55,14 +46,13 @@ def importance_bounds(
     References:
       Burda et al. 2016, equation 8; `objectives.importance_bound` is the formula.
     """
-    if len(images) == 0:
-        raise ValueError("images is empty; expected at least one example")
+    check_not_empty(images)
     if not isinstance(num_samples, int | np.integer) or num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; expected at least 1, a whole number")
-    bound = _bound_function(model, likelihood, num_samples)
+    bound = _bound_function(trained.model, trained.likelihood, num_samples)
     batches = example_batches(images, key, batch_size)
-    values = [np.asarray(bound(params, likelihood_state, batch, keys), np.float64) for batch, keys in batches]
-    return np.concatenate(values)
+    args = (trained.params, trained.likelihood_state)
+    return np.concatenate([np.asarray(bound(*args, batch, keys), np.float64) for batch, keys in batches])
 
 
 @functools.lru_cache(maxsize=8)
@@ -86,7 +76,7 @@ def _bound_function(model: nn.Module, likelihood: Likelihood, num_samples: int) 
 
 
 def _one_gaussian(model: nn.Module, variables: PyTree, x: jax.Array) -> Draw:
-    """Encodes once for all samples."""
+    """Draws from a Gaussian posterior, which is encoded once for all samples."""
     encoded: Any = model.apply(variables, x, method="encode")
     mean, log_var = encoded
 
@@ -101,7 +91,7 @@ def _one_gaussian(model: nn.Module, variables: PyTree, x: jax.Array) -> Draw:
 
 
 def _of_the_draw(model: nn.Module, variables: PyTree, x: jax.Array) -> Draw:
-    """Of a model with several layers, where the latents above depend on the draws below."""
+    """Draws from a model with several layers, whose upper latents depend on the draws below."""
 
     def draw(keys):
         forward: Any = model.apply(variables, x, keys)
@@ -109,3 +99,41 @@ def _of_the_draw(model: nn.Module, variables: PyTree, x: jax.Array) -> Draw:
         return outputs, -jnp.sum(kl.reshape(kl.shape[0], -1), axis=1)
 
     return draw
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportanceOptions:
+    """Importance-weighted bound of images."""
+
+    importance_samples: int = 64
+    """Posterior samples of the importance-weighted bound; 0: none."""
+
+    def __post_init__(self):
+        if self.importance_samples < 0:
+            raise ValueError(f"--importance-samples is {self.importance_samples}; expected 0 or more")
+
+
+def _measure(options: ImportanceOptions, subject: Subject) -> Record:
+    num = options.importance_samples
+    bounds = importance_bounds(subject.trained, subject.examples, key=subject.key, num_samples=num)
+    return {
+        "neg_log_p": float(-bounds.mean()),
+        "stderr": mean_stderr(bounds),
+        "samples": num,
+        "images": len(bounds),
+    }
+
+
+def _lines(record: Record) -> Iterator[str]:
+    yield f"-log p, {record['samples']} importance samples: {record['neg_log_p']:.1f} ± {record['stderr']:.1f} nats"
+
+
+METRIC = Metric(
+    "importance",
+    _measure,
+    _lines,
+    progress=lambda options: f"importance-weighted bound, {options.importance_samples} samples",
+    options=ImportanceOptions,
+    noun="images",
+    applies=lambda options, subject: options.importance_samples > 0,
+)

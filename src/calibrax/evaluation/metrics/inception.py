@@ -1,13 +1,14 @@
 """Features of the 2015-12-05 Inception network, equal to pytorch-fid's, for FID and KID.
 
-The network is frozen, so batch norm is folded: every layer is a convolution, a bias and a ReLU. Its weights come from
-`inception_weights`.
+It is written out here because FID's network differs from every library's Inception v3: in its weights, in pooling that
+leaves out the padding, and in the maximum pool of the last block. The network is frozen, so batch norm is folded: every
+layer is a convolution, a bias and a ReLU. Its weights come from `inception_weights`.
 
 Shapes: images [N, H, W, C], kernels [kh, kw, in, out], features [N, D].
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,17 +22,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from calibrax.training.devices import AXIS, compiler_options
 
 FEATURES = (64, 192, 768, 2048)  # after the first max pool, the second, Mixed_6e, Mixed_7c
-SIZE = 299  # pixels a side
+SIZE = 299  # pixels, height and width
 PREPROCESSING = "uint8, bilinear to 299x299 with half-pixel centres and no antialias, [-1, 1]; version 1"
 
 Params = Mapping[str, Any]
-Images = np.ndarray | jax.Array | Iterable[np.ndarray]
 
 
 def _conv(x, name: str, features: int, kernel: int | tuple[int, int], stride: int = 1, padding: str | None = None):
     size = (kernel, kernel) if isinstance(kernel, int) else kernel
     padding = padding or ("SAME" if stride == 1 else "VALID")
-    # The highest precision: accelerators would round to TF32 or bfloat16, and the distance with them.
+    # Accelerators would otherwise round to TF32 or bfloat16, which changes the distance.
     return nn.relu(nn.Conv(features, size, stride, padding, precision=lax.Precision.HIGHEST, name=name)(x))
 
 
@@ -110,7 +110,7 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module):
-    """8×8, to 2048 channels. FID's network pools with the maximum in the last one, where others take the average."""
+    """8×8, to 2048 channels; the last block of FID's network pools with the maximum instead of the average."""
 
     pool: Callable[[Any], Any]
 
@@ -167,7 +167,7 @@ class Inception(nn.Module):
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Images as pytorch-fid reads them from files: uint8 stays, floats in [0, 1] become round(255·x), clipped.
+    """Images as pytorch-fid reads them from files: uint8 as it is, floats in [0, 1] as round(255·x), clipped.
 
     Raises:
       ValueError: if the shape is not [N, H, W, 1 or 3], the dtype is another integer, or a value is NaN.
@@ -186,66 +186,56 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 
 
 def preprocess(images: jax.Array) -> jax.Array:
-    """uint8 [B, H, W, 1 or 3] to what the network reads, float32 [B, 299, 299, 3] in [-1, 1]."""
+    """uint8 [B, H, W, 1 or 3] to the network's input, float32 [B, 299, 299, 3] in [-1, 1]."""
     shape = (images.shape[0], SIZE, SIZE, images.shape[-1])
     resized = jax.image.resize(images.astype(jnp.float32) / 255, shape, "bilinear", antialias=False)
     return jnp.broadcast_to(2 * resized - 1, (*shape[:3], 3))
 
 
-def features(params: Params, images: Images, **options) -> np.ndarray:
-    """The features of all images, float32 [N, feature]; arguments as in `stream_features`."""
-    return np.concatenate(list(stream_features(params, images, **options)))
-
-
-def stream_features(
+def features(
     params: Params,
-    images: Images,
+    images: np.ndarray,
     *,
     feature: int,
     batch_size: int = 50,
     devices: Sequence[Any] | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Iterator[np.ndarray]:
-    """The features of images in order, batch by batch, so that data sets of any size pass through.
+) -> np.ndarray:
+    """The features of images, float32 [N, feature].
 
     One shape compiles: the last batch is padded, and the padding's features are dropped.
 
     Args:
       params: from `load_weights`, for this feature.
-      images: [N, H, W, C] or an iterable of such arrays, all of one image shape; uint8, or floats as in `to_uint8`.
+      images: [N, H, W, C] uint8, or floats as in `to_uint8`.
       feature: 64, 192, 768 or 2048.
-      batch_size: images at once on all devices together, rounded up to a multiple of their number.
+      batch_size: images per batch on all devices together, rounded up to a multiple of their number.
       devices: the `jax.Device`s that share a batch; by default all.
-      progress: called with the number of images done after each batch.
-
-    Yields:
-      float32 [n, feature], n <= batch_size.
 
     Raises:
-      ValueError: if there are no images, their shapes differ, or feature or batch_size is out of range. As this is a
-        generator, errors come with the first batch.
+      ValueError: if there are no images, or feature or batch_size is out of range.
 
     Example:
       >>> params = load_weights("pt_inception-2015-12-05-6726825d.pth", 2048)
-      >>> moments = fid.moments(stream_features(params, images, feature=2048))
+      >>> moments = distances.moments(features(params, images, feature=2048))
     """
     check_feature(feature)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+    if len(images) == 0:
+        raise ValueError("images is empty; expected at least one image")
     mesh = Mesh(np.array(list(devices or jax.devices())), (AXIS,))
     spread = NamedSharding(mesh, PartitionSpec(AXIS))
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-    forward = _forward_function(feature)
-    padded = _padded(_batches(images, _round_up(batch_size, mesh.size)), mesh.size)
-    running = ((forward(params, jax.device_put(batch, spread)), count) for batch, count in padded)
-    done = 0
-    for values, count in _one_ahead(running):
-        yield np.asarray(values)[:count]
-        done += count
-        if progress is not None:
-            progress(done)
-    if not done:
-        raise ValueError("images is empty; expected at least one image")
+    forward, size = _forward_function(feature), -(-min(batch_size, len(images)) // mesh.size) * mesh.size
+    done, running = [], None
+    for start in range(0, len(images), size):
+        batch = to_uint8(images[start : start + size])
+        batch = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
+        following = forward(params, jax.device_put(batch, spread))
+        if running is not None:  # fetched once the next batch has started, so that the devices never wait for the host
+            done.append(np.asarray(running))
+        running = following
+    return np.concatenate([*done, np.asarray(running)])[: len(images)]
 
 
 @functools.lru_cache(maxsize=4)
@@ -261,44 +251,6 @@ def parameter_shapes(feature: int) -> dict[str, tuple[int, int, int, int]]:
 def check_feature(feature: int) -> None:
     if feature not in FEATURES:
         raise ValueError(f"feature is {feature}; expected one of {', '.join(map(str, FEATURES))}")
-
-
-def _round_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple
-
-
-def _batches(images: Images, size: int) -> Iterator[np.ndarray]:
-    """uint8 batches of `size` images, the last one shorter, whatever the sizes of the arrays that come."""
-    if isinstance(images, np.ndarray | jax.Array):
-        array = np.asarray(images)
-        images = (array[start : start + size] for start in range(0, len(array), size))
-    rest = None
-    for piece in map(to_uint8, images):
-        if rest is not None and piece.shape[1:] != rest.shape[1:]:
-            raise ValueError(f"images has shapes {rest.shape[1:]} and {piece.shape[1:]}; expected a single one")
-        rest = piece if rest is None else np.concatenate([rest, piece])
-        while len(rest) >= size:
-            yield rest[:size]
-            rest = rest[size:]
-    if rest is not None and len(rest):
-        yield rest
-
-
-def _padded(batches: Iterable[np.ndarray], multiple: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Batches filled up with zeros to the size of the first, a multiple of the number of devices; and their counts."""
-    size = None
-    for batch in batches:
-        size = size or _round_up(len(batch), multiple)
-        yield np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)]), len(batch)
-
-
-def _one_ahead(running: Iterator[Any]) -> Iterator[Any]:
-    """The same items; each is given once the next has been started, so that the devices never wait for the host."""
-    current = next(running, None)
-    while current is not None:
-        following = next(running, None)
-        yield current
-        current = following
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,6 +1,7 @@
 """Weights of the Inception network: the published PyTorch file, or folded arrays that end at Mixed_6e.
 
-The file is read without PyTorch and without running what its pickle asks for. Nothing stands in for missing weights.
+The file is read without PyTorch, and nothing that its pickle names is called. Missing weights are an error: there is no
+substitute for them.
 """
 
 import hashlib
@@ -15,19 +16,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from calibrax.evaluation.metrics.bounded_arrays import read_array
 from calibrax.evaluation.metrics.inception import Params, check_feature, parameter_shapes
-from calibrax.evaluation.metrics.npz_arrays import read_array
 
 WEIGHTS_FILE = "pt_inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS_FILE}"
 WEIGHTS_SIZE = 95_628_359  # bytes
-WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # its first digits name the file
+WEIGHTS_SHA256 = (
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # the file's name has its first digits
+)
 BATCH_NORM_EPSILON = 1e-3
 MAX_ITEMSIZE = 8  # bytes of a folded number
 
 
 class InceptionWeightsError(ValueError):
-    """The weights are missing, are not the published ones, or end before the features asked for."""
+    """The weights are missing, are not the published ones, or end before the requested features."""
 
 
 def load_weights(path: str | Path | None, feature: int) -> dict[str, Any]:
@@ -39,8 +42,8 @@ def load_weights(path: str | Path | None, feature: int) -> dict[str, Any]:
       feature: 64, 192, 768 or 2048.
 
     Raises:
-      InceptionWeightsError: if there is no such file, it is another or a damaged one, or it ends before the feature.
-      ValueError: if the feature is another.
+      InceptionWeightsError: if the file is missing, damaged or a different one, or ends before the feature.
+      ValueError: if the feature is not one of these.
     """
     check_feature(feature)
     if path is None or not Path(path).is_file():
@@ -51,7 +54,7 @@ def load_weights(path: str | Path | None, feature: int) -> dict[str, Any]:
         layers = read(path, parameter_shapes(feature))
     except InceptionWeightsError as error:
         raise InceptionWeightsError(f"{path}: {error}") from error
-    except Exception as error:  # a damaged archive or pickle may fail in any way
+    except Exception as error:  # a damaged archive or pickle can raise anything
         raise InceptionWeightsError(f"{path} cannot be read: {error}".replace("\n", " ")) from error
     for name, layer in layers.items():
         if not all(np.isfinite(array).all() for array in layer.values()):
@@ -60,7 +63,7 @@ def load_weights(path: str | Path | None, feature: int) -> dict[str, Any]:
 
 
 def weights_digest(params: Params) -> str:
-    """SHA-256 over names and values: says which network gave a feature."""
+    """SHA-256 over names and values, which identifies the network."""
     digest = hashlib.sha256()
     for name, array in sorted(flatten_dict(params, sep=".").items()):
         digest.update(f"{name} {array.shape} ".encode() + np.ascontiguousarray(array, np.float32).tobytes())
@@ -90,7 +93,7 @@ def _read_folded(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
 
 
 def _tensorflow_name(name: str) -> str:
-    """`Mixed_5b.branch5x5_2` is `mixed_tower_conv_1`: towers count from nothing, and so do convolutions in a tower."""
+    """`mixed_tower_conv_1` for `Mixed_5b.branch5x5_2`: the first tower and a tower's first layer have no number."""
     stem = ["Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3"]
     blocks = [f"Mixed_5{letter}" for letter in "bcd"] + [f"Mixed_6{letter}" for letter in "abcde"]
     if name in stem:
@@ -155,9 +158,9 @@ class _State(NamedTuple):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads descriptions of tensors. Any other global is refused, before anything is called.
+    """Reads descriptions of tensors. Any other global is refused before anything is called.
 
-    What a pickle can get hold of here has no state to set: strings, a bound method, a built-in class.
+    The objects that a pickle can reach here (strings, a bound method, a built-in class) have no state to set.
     """
 
     def __init__(self, stream):
@@ -187,7 +190,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _read_torch(path: Path) -> _State:
-    """What `torch.save` wrote of a state dict: a zip archive, or the stream of pickles of PyTorch before 1.6."""
+    """A state dict written by `torch.save`: a zip archive, or a stream of pickles from PyTorch before 1.6."""
     with path.open("rb") as stream:
         first = stream.read(4)
         stream.seek(0)

@@ -1,15 +1,16 @@
-"""How the rate splits into mutual information and marginal KL (eq. 6): estimates that say which bound they are.
+"""How the rate splits into mutual information and marginal KL (eq. 6), as estimates that say which bound they are.
 
 rate = E_x KL(q(z|x) || p(z)) = I(x; z) + KL(m || p) with m(z) = E_x q(z|x). The rate is exact; log m is not, since m is
-a mixture over all data. With N examples and the own component of each draw included, the mutual information cannot
-exceed ln N and the marginal KL cannot fall under rate - ln N, whatever the truth; so each estimate here is a bound, and
-they come from both sides. "In expectation" below is over data sets of N examples drawn from the population.
+a mixture over all data. With N examples, and with the posterior that a draw came from among them, the mutual
+information cannot exceed ln N and the marginal KL cannot fall below rate - ln N, whatever the truth. Each estimate here
+is therefore a bound, and there are bounds from both sides. "In expectation" below means over data sets of N examples
+drawn from the population.
 """
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +18,19 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
+from calibrax.evaluation.metric import Metric, NoOptions, Record, Subject
 from calibrax.evaluation.metrics.gaussian_mixture import blocks, fit_mixture, log_density
+from calibrax.evaluation.metrics.likelihood import mean_stderr
+from calibrax.evaluation.trained import Trained, check_not_empty
 
-PyTree = Any
 LOG_2PI = math.log(2 * math.pi)
 HIDDEN = -1e30  # in place of the log density of a component that is left out: finite, so that no difference is NaN
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2016
-MIN_EXAMPLES = 10  # fewer leave nothing to fit, choose and evaluate a density on
+MIN_EXAMPLES = 10  # the held-out density needs examples to be fitted, chosen and evaluated on
 
 
 class Decomposition(NamedTuple):
-    """rate = mutual information + marginal KL, one of them bounded and so the other from the opposite side; nats."""
+    """rate = mutual information + marginal KL, nats; a bound of one is a bound of the other from the opposite side."""
 
     mutual_information: float
     mutual_information_stderr: float  # over draws
@@ -38,12 +41,11 @@ class Decomposition(NamedTuple):
 
 
 class MonteCarlo(NamedTuple):
-    """What one pass over the N×M matrix of log densities gives; see `monte_carlo`."""
+    """The estimates from one pass over the N×M matrix of log densities; see `monte_carlo`."""
 
     plain: Decomposition
-    leave_one_out: Decomposition
     dimension_wise: Decomposition
-    kl_per_dimension: np.ndarray  # [D] nats, KL(m_j || p_j), whose sum `dimension_wise` is
+    kl_per_dimension: np.ndarray  # [D] nats, KL(m_j || p_j); `dimension_wise` is their sum
 
 
 class Information(NamedTuple):
@@ -56,10 +58,9 @@ class Information(NamedTuple):
     num_examples: int  # N
     num_draws: int  # M
     cap: float  # ln N, which the plain mutual information cannot exceed
-    cap_fraction: float  # plain mutual information / cap: near 1, it tells N and nothing of the encoder
+    cap_fraction: float  # plain mutual information / cap; near 1 the estimate reflects N, not the encoder
     near_cap: bool  # within ln 10 of the cap: use the bounds from the other side
     plain: Decomposition
-    leave_one_out: Decomposition
     dimension_wise: Decomposition
     kl_per_dimension: np.ndarray  # [D]
     moment_matched: Decomposition
@@ -77,22 +78,22 @@ def measure_information(
 ) -> Information:
     """Rate, active units, and every estimate of mutual information and marginal KL.
 
-    The population's mutual information lies between `plain` and each of `leave_one_out`, `dimension_wise`,
-    `moment_matched` and `held_out`; its marginal KL between each of those and `plain`; each in expectation.
+    In expectation, the population's mutual information lies between `plain` and each of `dimension_wise`,
+    `moment_matched` and `held_out`, and its marginal KL between each of those and `plain`.
 
     Args:
       mean: [N, D] means of the Gaussian posteriors q(z | x_n), N at least 10; the prior is N(0, I).
       log_var: [N, D] their log variances.
       key: for the draws.
-      num_draws: M; by default N, 10,000 at most.
+      num_draws: M; by default N, at most 10,000.
       components: numbers of Gaussians to try in the held-out density.
-      block_size: side of the blocks of the N×M matrix; changes memory, block_size²·D floats, and no result.
+      block_size: side of the blocks of the N×M matrix. Memory is block_size²·D floats; results do not change.
 
     Raises:
-      ValueError: if a shape, value or number is another.
+      ValueError: if a shape, value or number is out of range.
 
     Example:
-      >>> info = measure_information(*encode_all(model, params, images), key=jax.random.key(0))
+      >>> info = measure_information(*encode_all(trained, images), key=jax.random.key(0))
       >>> info.plain.mutual_information, info.cap, info.held_out.mutual_information
 
     References:
@@ -107,7 +108,7 @@ def measure_information(
     cap = math.log(len(mean))
     return Information(
         rate=float(kl.mean()),
-        rate_stderr=_stderr(kl),
+        rate_stderr=mean_stderr(kl),
         num_active=int((variances > ACTIVE_VARIANCE).sum()),
         variance_of_mean=variances,
         num_examples=len(mean),
@@ -126,34 +127,31 @@ def monte_carlo(
 ) -> MonteCarlo:
     """The estimates that compare M draws z_i ~ q(. | x_i) with the mixture of all N posteriors.
 
-    - `plain`: log m̂(z_i) = logsumexp_n log q(z_i|x_n) - ln N, the own component included; marginal KL = mean of
-      log m̂ - log p, mutual information = mean of log q(z_i|x_i) - log m̂. Unbiased for the N examples themselves (how
-      well z tells which of them it came from), hence at most ln N, pointwise, as m̂ >= q(.|x_i) / N. For the
-      population: KL(m_N || p) is convex in m_N, so in expectation its marginal KL is an upper bound and its mutual
-      information a lower one.
-    - `leave_one_out`: the mixture of the other N - 1 and, in the own component's place, the prior. It is a density
-      that z_i is independent of, so E log m̂(z) <= E log m(z): in expectation a lower bound of the marginal KL and an
-      upper one of the mutual information. The prior keeps them above -ln N and under rate + ln N; without it, which
-      is the estimate that others mean by this name, neither has a limit.
-    - `dimension_wise`: Σ_j KL(m_j || p_j) from one-dimensional mixtures, each as `leave_one_out`. KL(m || p) = total
-      correlation of m + Σ_j KL(m_j || p_j) and the former is not negative: in expectation a lower bound of the
-      marginal KL, blind to dependence between dimensions, and rate minus it an upper bound of the mutual information.
-      In one dimension neighbouring posteriors overlap, so it stays close to the sum as long as N times the posterior
-      σ is well above 1.
+    - `plain`: log m̂(z_i) = logsumexp_n log q(z_i|x_n) - ln N, with the draw's own posterior in the mixture; marginal
+      KL = mean of log m̂ - log p, mutual information = mean of log q(z_i|x_i) - log m̂. It is unbiased for the N
+      examples themselves (how well z tells which of them it came from), hence at most ln N, for every draw, as
+      m̂ >= q(.|x_i) / N. For the population: KL(m_N || p) is convex in m_N, so in expectation the marginal KL is an
+      upper bound and the mutual information a lower one.
+    - `dimension_wise`: Σ_j KL(m_j || p_j) from one-dimensional mixtures, in each of which the prior takes the place of
+      the draw's own posterior. Such a mixture is a density that z_i is independent of, so E log m̂_j <= E log m_j. And
+      KL(m || p) = total correlation of m + Σ_j KL(m_j || p_j), where the total correlation is not negative. In
+      expectation this is therefore a lower bound of the marginal KL, blind to dependence between dimensions, and rate
+      minus it is an upper bound of the mutual information. In one dimension neighbouring posteriors overlap, so it
+      stays close to the sum as long as N times the posterior σ is well above 1.
 
     Args:
       mean: [N, D], N at least 10.
       log_var: [N, D].
       key: for the draws.
-      num_draws: M, at least 2; each example is drawn as often as any other, within one.
-      block_size: side of the blocks of the matrix; temporaries do not grow with N or M. Time does, as N·M·D: five
+      num_draws: M, at least 2; the numbers of draws from any two examples differ by at most one.
+      block_size: side of the blocks of the matrix. Temporaries do not grow with N or M. Time grows as N·M·D: five
         seconds for 10,000 by 10,000 by 20 on two CPU cores.
 
     Returns:
-      Estimates with their standard errors over draws, the N examples given.
+      Estimates with their standard errors over draws, given the N examples.
 
     Raises:
-      ValueError: if a shape, value or number is another.
+      ValueError: if a shape, value or number is out of range.
 
     References:
       Figure 4; the plain one is β-TCVAE's (Chen et al. 2018) with N the whole data set.
@@ -177,12 +175,11 @@ def monte_carlo(
     log_prior = _log_normal(z, np.zeros_like(z), np.zeros_like(z))
     kl_by_dim = np.logaddexp(others_by_dim, log_prior) - math.log(len(mean)) - log_prior
     log_prior = log_prior.sum(axis=1)
-    log_plain, log_others = (np.logaddexp(others, last) - math.log(len(mean)) for last in (log_own, log_prior))
+    log_plain = np.logaddexp(others, log_own) - math.log(len(mean))
     # The rate of the N examples is exact: it adds no error over draws.
-    rate, kl_of_others, kl_of_dims = _kl(mean, log_var).mean(), log_others - log_prior, kl_by_dim.sum(axis=1)
+    rate, kl_of_dims = _kl(mean, log_var).mean(), kl_by_dim.sum(axis=1)
     return MonteCarlo(
         plain=_decomposition(log_own - log_plain, log_plain - log_prior, "upper"),
-        leave_one_out=_decomposition(rate - kl_of_others, kl_of_others, "lower"),
         dimension_wise=_decomposition(rate - kl_of_dims, kl_of_dims, "lower"),
         kl_per_dimension=kl_by_dim.mean(axis=0),
     )
@@ -192,18 +189,18 @@ def moment_matched(mean: np.ndarray, log_var: np.ndarray) -> Decomposition:
     """The marginal KL of the Gaussian G with the mixture's mean and full covariance: a lower bound.
 
     log G - log p is quadratic, so its expectation under m and under G is the same: KL(m || p) = KL(m || G) +
-    KL(G || p) >= KL(G || p), with equality where m is Gaussian. Exact and without draws for the mixture of the N
-    examples; for the population the sampled covariance adds about D(D + 3) / 4N nats at most.
+    KL(G || p) >= KL(G || p), with equality if m is Gaussian. It needs no draws and is exact for the mixture of the N
+    examples; for the population the sampled covariance adds at most about D(D + 3) / 4N nats.
 
     Args:
       mean: [N, D], N at least 10.
       log_var: [N, D].
 
     Returns:
-      Lower bound of the marginal KL, upper bound (rate minus it) of the mutual information; standard errors 0.
+      Lower bound of the marginal KL, upper bound (rate minus it) of the mutual information; standard errors are 0.
 
     Raises:
-      ValueError: if a shape or value is another.
+      ValueError: if a shape or value is out of range.
     """
     mean, log_var = _checked(mean, log_var)
     centre = mean.mean(axis=0, dtype=np.float64)
@@ -224,24 +221,24 @@ def held_out(
 ) -> Decomposition:
     """A density g fitted to draws from one half of the examples, evaluated on draws from the other.
 
-    E_m[log g - log p] = KL(m || p) - KL(m || g) <= KL(m || p), whatever g, as long as it has not seen the draws. g is
-    a mixture of Gaussians with full covariances, fitted by EM; a fifth of the first half chooses the number of
-    components, or the prior itself, with a bound of 0, where no mixture is better. One draw an example, so the standard
-    errors hold for the population.
+    E_m[log g - log p] = KL(m || p) - KL(m || g) <= KL(m || p) for every g that has not seen the draws. Here g is a
+    mixture of Gaussians with full covariances, fitted by EM. A fifth of the first half chooses the number of
+    components, or the prior itself, with a bound of 0, if no mixture is better. There is one draw per example, so the
+    standard errors hold for the population.
 
     Args:
       mean: [N, D], N at least 10.
       log_var: [N, D].
       key: for the split, the draws and the start of EM.
-      components: numbers of Gaussians to try; those that the draws to fit do not outnumber are left out.
-      num_steps: of EM.
-      block_size: draws at once.
+      components: numbers of Gaussians to try; numbers that are not below the number of draws to fit are left out.
+      num_steps: steps of EM.
+      block_size: draws per block.
 
     Returns:
       Lower bound of the marginal KL, upper bound (the second half's rate minus it) of the mutual information.
 
     Raises:
-      ValueError: if a shape, value or number is another.
+      ValueError: if a shape, value or number is out of range.
 
     References:
       Fraley and Raftery 2007 for the prior on the covariances, which keeps them from collapsing.
@@ -257,7 +254,7 @@ def held_out(
     num_fit, half = (2 * len(z)) // 5, len(z) // 2
     affordable = sorted({count for count in components if count < num_fit} or {1})
 
-    # In coordinates where the draws have mean 0 and covariance I, about: one prior fits every encoder.
+    # Standardise the draws, to mean 0 and covariance I approximately: one prior then fits every encoder.
     size = z.shape[1]
     centre = z[:num_fit].mean(axis=0, dtype=np.float64)
     centred = z[:num_fit] - centre
@@ -277,16 +274,13 @@ def held_out(
     return _decomposition(_kl(mean, log_var)[order[half:]] - kl, kl, "lower")
 
 
-def encode_all(
-    model: nn.Module, params: PyTree, images: np.ndarray, *, batch_size: int = 256
-) -> tuple[np.ndarray, np.ndarray]:
+def encode_all(trained: Trained, images: np.ndarray, *, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray]:
     """Means and log variances of q(z | x) for every image.
 
     Args:
-      model: has a method `encode(x) -> (mean, log_var)`.
-      params: `{"model": ...}`; what else is there, such as the likelihood's, is not read.
+      trained: its model has a method `encode(x) -> (mean, log_var)`; the likelihood is not read.
       images: [N, ...] uint8 or float data.
-      batch_size: examples at once.
+      batch_size: images per batch.
 
     Returns:
       Two float32 arrays [N, D].
@@ -294,15 +288,12 @@ def encode_all(
     Raises:
       ValueError: if there are no images, or batch_size is not positive.
     """
-    if len(images) == 0:
-        raise ValueError("images is empty; expected at least one example")
+    check_not_empty(images)
     _at_least("batch_size", batch_size, 1)
-    encode = _encode_function(model)
-    parts = [
-        jax.device_get(encode(params["model"], images[start : start + batch_size]))
-        for start in range(0, len(images), batch_size)
-    ]
-    mean, log_var = (np.concatenate(column).astype(np.float32) for column in zip(*parts, strict=True))
+    encode, params = _encode_function(trained.model), trained.params["model"]
+    batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+    encoded = [jax.device_get(encode(params, batch)) for batch in batches]
+    mean, log_var = (np.concatenate(column).astype(np.float32) for column in zip(*encoded, strict=True))
     return mean, log_var
 
 
@@ -344,22 +335,19 @@ def _log_normal(z: np.ndarray, mean: np.ndarray, log_var: np.ndarray) -> np.ndar
     return -0.5 * (np.square(z - mean) * np.exp(-log_var) + log_var + LOG_2PI)
 
 
-def _stderr(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / math.sqrt(len(values)))
-
-
 def _decomposition(information: np.ndarray, kl: np.ndarray, bound: Literal["lower", "upper"]) -> Decomposition:
-    """Means and standard errors over draws; `bound` is what the marginal KL is."""
+    """Means and standard errors over draws; `bound` says which bound the marginal KL is."""
     other: Literal["lower", "upper"] = "lower" if bound == "upper" else "upper"
-    return Decomposition(float(information.mean()), _stderr(information), other, float(kl.mean()), _stderr(kl), bound)
+    return Decomposition(
+        float(information.mean()), mean_stderr(information), other, float(kl.mean()), mean_stderr(kl), bound
+    )
 
 
 @jax.jit
 def _log_mixture_of_others(z, own, mean, log_var, indices) -> tuple[jax.Array, jax.Array]:
-    """log Σ_{n ≠ i} q(z_i | x_n), in all dimensions together [M] and in each [M, D], block by block.
+    """log Σ_{n ≠ i} q(z_i | x_n), over all dimensions together [M] and for each one [M, D], block by block.
 
-    Differences are squared as they are: expanding (z - mean)² for a matrix product loses all digits in float32 where
-    posteriors are narrow.
+    (z - mean)² is not expanded into a matrix product, which would lose all digits in float32 if posteriors are narrow.
     """
 
     def add_block(carry, block, z, own):
@@ -386,8 +374,35 @@ def _log_mixture_of_others(z, own, mean, log_var, indices) -> tuple[jax.Array, j
 def _add_exponentials(carry: tuple[jax.Array, jax.Array], terms: jax.Array) -> tuple[jax.Array, jax.Array]:
     """A running logsumexp over the first axis, kept as (maximum, Σ exp(term - maximum)).
 
-    Before the first visible term the maximum is HIDDEN; what was summed until then is multiplied by exp(-1e30) = 0.
+    Before the first visible term the maximum is HIDDEN. The sum up to then is later multiplied by exp(-1e30) = 0.
     """
     largest, total = carry
     new = jnp.maximum(largest, jnp.max(terms, axis=0))
     return new, total * jnp.exp(largest - new) + jnp.sum(jnp.exp(terms - new[None]), axis=0)
+
+
+def _measure(_: NoOptions, subject: Subject) -> Record:
+    """Figure 4's numbers: rate, mutual information and marginal KL, active units."""
+    return measure_information(*encode_all(subject.trained, subject.examples), key=subject.key)._asdict()
+
+
+def _lines(record: Record) -> Iterator[str]:
+    bounds = (record[name] for name in ("dimension_wise", "moment_matched", "held_out"))
+    plain, least = record["plain"], min(bounds, key=lambda bound: bound["mutual_information"])
+    information = f"{plain['mutual_information']:.1f} to {least['mutual_information']:.1f}"
+    marginal = f"{least['marginal_kl']:.1f} to {plain['marginal_kl']:.1f}"
+    draws = f"N = {record['num_examples']:,}, M = {record['num_draws']:,}, cap ln N = {record['cap']:.1f}"
+    yield (
+        f"rate {record['rate']:.1f} nats; mutual information {information}, marginal KL {marginal} "
+        f"(plain Monte Carlo, {draws}, and the tightest bound from the other side); "
+        f"{record['num_active']} active units"
+    )
+
+
+METRIC = Metric(
+    "information",
+    _measure,
+    _lines,
+    progress=lambda options: "information",
+    applies=lambda options, subject: hasattr(subject.trained.model, "encode") and len(subject.examples) >= MIN_EXAMPLES,
+)

@@ -1,7 +1,8 @@
-"""Videos predicted by a trained model, and how near they come, measured as SVG's evaluation does."""
+"""Videos predicted by a trained model, and how close they come, measured as SVG's evaluation does."""
 
+import dataclasses
 import functools
-import math
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -9,17 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from calibrax.evaluation.figures.video import save_prediction, save_scores_over_time
+from calibrax.evaluation.metric import Metric, Record, Subject
 from calibrax.evaluation.metrics.frame_scores import FrameScores, best_of, frame_scores, psnr, ssim
 from calibrax.evaluation.metrics.inception import to_uint8
-from calibrax.evaluation.metrics.likelihood import Trained, example_batches, forward_function
+from calibrax.evaluation.trained import Trained, check_temperature, example_batches
 from calibrax.likelihoods import Likelihood
 from calibrax.likelihoods._base import as_unit
 from calibrax.models.svg import step_noise
 from calibrax.training.state import variables_of
 
-BATCH_SIZE = 100  # clips: SVG's own, whose statistics batch norm takes
+BATCH_SIZE = 100  # clips, as in SVG's evaluation: batch norm uses the statistics of the batch
 
-Film = list[tuple[str, np.ndarray]]  # rows for `video_figure.save_film`: a name, and frames [T, H, W, C]
+Film = list[tuple[str, np.ndarray]]  # rows for `figures.video.save_film`: a name, and frames [T, H, W, C]
 
 
 def predict(
@@ -31,30 +34,28 @@ def predict(
 ) -> jax.Array:
     """Means of p(x | z) for the frames after x_past, each fed back for the next.
 
+    The frames equal those of the model's own method `predict`, which is for programs that compile the loop as a whole.
+
     Args:
       trained: a video model with a `framewise` likelihood, or one whose state is a scalar.
       x_past: [B, n_past, H, W, C], uint8 levels or floats in [0, 1].
-      keys: one key, or B; another key is another future.
+      keys: one key, or B keys; another key gives another future.
       num_frames: how many to predict.
-      temperature: what multiplies the standard deviation of the prior's draws.
+      temperature: multiplies the standard deviation of the prior's draws.
 
     Returns:
       [B, num_frames, H, W, C] float32, in the data's range.
 
     Raises:
-      ValueError: for wrong shapes or keys, num_frames under 1, or a temperature that is a number but not one from 0.
-
-    The frames are those of the model's own `predict` with the likelihood's mean fed back, which is for programs that
-    compile it whole.
+      ValueError: for wrong shapes or keys, num_frames under 1, or a temperature that is negative or not finite.
     """
     if num_frames < 1:
         raise ValueError(f"num_frames is {num_frames}; expected 1 or more")
-    if isinstance(temperature, int | float) and not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}; expected a number from 0")
+    check_temperature(temperature)
     observe, imagine = _functions(trained.model, trained.likelihood)
     memory, noise = observe(trained.params, x_past, keys, num_frames)
     frames = []
-    for draw in noise * temperature:  # no scan: on a CPU convolutions in a loop of XLA's take ten times as long
+    for draw in noise * temperature:  # not a scan: on a CPU convolutions inside an XLA loop take ten times as long
         memory, frame = imagine(trained.params, trained.likelihood_state, memory, draw)
         frames.append(frame)
     return jnp.stack(frames, axis=1)
@@ -67,17 +68,17 @@ def futures(
 
     Args:
       trained: as in `predict`.
-      videos: [B, T, H, W, C], uint8 levels or floats in [0, 1], of which the first frames are given.
-      past: how many, 1 to T - 1.
+      videos: [B, T, H, W, C], uint8 levels or floats in [0, 1].
+      past: number of given frames, 1 to T - 1.
       num_samples: K.
-      keys: B keys; sample k of an example is of its key and k.
+      keys: B keys; sample k of an example uses the example's key with k folded in.
       temperature: as in `predict`.
 
     Yields:
       K arrays like videos, float32. Each is drawn when it is asked for, so memory does not grow with K.
 
     Raises:
-      ValueError: when the first is asked for, for `past` out of range and as `predict`.
+      ValueError: with the first sample, if `past` is out of range, and as `predict`.
     """
     _check_past(videos, past)
     given = as_unit(videos[:, :past], jnp.float32)
@@ -88,7 +89,7 @@ def futures(
 
 
 def copied(videos: np.ndarray, past: int) -> jax.Array:
-    """The prediction that any other must beat: the last given frame again and again, [B, T, H, W, C] float32.
+    """A baseline that any prediction should beat: the last given frame repeated, [B, T, H, W, C] float32.
 
     Raises:
       ValueError: if `past` is not 1 to T - 1.
@@ -99,7 +100,7 @@ def copied(videos: np.ndarray, past: int) -> jax.Array:
 
 
 def reconstruct_videos(trained: Trained, videos: np.ndarray, keys: jax.Array) -> jax.Array:
-    """Means of p(x | z) with z from the posterior and true frames before each; the first frame is the true one.
+    """Means of p(x | z) with z from the posterior, given the true previous frames; the first frame is the true one.
 
     Args:
       trained: as in `predict`.
@@ -109,22 +110,21 @@ def reconstruct_videos(trained: Trained, videos: np.ndarray, keys: jax.Array) ->
     Returns:
       [B, T, H, W, C] float32.
     """
-    outputs = forward_function(trained.model)(trained.params, videos, keys)
-    mean = trained.likelihood.mean(trained.params["likelihood"], trained.likelihood_state, outputs)
+    mean = trained.mean(trained.outputs(videos, keys))
     return jnp.concatenate([as_unit(videos[:, :1], jnp.float32), mean], axis=1)
 
 
 class Predictions(NamedTuple):
-    """How near predictions come to the true frames, by time step."""
+    """How close predictions come to the true frames, by time step."""
 
-    best: FrameScores  # of the sample of K that is best for its clip, by its mean SSIM
-    random: FrameScores  # of the first sample
-    copied: FrameScores  # of the last given frame, repeated
+    best: FrameScores  # for each clip the best of K samples, by its mean SSIM
+    random: FrameScores  # the first sample
+    copied: FrameScores  # the last given frame, repeated
     num_samples: int  # K
     films: list[Film]  # truth, best, random and reconstruction of the first clips
 
     def by_name(self) -> dict[str, FrameScores]:
-        """For `video_figure.save_scores_over_time`."""
+        """For `figures.video.save_scores_over_time`."""
         best = f"best of {self.num_samples} samples"
         return {best: self.best, "one sample": self.random, "last given frame, copied": self.copied}
 
@@ -139,46 +139,42 @@ def measure_predictions(
     batch_size: int = BATCH_SIZE,
     num_films: int = 1,
     temperature: float = 1.0,
-    progress: Callable[[int, int], Any] | None = None,
 ) -> Predictions:
-    """PSNR and SSIM (data range 1) of predicted frames, of the best of K samples and of one, beside those of copying.
+    """PSNR and SSIM (data range 1) of predicted frames: the best of K samples, one sample, and copying.
 
-    By default batch norm takes a batch's own statistics, as the original's does when it is tested: what is predicted
-    for a clip then depends a little on the clips beside it.
+    By default batch norm uses a batch's own statistics, as the original does when it is tested. The prediction for a
+    clip then depends a little on the other clips of its batch.
 
     Args:
       trained: as in `predict`.
       videos: [N, T, H, W, C], uint8 levels or floats in [0, 1].
-      past: frames that are given, 1 to T - 1.
-      num_samples: K. SVG's evaluation takes 100.
+      past: number of given frames, 1 to T - 1.
+      num_samples: K; SVG's evaluation takes 100.
       key: for the samples; each clip folds in its index.
-      batch_size: clips at once, at most.
-      num_films: clips to return as rows for a film strip.
+      batch_size: clips per batch, at most.
+      num_films: number of clips to return as rows for a film strip.
       temperature: as in `predict`.
-      progress: called with (samples done, samples in all), over batches and K.
 
     Raises:
-      ValueError: for no videos, or numbers out of range; where a batch of one clip has no statistics of its own.
+      ValueError: if there are no videos, a number is out of range, or a batch of one clip has no statistics of its own.
     """
     _check(trained, videos, past, num_samples, batch_size)
     films: list[Film] = []
     scores: list[dict[str, tuple[jax.Array, jax.Array]]] = []
-    total = num_samples * -(-len(videos) // batch_size)
     for clips, keys in example_batches(videos, key, batch_size):
-        random: list[jax.Array] = []  # the first sample, when it was drawn
         samples = futures(trained, clips, past, num_samples, keys, temperature)
-        told = _told(samples, random, progress, len(scores) * num_samples, total)
-        best = best_of(clips, told, past=past)
+        random = next(samples)
+        best = best_of(clips, itertools.chain([random], samples), past=past)
         scores.append(
             {
                 "best": (best.psnr, best.ssim),
-                "random": _scores(clips, random[0], past),
+                "random": _scores(clips, random, past),
                 "copied": _scores(clips, copied(clips, past), past),
             }
         )
         if len(films) < num_films:
             again = reconstruct_videos(trained, clips, keys)
-            rows = {"truth": clips, f"best of {num_samples}": best.videos, "random": random[0], "reconstruction": again}
+            rows = {"truth": clips, f"best of {num_samples}": best.videos, "random": random, "reconstruction": again}
             shown = range(min(num_films - len(films), len(clips)))
             films += [[(name, np.asarray(videos[clip])) for name, videos in rows.items()] for clip in shown]
     means = {}
@@ -186,16 +182,6 @@ def measure_predictions(
         columns = zip(*(batch[name] for batch in scores), strict=True)
         means[name] = frame_scores(*(np.concatenate(column) for column in columns), past=past)
     return Predictions(**means, num_samples=num_samples, films=films)
-
-
-def _told(samples: Iterator[jax.Array], first: list, progress, done: int, total: int) -> Iterator[jax.Array]:
-    """The samples; the first is kept, and of each it is told that it is done."""
-    for index, sample in enumerate(samples):
-        if index == 0:
-            first.append(sample)
-        yield sample
-        if progress is not None:
-            progress(done + index + 1, total)
 
 
 def _scores(clips: np.ndarray, prediction: jax.Array, past: int) -> tuple[jax.Array, jax.Array]:
@@ -207,7 +193,7 @@ def _scores(clips: np.ndarray, prediction: jax.Array, past: int) -> tuple[jax.Ar
 def predicted_frames(
     trained: Trained, videos: np.ndarray, *, past: int, key: jax.Array, batch_size: int = BATCH_SIZE
 ) -> tuple[np.ndarray, np.ndarray]:
-    """True frames and those of one sample a clip, as independent images, for FID.
+    """True frames, and the frames of one sample per clip, as independent images for FID.
 
     Args:
       trained, videos, past, key, batch_size: as in `measure_predictions`.
@@ -230,7 +216,7 @@ def _check(trained: Trained, videos: np.ndarray, past: int, num_samples: int, ba
     for name, number in (("num_samples", num_samples), ("batch_size", batch_size)):
         if number < 1:
             raise ValueError(f"{name} is {number}; expected 1 or more")
-    alone = len(videos) // -(-len(videos) // batch_size) < 2  # the smallest of `example_batches`
+    alone = len(videos) // -(-len(videos) // batch_size) < 2  # the smallest batch of `example_batches`
     if alone and not getattr(trained.model, "running_average_at_test", True):
         raise ValueError(
             f"{len(videos)} clips in batches of at most {batch_size} leave one alone, of which batch norm has no "
@@ -245,7 +231,7 @@ def _check_past(videos: np.ndarray, past: int) -> None:
 
 @functools.lru_cache(maxsize=8)
 def _functions(model: Any, likelihood: Likelihood) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """`observe` the given frames and draw the noise of the others, `imagine` one of these; each compiled once."""
+    """`observe` reads the given frames and draws the noise of the others; `imagine` decodes one further frame."""
 
     @functools.partial(jax.jit, static_argnums=3)
     def observe(params, x_past, keys, num_frames):
@@ -255,10 +241,58 @@ def _functions(model: Any, likelihood: Likelihood) -> tuple[Callable[..., Any], 
 
     @jax.jit
     def imagine(params, state, memory, noise):
-        def to_image(outputs):  # to a likelihood of videos a frame is a video of one
+        def to_image(outputs):  # a likelihood of videos takes a frame as a video of length one
             return likelihood.mean(params["likelihood"], state, outputs[:, None])[:, 0]
 
         memory, outputs = model.apply(variables_of(params), memory, noise, to_image, method="imagine")
         return memory, to_image(outputs)
 
     return observe, imagine
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionOptions:
+    """Prediction of videos."""
+
+    futures: int = 100
+    """Of a video model: samples of each test video, of which the best is scored; 0: none."""
+
+    def __post_init__(self):
+        if self.futures < 0:
+            raise ValueError(f"--futures is {self.futures}; expected 0 or more")
+
+
+def _measure(options: PredictionOptions, subject: Subject) -> Record:
+    """PSNR and SSIM by time step; also as a plot, a film strip and a GIF."""
+    assert subject.past is not None
+    where = {"past": subject.past, "key": subject.key, "batch_size": subject.batch_size}
+    found = measure_predictions(subject.trained, subject.examples, num_samples=options.futures, **where)
+    title = f"{subject.title}: {len(subject.examples):,} test videos"
+    save_scores_over_time(subject.folder / "prediction.png", found.by_name(), title=title)
+    save_prediction(subject.folder / "film", found.films[0], subject.past, title=title)
+    columns = ("psnr", "psnr_stderr", "ssim", "ssim_stderr")
+    scores = {
+        name: {column: getattr(score, column) for column in columns}
+        | {"mean_psnr": score.psnr.mean(), "mean_ssim": score.ssim.mean()}
+        for name, score in (("best", found.best), ("random", found.random), ("copied", found.copied))
+    }
+    return scores | {"samples": found.num_samples, "clips": found.best.num_clips, "past": found.best.first}
+
+
+def _lines(record: Record) -> Iterator[str]:
+    of = {name: record[name] for name in ("best", "random", "copied")}
+    psnr = ", ".join(f"{name} {scores['mean_psnr']:.2f}" for name, scores in of.items())
+    ssim = ", ".join(f"{name} {scores['mean_ssim']:.4f}" for name, scores in of.items())
+    counts = f"{record['clips']} clips, {record['samples']} samples, data range 1"
+    yield f"predicted frames ({counts}): PSNR {psnr} dB; SSIM {ssim}"
+
+
+METRIC = Metric(
+    "prediction",
+    _measure,
+    _lines,
+    progress=lambda options: f"prediction, {options.futures} samples a video",
+    options=PredictionOptions,
+    noun="videos",
+    applies=lambda options, subject: options.futures > 0,
+)

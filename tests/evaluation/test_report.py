@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from calibrax.evaluation import comparison
+from calibrax.evaluation import report
 from calibrax.runs.compare import compare
 from calibrax.runs.config import ConfigError, TrainConfig
 from calibrax.runs.folder import RunError, write_json
@@ -33,6 +33,8 @@ def measured(name, distance, num=1000):
     return {
         "fid": {"value": distance, "name": name, "num_a": num, "num_b": num, "note": None},
         "kid": {"mean": 0.0123, "stderr": 0.0004, "name": kid_name, "num_a": num, "num_b": num, "note": None},
+        "weights": "0123abcd",
+        "note": None,
     }
 
 
@@ -54,7 +56,7 @@ def test_the_table_holds_the_running_average_s_numbers():
     records = {"optimal-sigma": result(), "bernoulli": result(**bernoulli, discretized_neg_elbo=None)}
     records["optimal-sigma"]["test"]["calibrated"] = {}
     del records["bernoulli"]["test"]["running average"]["bits_per_dim"]
-    table = comparison.comparison_table(records)
+    table = report.comparison_table(records)
     (first, second), notes = cells(table)
     assert first == {
         "run": "optimal-sigma", "step": "5,730", "seed": "0", "-ELBO (nats)": "-3249.0 ± 35.3", "rate": "68.1",
@@ -67,12 +69,12 @@ def test_the_table_holds_the_running_average_s_numbers():
 
 
 def test_the_likelihood_has_a_column_where_labels_do_not_say_it():
-    (row,), _ = cells(comparison.comparison_table({"mine": result()}))
+    (row,), _ = cells(report.comparison_table({"mine": result()}))
     assert row["likelihood"] == "optimal-sigma"
 
 
 def test_a_standard_error_that_is_not_a_number_is_left_out():
-    (row,), _ = cells(comparison.comparison_table({"optimal-sigma": result(neg_elbo_stderr=math.nan)}))
+    (row,), _ = cells(report.comparison_table({"optimal-sigma": result(neg_elbo_stderr=math.nan)}))
     assert row["-ELBO (nats)"] == "-3249.0"
 
 
@@ -82,29 +84,29 @@ def test_fid_of_other_features_keeps_its_name():
         "optimal-sigma, b": result(fid=measured("FID-768", 0.31)),
         "optimal-sigma, c": result(),
     }
-    (a, b, c), notes = cells(comparison.comparison_table(records))
+    (a, b, c), notes = cells(report.comparison_table(records))
     assert [a["FID"], a["KID"], a["FID-768"], a["KID-768"]] == ["51.20", "0.01230 ± 0.00040", "-", "-"]
     assert [b["FID"], b["KID"], b["FID-768"], b["KID-768"]] == ["-", "-", "0.31", "0.01230 ± 0.00040"]
     assert [c["FID"], c["FID-768"]] == ["-", "-"]
     assert len(notes) == 1
     records["optimal-sigma, c"] = result(fid=measured("FID", 60.0, num=500))
-    assert any("number of images" in note for note in cells(comparison.comparison_table(records))[1])
+    assert any("number of images" in note for note in cells(report.comparison_table(records))[1])
 
 
 @pytest.mark.parametrize("other", [{"data": "mnist"}, {"num_examples": 500}, {"event_shape": [32, 32, 3]}])
 def test_other_test_images_are_said_not_to_compare(other):
-    table = comparison.comparison_table({"optimal-sigma, a": result(), "optimal-sigma, b": result(**other)})
+    table = report.comparison_table({"optimal-sigma, a": result(), "optimal-sigma, b": result(**other)})
     assert "these runs were tested on different data; their nats do not compare: svhn 28x28x3, 1,000" in table
 
 
 def test_probabilities_are_not_compared_with_densities():
     categorical = result(likelihood="categorical", neg_elbo=9100.0, discretized_neg_elbo=9100.001)
-    assert "of a probability" in comparison.comparison_table({"optimal-sigma": result(), "categorical": categorical})
-    assert "of a probability" not in comparison.comparison_table({"categorical": categorical})
+    assert "of a probability" in report.comparison_table({"optimal-sigma": result(), "categorical": categorical})
+    assert "of a probability" not in report.comparison_table({"categorical": categorical})
 
 
 def labels_of(*records):
-    return comparison.labels([f"runs/folder{index}" for index in range(len(records))], records)
+    return report.labels([f"runs/folder{index}" for index in range(len(records))], records)
 
 
 def test_labels_say_what_differs_and_no_more():
@@ -130,7 +132,7 @@ def test_labels_say_what_differs_and_no_more():
         "optimal-sigma, step 10",
     ]
     assert labels_of(result(), result()) == ["optimal-sigma, folder0", "optimal-sigma, folder1"]
-    assert comparison.labels(["a/run", "b/run"], [result(), result()]) == [
+    assert report.labels(["a/run", "b/run"], [result(), result()]) == [
         "optimal-sigma, a/run",
         "optimal-sigma, b/run",
     ]
@@ -155,7 +157,7 @@ def any_records(draw):
 def test_labels_are_never_the_same(records, data):
     folder = st.tuples(st.sampled_from("abc"), st.sampled_from("xyz")).map("/".join)
     folders = data.draw(st.lists(folder, min_size=len(records), max_size=len(records), unique=True))
-    names = comparison.labels(folders, records)
+    names = report.labels(folders, records)
     assert len(set(names)) == len(records)
     for name, record in zip(names, records, strict=True):
         assert name.startswith(record["likelihood"])
