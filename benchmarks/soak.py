@@ -1,11 +1,10 @@
-"""Train for many small steps and watch what must not grow: memory, compilations, open files, threads.
+"""Train for many small steps, and check that memory, compilations, open files and threads do not grow.
 
 Command:   make soak                         (or: python -m benchmarks.soak --steps 20000)
 
-The run is `calibrax.runs.train` itself, with its log, checkpoints and evaluations. Memory is the resident set of the
-process, sampled along the way; its slope is fitted over all samples after the first quarter. JAX's own log of
-compilations must name the training step once, and nothing in the second half of the run, with its evaluations, pictures
-and saves.
+The run is a normal one with log, checkpoints and evaluations. Memory is the resident set of the process, sampled during
+the run; its slope is fitted to all samples after the first quarter. JAX's log of compilations must name the training
+step once. In the second half of the run, which has evaluations, pictures and saves too, nothing may be compiled.
 """
 
 import argparse
@@ -29,17 +28,17 @@ NUM_SAMPLES = 200
 
 
 class Sample(NamedTuple):
-    """The process after a step."""
+    """The state of the process after a step."""
 
     step: int
-    mebibytes: float  # resident
-    files: int
+    mebibytes: float  # resident memory
+    files: int  # open
     threads: int
     compilations: int
 
 
 def resident() -> float:
-    """MiB of this process in memory now."""
+    """The resident memory of this process now, MiB."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
@@ -50,7 +49,7 @@ def sample(step: int, compiled: Counter[str]) -> Sample:
 
 @contextlib.contextmanager
 def compilations() -> Iterator[Counter[str]]:
-    """How often a program of each name is compiled while the block runs, from JAX's log, kept off the screen."""
+    """Count the compilations of each program while the block runs, from JAX's log, which is not printed."""
     import jax
 
     found: Counter[str] = Counter()
@@ -108,13 +107,13 @@ def soak(folder: Path, num_steps: int, steps_per_epoch: int = STEPS_PER_EPOCH) -
 
 
 class Verdict(NamedTuple):
-    """What grew."""
+    """What grew during the run."""
 
-    slope: float  # MiB in 1,000 steps
-    step_compiled: int  # times
-    compiled_late: int  # after the second half began
-    files: tuple[int, int]  # in the middle, at the end
-    threads: tuple[int, int]
+    slope: float  # MiB per 1,000 steps
+    step_compiled: int  # compilations of the training step
+    compiled_late: int  # compilations in the second half
+    files: tuple[int, int]  # open in the middle and at the end
+    threads: tuple[int, int]  # in the middle and at the end
 
     @property
     def good(self) -> bool:
@@ -123,7 +122,7 @@ class Verdict(NamedTuple):
 
 
 def judge(samples: Sequence[Sample], compiled: Counter[str]) -> Verdict:
-    """The slope after the first quarter, and the second half against its beginning."""
+    """Fit the slope after the first quarter, and compare the end of the run with its middle."""
     late = samples[len(samples) // 4 :]
     slope = np.polyfit([s.step / 1000 for s in late], [s.mebibytes for s in late], 1)[0]
     middle, end = samples[len(samples) // 2], samples[-1]
