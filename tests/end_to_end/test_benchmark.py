@@ -8,6 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from toy import LinearVAE
 
 from benchmarks import accelerator, jax_worker, rates, suite, train_step
 from calibrax.training import create_train_state
@@ -158,7 +159,12 @@ def test_the_count_of_operations_is_that_of_the_network():
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """The output path and the arguments of the accelerator benchmark, on 8x8 images."""
-    monkeypatch.setattr(accelerator, "parts_of", lambda likelihood=None: rates.parts_of(8, 2, likelihood))
+
+    def parts_of(likelihood=None):  # a model without convolutions is traced and compiled sooner
+        parts = rates.parts_of(8, 2, likelihood)
+        return parts | {"model": LinearVAE((8, 8, 3), parts["likelihood"].output_channels(3))}
+
+    monkeypatch.setattr(accelerator, "parts_of", parts_of)
     monkeypatch.setattr(accelerator, "images", lambda num: rates.images(num, 8))
     monkeypatch.setattr(accelerator, "has_cuda", lambda python: True)
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
