@@ -1,14 +1,16 @@
-"""The training steps on a GPU or TPU: the CPU's results first, then speed, beside PyTorch on the same GPU.
+"""Training steps on a GPU or TPU: first compared with the CPU's results, then timed beside PyTorch on the same GPU.
 
 Command:   make bench-gpu TORCH_PYTHON=PATH     (or: python -m benchmarks.accelerator --torch-python PATH --help)
-Writes:    docs/results/accelerator.json, a row for each line of the table, with the device, commit and versions.
+Writes:    docs/results/accelerator.json, one row per line of the table, with the device, commit and versions.
 
-1. The first losses equal the CPU's from the same weights and noise: to 1e-4 with float32 products in full.
-2. The rate of a plain matrix product, float32 as the device computes it (TF32 on a GPU) and bfloat16: the limit.
-3. The SVHN step, the batch in the device's memory, many steps a call; in turn with PyTorch, eager and by CUDA graphs,
-   whose losses must be the same. Without torch those lines are left out.
-4. Several seeds in one program, against one after another; the categorical decoder against the Gaussian.
-5. The hierarchical and the video model: images/s, their share of the limit, rematerialised, in bfloat16.
+1. The first losses must equal the CPU's from the same weights and noise, to 1e-4 with float32 products in full
+   precision.
+2. The rate of a plain matrix product is the limit: in float32 as the device computes it (TF32 on a GPU), and in
+   bfloat16.
+3. The SVHN step with the batch in the device's memory and many steps per call, in turn with PyTorch, eager and with
+   CUDA graphs. PyTorch's losses must equal calibrax's. Without torch, these lines are left out.
+4. Several seeds in one program against one after another; the categorical decoder against the Gaussian.
+5. The hierarchical and the video model: images/s and their share of the limit, with rematerialisation, in bfloat16.
 """
 
 import argparse
@@ -17,7 +19,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,25 +30,26 @@ import numpy as np
 
 import calibrax as cx
 from benchmarks import suite, train_step
+from benchmarks.jax_worker import Resident
 from benchmarks.rates import flops, images, parts_and_batch, parts_of, seconds_of
 from benchmarks.suite import row
-from benchmarks.train_step import BenchError, Contender
+from benchmarks.train_step import BenchError
 from calibrax.runs.config import TrainConfig
 from calibrax.runs.folder import commit
 from calibrax.runs.presets import MODELS
-from calibrax.training import create_train_state, jit_step, resident_runs, resident_steps
+from calibrax.training import create_train_state, jit_step, resident_runs
 from calibrax.training.step import PLAIN
 
 RESULTS = Path("docs/results/accelerator.json")
 STEPS = 5720  # 10 epochs of SVHN's 73,257 images in batches of 128
-TOLERANCE = 1e-4  # of the losses, relative, with products in full float32
-TF32_TOLERANCE = 1e-2  # of those with fewer bits
+TOLERANCE = 1e-4  # relative, for losses with products in full float32
+TF32_TOLERANCE = 1e-2  # for losses with fewer bits
 NUM_RUNS = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # its memory is for several processes
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share the device's memory
     return train_step.exit_code(lambda: measure_all(options))
 
 
@@ -86,7 +88,7 @@ def measure_all(options: argparse.Namespace) -> None:
 
 
 def agreement(options: argparse.Namespace, found: dict[str, float]) -> list[dict[str, Any]]:
-    """Relative differences of the first losses from the CPU's; too large, they end everything."""
+    """Relative differences of the first losses from the CPU's. BenchError if they are too large."""
     losses = {}
     for name, environment in (
         ("cpu", {"JAX_PLATFORMS": "cpu"}),
@@ -116,7 +118,7 @@ def limits(options: argparse.Namespace, found: dict[str, float]) -> list[dict[st
 
 
 def beside_pytorch(options: argparse.Namespace, found: dict[str, float]) -> list[dict[str, Any]]:
-    """The step by calibrax in float32 and bfloat16, by eager PyTorch and by its CUDA graphs, block by block in turn."""
+    """The step of calibrax in float32 and bfloat16, and of PyTorch, eager and with CUDA graphs, in turn."""
     worker = [sys.executable, "-m", "benchmarks.jax_worker"]
     commands = {
         "calibrax": [*worker, "resident", str(options.batch_size)],
@@ -155,34 +157,14 @@ def has_cuda(python: str) -> bool:
 
 
 def in_turn(commands: dict[str, list[str]], options: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds a step of each contender, block by block; the losses of all must be calibrax's."""
-    workers = {name: Contender(name, command, {}, None) for name, command in commands.items()}
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            start = str(Path(folder) / "start.npz")
-            workers["calibrax"].ask(export=start)
-            for name, worker in workers.items():
-                if not name.startswith("calibrax"):
-                    worker.ask(load=start)
-            losses = {name: np.array(worker.ask(losses=5)) for name, worker in workers.items()}
-        for name, values in losses.items():
-            error = np.abs(values / losses["calibrax"] - 1).max()
-            if not error <= TF32_TOLERANCE:
-                raise BenchError(f"the losses of {name} differ by {error:.1e} from calibrax's", code=1)
-        for worker in workers.values():
-            worker.ask(time=options.steps)  # compiles
-        seconds: dict[str, list[float]] = {name: [] for name in workers}
-        for _ in range(options.blocks):
-            for name, worker in workers.items():
-                seconds[name].append(worker.ask(time=options.steps) / options.steps)
-        return seconds
-    finally:
-        for worker in workers.values():
-            worker.stop()
+    """Seconds per step of each contender, block by block. The losses of all of them must be calibrax's."""
+    with train_step.started(commands) as workers:
+        train_step.check_losses(workers, list(workers), TF32_TOLERANCE)
+        return train_step.measure(workers, options)
 
 
 def trace(options: argparse.Namespace) -> None:
-    """A profile of twenty SVHN steps, which were compiled before it begins."""
+    """Write a profile of twenty SVHN steps, without their compilation."""
     call = steps_of(parts_of(), images(options.batch_size), 20)
     jax.block_until_ready(call())
     with jax.profiler.trace(options.trace, create_perfetto_trace=True):
@@ -191,7 +173,7 @@ def trace(options: argparse.Namespace) -> None:
 
 @functools.cache
 def step_flops(batch_size: int, likelihood: Any = None) -> float:
-    """XLA's count for a training step of the SVHN network."""
+    """Floating-point operations of a training step of the SVHN network, as XLA counts them."""
     parts, batch = parts_of(likelihood=likelihood), images(batch_size)
     return flops(jit_step(**parts).step, *step_arguments(parts, batch))
 
@@ -203,15 +185,14 @@ def step_arguments(parts: dict[str, Any], batch: np.ndarray, *, ema: bool = Fals
 
 
 def steps_of(parts: dict[str, Any], batch: np.ndarray, num: int, options=PLAIN) -> Callable[[], jax.Array]:
-    """A call that takes so many steps on a batch in the device's memory, and gives their losses."""
-    steps, key = resident_steps(**parts, options=options), jax.random.key(0)
+    """A function that takes `num` steps on a batch in the device's memory and returns their losses."""
+    key = jax.random.key(0)
     init = functools.partial(create_train_state, **parts, ema=options.ema_decay is not None)
-    state, examples = jax.jit(init)(key, batch[:1]), jax.device_put(batch)
-    order = jnp.tile(jnp.arange(len(batch), dtype=jnp.int32), (num, 1))
+    steps, state = Resident(parts, batch, key, num, options), jax.jit(init)(key, batch[:1])
 
     def call():
         nonlocal state
-        state, metrics = steps(state, examples, order, key)
+        state, metrics = steps(state, 0, num)
         return metrics["loss"]
 
     return call
@@ -222,7 +203,7 @@ def seconds_a_step(parts: dict[str, Any], batch: np.ndarray, num: int, blocks: i
 
 
 def seeds(options: argparse.Namespace, found: dict[str, float]) -> list[dict[str, Any]]:
-    """How many times faster several runs are in one program than one after another."""
+    """The speed-up of several runs in one program over the same runs one after another."""
     parts, batch, num = parts_of(), images(options.batch_size), max(1, options.steps // 5)
     keys = jax.random.split(jax.random.key(0), NUM_RUNS)
     states = jax.jit(jax.vmap(functools.partial(create_train_state, **parts), (0, None)))(keys, batch[:1])
@@ -251,7 +232,7 @@ def decoders(options: argparse.Namespace, found: dict[str, float]) -> list[dict[
 
 
 def models(options: argparse.Namespace, found: dict[str, float]) -> list[dict[str, Any]]:
-    """Images or videos a second of the large models, and the share of the product's rate that their steps reach."""
+    """Images or videos per second of the large models, and their steps' share of the rate of a matrix product."""
     rows = []
     for name in options.models:
         forms: list[dict[str, Any]] = [{}, {"dtype": "bfloat16"}]
@@ -265,7 +246,7 @@ def models(options: argparse.Namespace, found: dict[str, float]) -> list[dict[st
             seconds = seconds_a_step(parts, batch, options.model_steps, options.blocks, step_options)
             title = ", ".join([name, config.dtype, *(["rematerialised"] if config.remat else [])])
             rows.append(row(title, "1/s", [size / value for value in seconds]))
-            if not config.remat:  # whose work counts twice
+            if not config.remat:  # XLA would count the recomputed work as well
                 arguments = step_arguments(parts, batch, ema=config.ema_decay is not None)
                 work = flops(jit_step(**parts, options=step_options).step, *arguments)
                 limit = 1e12 * found[f"matrix product, {config.dtype}"]

@@ -1,8 +1,9 @@
-"""calibrax and the JAX libraries it is compared with, as a worker that `benchmarks.decoders` talks to.
+"""Worker of `benchmarks.decoders`: calibrax and the JAX libraries that it is compared with.
 
-Each library's table maps a decoder to `(x, **parameters) -> -log p` of each example, [B]. Nobody validates arguments:
-that costs time, and intensities are no Bernoulli draws. Reads one JSON request a line on stdin and answers each with
-one JSON line: `{"versions": null}`, `{"prepare": [LIBRARY, DECODER, FOLDER]}`, `{"time": [LIBRARY, CALLS]}`.
+The table of each library maps a decoder to `(x, **parameters) -> -log p` of each example, [B]. Validation of arguments
+is off: it costs time, and intensities are not valid Bernoulli draws. Reads one JSON request per line on stdin and
+answers each with one line of JSON: `{"versions": null}`, `{"prepare": [LIBRARY, DECODER, FOLDER]}`, `{"time": [LIBRARY,
+CALLS]}`.
 """
 
 import importlib.metadata
@@ -31,7 +32,7 @@ def of_calibrax() -> Table:
 
 
 def of_numpyro() -> Table:
-    """No continuous Bernoulli; a bin is an interval-censored observation, whose ends may be open."""
+    """NumPyro has no continuous Bernoulli. A bin is an interval-censored observation, whose ends may be open."""
     import numpyro
     from numpyro import distributions as dist
 
@@ -46,7 +47,7 @@ def of_numpyro() -> Table:
 
     def logistic_mixture(x, mixture_logits, means, log_scales):
         logistic = dist.Logistic(255 * channels_last(means), 255 * jnp.exp(channels_last(log_scales)))
-        data = x[..., None, :]  # which ends are open is the data's, the same for every component
+        data = x[..., None, :]  # the data alone decide which ends are open
         components = dist.IntervalCensoredDistribution(logistic, data == 0, data == 255).to_event(1)
         return dist.MixtureSameFamily(dist.Categorical(logits=mixture_logits), components).log_prob(bins(x))
 
@@ -70,7 +71,7 @@ def of_numpyro() -> Table:
 
 
 def of_distrax() -> Table:
-    """Neither Student-t nor the continuous Bernoulli."""
+    """Distrax has neither Student-t nor the continuous Bernoulli."""
     import distrax
 
     def quantized(base):
@@ -89,7 +90,7 @@ def of_distrax() -> Table:
         "bernoulli": lambda x, logits: distrax.Bernoulli(logits=logits).log_prob(x),
         "categorical": lambda x, logits: distrax.Categorical(logits=logits).log_prob(x),
         "bitwise_categorical": lambda x, logits: distrax.Bernoulli(logits=logits).log_prob(bits_of(x)),
-        # Quantized rounds up; the shift by half a level makes it round to the nearest.
+        # Quantized rounds up; shifted by half a level, it rounds to the nearest.
         "discretized_gaussian": lambda x, mean, log_sigma: quantized(
             distrax.Normal(255 * mean - 0.5, 255 * jnp.exp(log_sigma))
         ).log_prob(x.astype(jnp.float32)),
@@ -122,7 +123,7 @@ def of_tfp() -> Table:
         "continuous_bernoulli": lambda x, logits: tfd.ContinuousBernoulli(logits=logits).log_prob(x),
         "categorical": lambda x, logits: tfd.Categorical(logits=logits).log_prob(x.astype(jnp.int32)),
         "bitwise_categorical": lambda x, logits: tfd.Bernoulli(logits=logits).log_prob(bits_of(x)),
-        # As in the example of QuantizedDistribution's documentation: the shift by half a level rounds to the nearest.
+        # The shift by half a level rounds to the nearest, as in the documentation of QuantizedDistribution.
         "discretized_gaussian": lambda x, mean, log_sigma: quantized(
             tfd.Normal(255 * mean - 0.5, 255 * jnp.exp(log_sigma))
         ).log_prob(x.astype(jnp.float32)),
@@ -140,7 +141,7 @@ PACKAGES["tfp"] = ["tfp-nightly", "tensorflow-probability"]
 
 
 def summed(log_prob: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """From log p of each pixel or sub-pixel to -log p of each example, as the libraries' `Independent` sums it."""
+    """-log p of each example from log p of each pixel or sub-pixel, summed as the libraries' `Independent` sums."""
 
     def nll(x, **parameters):
         values = log_prob(x, **parameters)
@@ -159,7 +160,7 @@ def bits_of(x: jax.Array) -> jax.Array:
 
 
 def channels_last(parameter: jax.Array) -> jax.Array:
-    """[..., C, K] -> [..., K, C], the event behind the components, as the libraries' mixtures have it."""
+    """[..., C, K] -> [..., K, C]: the libraries' mixtures have the event after the components."""
     return jnp.swapaxes(parameter, -1, -2)
 
 
@@ -173,7 +174,7 @@ def value_and_gradient(nll: Callable[..., jax.Array]) -> Callable[..., tuple[jax
 
 
 class Worker:
-    """The libraries, one decoder's arrays, and what is compiled for them."""
+    """The libraries, the arrays of one decoder, and the functions compiled for them."""
 
     def __init__(self):
         self.tables: dict[str, Table] = {}
@@ -191,10 +192,10 @@ class Worker:
         return {"found": found, "missing": missing}
 
     def prepare(self, request):
-        """Compile, run once and write value and gradients to FOLDER/LIBRARY; None without such a distribution."""
+        """Compile, run once, write value and gradients to FOLDER/LIBRARY. None if the library has no such decoder."""
         library, decoder, folder = request
         if decoder != self.decoder:
-            self.decoder, self.compiled = decoder, {}  # the old arrays go before the new ones come
+            self.decoder, self.compiled = decoder, {}  # release the old arrays before loading the new ones
             self.x = jnp.asarray(np.load(Path(folder) / "x.npy"))
             self.parameters = jax.tree.map(jnp.asarray, dict(np.load(Path(folder) / "parameters.npz")))
         if decoder not in self.tables[library]:

@@ -1,8 +1,9 @@
-"""The decoders in eager PyTorch, as a worker that `benchmarks.decoders` talks to; the protocol of decoder_peers.py.
+"""Worker of `benchmarks.decoders`: the decoders in eager PyTorch. Answers the requests of decoder_peers.py.
 
-Needs torch and NumPy alone, so that any interpreter that has them can run this file. Distributions come from
-`torch.distributions`, cross-entropies from `torch.nn.functional`, and the discretised logistic, which PyTorch has not,
-from the formula of PixelCNN++. Arguments are not validated: that costs time, and intensities are no Bernoulli draws.
+Needs only torch and NumPy, so that any interpreter with these can run this file. Distributions come from
+`torch.distributions` and cross-entropies from `torch.nn.functional`. PyTorch has no discretised logistic, so that one
+uses the formula of PixelCNN++. Validation of arguments is off: it costs time, and intensities are not valid Bernoulli
+draws.
 """
 
 import json
@@ -41,7 +42,7 @@ def discretized_gaussian(x, mean, log_sigma):
 
 
 def discretized_logistic(x, mean, log_scale):
-    """PixelCNN++'s branches: the mass, or where it is tiny the density at the bin's centre."""
+    """The branches of PixelCNN++: the mass of the bin, or the density at its centre if the mass is tiny."""
     error = x / 255 - mean
     per_unit = torch.exp(-log_scale)
     upper, center, lower = ((error + shift) * per_unit for shift in (0.5 / 255, 0.0, -0.5 / 255))
@@ -73,13 +74,13 @@ NLLS = {
 
 
 class Worker:
-    """One decoder's arrays and function."""
+    """The arrays and the function of one decoder."""
 
     def versions(self, _):
         return {"found": {"pytorch": torch.__version__}, "missing": {}}
 
     def prepare(self, request):
-        """Run once and write value and gradients to FOLDER/LIBRARY."""
+        """Run once, and write value and gradients to FOLDER/LIBRARY."""
         library, decoder, folder = request
         self.nll, self.x = NLLS[decoder], torch.from_numpy(np.load(Path(folder) / "x.npy"))
         arrays = dict(np.load(Path(folder) / "parameters.npz"))

@@ -1,43 +1,50 @@
-"""Decoders on a CPU: value and gradient of -log p by calibrax, NumPyro, Distrax, TensorFlow Probability and PyTorch.
+"""Decoders on a CPU: value and gradient of -log p in calibrax, NumPyro, Distrax, TensorFlow Probability and PyTorch.
 
 Command:   python -m benchmarks.decoders --torch-python PATH
-Needs:     numpyro, distrax, tfp-nightly beside JAX, and torch here or in another interpreter. What is missing is left
-           out, with a line saying so.
+Needs:     numpyro, distrax, tfp-nightly in this interpreter, and torch in this or another one. Missing packages are
+           left out, with a message.
 
-One batch of 128 images of 32 x 32 x 3 is scored, float32, -log p summed over each image; its mean over the batch is
-differentiated with respect to everything a network or an optimizer would own: means, logits, log scales, degrees of
-freedom. JAX functions are jitted, PyTorch is eager. Everyone gets the same arrays, as arguments. Each peer does what
-its own documentation suggests (decoder_peers.py, decoder_torch.py); where it has neither the distribution nor its
-parts, the cell is "-".
+The benchmark scores one batch of 128 float32 images of 32 x 32 x 3, with -log p summed over each image. The mean over
+the batch is differentiated with respect to everything that a network or an optimizer would own: means, logits, log
+scales, degrees of freedom. JAX functions are jitted, PyTorch is eager. All libraries get the same arrays, as arguments.
+The code for each peer follows its own documentation (decoder_peers.py, decoder_torch.py). If a peer has neither the
+distribution nor its parts, the cell is "-".
 
-Before a decoder is timed, every peer's value and gradients are compared with calibrax's; those that differ by more
-than 1e-3, relative, are marked with * and listed under the table. Then come blocks of calls in turn, one contender
-after another, so that a slow minute of the machine hits all; every call is waited for, and compilation and one whole
-block are not timed. The ratio is the time of the fastest unmarked peer over calibrax's in the same turn: above 1
-calibrax is the faster. Temporaries are what XLA says it allocates beside arguments and results.
+Before a decoder is timed, the value and gradients of every peer are compared with calibrax's. Those that differ by more
+than 1e-3, relative, are marked with * and listed under the table. Then the contenders take turns in blocks of calls, so
+that a slow minute of the machine affects all of them. Every call is waited for; compilation and one whole block are not
+timed. The ratio is the time of the fastest unmarked peer over calibrax's in the same turn: above 1, calibrax is faster.
+Temporaries are what XLA reports to allocate in addition to arguments and results.
 
-PyTorch's threads wait for each other by spinning. That is somewhat faster on an idle machine, and beside other
-work a call of 3 ms takes 200; so here they wait passively unless --torch-spins is given. A table to be quoted needs
-both, on an idle machine.
+By default, PyTorch's threads wait for each other by spinning. That is somewhat faster on an idle machine, but with
+other work on the machine a call of 3 ms takes 200. Here, they wait passively unless --torch-spins is given. To quote a
+table, run both on an idle machine.
 """
 
 import argparse
 import contextlib
 import json
 import math
-import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.train_step import BenchError, Contender, Spread, check_torch
+from benchmarks.train_step import (
+    BenchError,
+    Contender,
+    Spread,
+    check_positive,
+    check_torch,
+    exit_code,
+    started,
+)
 
-TOLERANCE = 1e-3  # of values and gradients, relative
+TOLERANCE = 1e-3  # relative, for values and gradients
 MIN_BLOCK_SECONDS = 0.05
 EVENT_SHAPE = (32, 32, 3)
 JAX_LIBRARIES = ("calibrax", "numpyro", "distrax", "tfp")
@@ -45,33 +52,29 @@ LIBRARIES = (*JAX_LIBRARIES, "pytorch")
 
 
 class Row(NamedTuple):
-    """One decoder's figures; a library without the distribution has no entry."""
+    """The measurements of one decoder, by library. A library without the distribution has no entry."""
 
     decoder: str
-    milliseconds: dict[str, list[float]]  # of one call, by block
+    milliseconds: dict[str, list[float]]  # per call, one entry per block
     temporaries: dict[str, float]  # MiB
     complaints: dict[str, str]  # what is wrong with a peer's numbers, in words
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
-    try:
-        check(options)
-        with contenders(options) as workers:
-            versions = find_libraries(workers)
-            rows = [measure(name, workers, versions, options) for name in options.only]
-        settings = {name: getattr(options, name) for name in ("blocks", "batch_size", "threads", "torch_spins")}
-        record = {"settings": settings, "versions": versions, "rows": [row._asdict() for row in rows]}
-        print(table(rows, versions, options))
-        if options.json:
-            Path(options.json).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    except BenchError as error:
-        print(f"decoders: {error}", file=sys.stderr)
-        return error.code
-    except KeyboardInterrupt:
-        print("decoders: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: measure_all(options), "decoders")
+
+
+def measure_all(options: argparse.Namespace) -> None:
+    check(options)
+    with contenders(options) as workers:
+        versions = find_libraries(workers)
+        rows = [measure(name, workers, versions, options) for name in options.only]
+    settings = {name: getattr(options, name) for name in ("blocks", "batch_size", "threads", "torch_spins")}
+    record = {"settings": settings, "versions": versions, "rows": [row._asdict() for row in rows]}
+    print(table(rows, versions, options))
+    if options.json:
+        Path(options.json).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -89,9 +92,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def check(options: argparse.Namespace) -> None:
-    for name in ("blocks", "batch_size", "threads"):
-        if getattr(options, name) < 1:
-            raise BenchError(f"--{name.replace('_', '-')} is {getattr(options, name)}; expected at least 1")
+    check_positive(options, "blocks", "batch_size", "threads")
     for name in options.only:
         if name not in INPUTS:
             raise BenchError(f"--only is {name}; expected names out of {', '.join(INPUTS)}")
@@ -101,34 +102,21 @@ def check(options: argparse.Namespace) -> None:
         check_torch(options.torch_python)
 
 
-@contextlib.contextmanager
-def contenders(options: argparse.Namespace) -> Iterator[dict[str, Contender]]:
-    """A worker for the JAX libraries and one for PyTorch, stopped at the end come what may."""
-    here, threads = Path(__file__).resolve().parent, options.threads
-    available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    cpus = set(available[:threads]) if available else None
+def contenders(options: argparse.Namespace) -> contextlib.AbstractContextManager[dict[str, Contender]]:
+    """A worker for the JAX libraries and one for PyTorch, for a `with` statement."""
+    here = Path(__file__).resolve().parent
     torch_python = options.torch_python or sys.executable
     commands = {"jax": [sys.executable, "-m", "benchmarks.decoder_peers"]}
     try:
         check_torch(torch_python)
-        commands["pytorch"] = [torch_python, str(here / "decoder_torch.py"), str(threads)]
+        commands["pytorch"] = [torch_python, str(here / "decoder_torch.py"), str(options.threads)]
     except BenchError as error:
         print(f"decoders: pytorch is left out: {error}", file=sys.stderr)
-    environment = {"OMP_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    if not options.torch_spins:
-        environment["OMP_WAIT_POLICY"] = "PASSIVE"
-    workers: dict[str, Contender] = {}
-    try:
-        for name, command in commands.items():
-            workers[name] = Contender(name, command, environment, cpus)
-        yield workers
-    finally:
-        for worker in workers.values():
-            worker.stop()
+    return started(commands, {} if options.torch_spins else {"OMP_WAIT_POLICY": "PASSIVE"}, options.threads)
 
 
 def find_libraries(workers: Mapping[str, Contender]) -> dict[str, str]:
-    """The version of each library that its interpreter has, in the order of the table's columns."""
+    """The version of each library that is installed, in the order of the table's columns."""
     found = {}
     for worker in workers.values():
         answer = worker.ask(versions=None)
@@ -182,7 +170,7 @@ def check_ours(decoder: str, answer: dict[str, Any] | None) -> None:
 
 
 def warm_up(worker: Contender, library: str) -> int:
-    """Run one whole block untimed. Returns the number of calls that makes a block long enough."""
+    """Run one whole block without timing it. Returns the number of calls that makes a block long enough."""
     worker.ask(time=[library, 1])
     repeats = max(1, math.ceil(MIN_BLOCK_SECONDS / worker.ask(time=[library, 1])))
     worker.ask(time=[library, repeats])
@@ -190,7 +178,7 @@ def warm_up(worker: Contender, library: str) -> int:
 
 
 def compare(row: Row, library: str, folder: Path) -> None:
-    """Note in the row where the library's value or gradients are not calibrax's; both lie in the folder as .npy."""
+    """Record in the row how the library's value and gradients differ from calibrax's; the folder has both as .npy."""
     complaints = []
     for path in sorted((folder / "calibrax").glob("*.npy"), key=lambda path: (path.stem != "value", path.stem)):
         mine, theirs = (np.load(folder / name / path.name) for name in ("calibrax", library))
@@ -203,7 +191,7 @@ def compare(row: Row, library: str, folder: Path) -> None:
 
 
 def disagreement(mine: np.ndarray, theirs: np.ndarray) -> str:
-    """In words, how far the array is from calibrax's, by the Euclidean norm; empty within the tolerance."""
+    """How far an array is from calibrax's in the Euclidean norm, in words; "" if it is within the tolerance."""
     if mine.shape != theirs.shape:
         return f"has shape {theirs.shape}, not {mine.shape}"
     for whose, array in (("", theirs), (" in calibrax", mine)):
@@ -215,7 +203,7 @@ def disagreement(mine: np.ndarray, theirs: np.ndarray) -> str:
 
 
 def fastest_peer(row: Row) -> str | None:
-    """The peer of the lowest median time among those whose numbers agree with calibrax's."""
+    """The peer with the lowest median time among those whose numbers agree with calibrax's."""
     medians = {
         name: Spread.of(values).median
         for name, values in row.milliseconds.items()
@@ -282,7 +270,7 @@ def figure(value: float) -> str:
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table whose columns line up as plain text too; the first row is the heading."""
+    """A Markdown table whose columns also line up as plain text; the first row is the heading."""
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = [
         "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
@@ -301,7 +289,7 @@ def write_inputs(folder: Path, decoder: str, shape: tuple[int, ...]) -> None:
 
 
 def near(rng: np.random.Generator, unit: np.ndarray) -> np.ndarray:
-    """Means as of a network that has learned something: off by 0.05, inside [0, 1]."""
+    """Means like those of a trained network: off by about 0.05, inside [0, 1]."""
     return np.clip(unit + 0.05 * normal(rng, unit.shape), 0.01, 0.99)
 
 
@@ -323,7 +311,7 @@ def mixture_inputs(rng: np.random.Generator, unit: np.ndarray, components: int =
     }
 
 
-# A scalar scale of 0.08 against errors of 0.05 keeps its gradient away from 0, where no relative error would mean much.
+# A scalar scale of 0.08 against errors of 0.05 keeps its gradient away from 0, so that relative errors are meaningful.
 INPUTS = {
     "gaussian": lambda rng, unit: {"mean": near(rng, unit), "log_sigma": -2.5},
     "optimal_sigma": lambda rng, unit: {"mean": near(rng, unit)},

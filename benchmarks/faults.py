@@ -1,12 +1,13 @@
-"""Kill training at many moments, resume it, and compare what it leaves with an uninterrupted run, bit by bit.
+"""Kill training at many moments, resume it, and compare the result with an uninterrupted run, bit by bit.
 
 Command:   make faults                       (or: python -m benchmarks.faults --help)
 
 SIGKILL strikes in six phases: start (imports, data, compilation), steps, evaluation, saving (also while orbax's threads
-write), pictures, and the log, with its rotation when a run is resumed. Within a phase the moment is drawn: before one
-of its file operations, or at a time. After each kill `calibrax train --resume` must end with exit code 0 and leave the
-same parameters, optimizer, likelihood state, metrics.jsonl and pictures to the bit, and no file more. SIGTERM, on other
-runs, must end the process with exit code 0 within 5 seconds, and a resumed run must leave the same.
+write), pictures, and the log (also its rotation when a run is resumed). The moment within a phase is random: before one
+of its file operations, or after some time. After each kill, `calibrax train --resume` must end with exit code 0, and
+the parameters, optimizer, likelihood state, metrics.jsonl and pictures must be identical to the bit, without an extra
+file. In other runs, SIGTERM must end the process with exit code 0 within 5 seconds, and the resumed run must be
+identical too.
 """
 
 import argparse
@@ -26,12 +27,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-SHARES = {"start": 10, "steps": 20, "evaluation": 15, "saving": 30, "pictures": 10, "log": 15}  # of a hundred kills
-GRACE = 5.0  # seconds from SIGTERM to the end, beside the step that is being taken
+SHARES = {"start": 10, "steps": 20, "evaluation": 15, "saving": 30, "pictures": 10, "log": 15}  # kills per hundred
+GRACE = 5.0  # seconds from SIGTERM to the end of the process
 EXIT_CODES: dict[int, int] = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 0, signal.SIGINT: 130}
 NUM_STEPS = 12
 SETTINGS = ["--batch-size", "16", "--epochs", "4", "--save-every", "2", "--likelihood", "optimal-sigma"]
-RESULT = "result: "
 
 
 class Fault(NamedTuple):
@@ -40,10 +40,10 @@ class Fault(NamedTuple):
     Attributes:
       phase: one of `SHARES`.
       signal: SIGKILL, SIGTERM or SIGINT.
-      entry: the how manyth time the phase is entered, from 1.
-      after: how many file operations of the phase, or, if `timed`, how many seconds.
-      timed: see `after`.
-      on_resume: strike the process that resumes a run killed before.
+      entry: strike when the phase is entered for the n-th time, from 1.
+      after: strike after this many file operations of the phase or, if `timed`, after this many seconds.
+      timed: whether `after` is in seconds.
+      on_resume: strike the process that resumes a run after an earlier kill.
     """
 
     phase: str
@@ -60,19 +60,22 @@ class Fault(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of one fault: the trouble in a line, None where all is well; seconds from SIGTERM to the end."""
+    """The outcome of one fault."""
 
     fault: Fault
-    trouble: str | None
-    struck: bool
-    seconds: float
+    trouble: str | None  # what went wrong, in one line; None if nothing did
+    struck: bool  # False if the run ended before the fault's moment
+    seconds: float  # from the signal to the end of the process
 
 
 def draw_faults(profile: dict[str, list[dict[str, float]]], num_kills: int, num_terms: int, seed: int) -> list[Fault]:
-    """Faults spread over phases as in `SHARES`, over their entries, file operations and durations.
+    """Draw faults: phases in proportion to `SHARES`, and random entries, file operations and times within them.
 
     Args:
-      profile: of an uninterrupted run: for each phase, entry by entry, its file operations and seconds.
+      profile: for each phase of an uninterrupted run, and each time it was entered, its file operations and seconds.
+      num_kills: number of SIGKILLs.
+      num_terms: number of SIGTERMs.
+      seed: of the random moments.
     """
     rng, faults = random.Random(seed), []
     for kind, number in ((signal.SIGKILL, num_kills), (signal.SIGTERM, num_terms)):
@@ -84,14 +87,14 @@ def draw_faults(profile: dict[str, list[dict[str, float]]], num_kills: int, num_
             timed = phase in ("start", "steps") or seen["operations"] == 0 or rng.random() < 0.4
             after = rng.uniform(0, seen["seconds"]) if timed else rng.randrange(int(seen["operations"]))
             on_resume = phase == "log" and index % 2 == 0 and kind == signal.SIGKILL
-            if on_resume:  # the rotation is what a resumed run does to its log first
+            if on_resume:  # a resumed run rotates its log first
                 entry, timed, after = 0, False, rng.randrange(6)
             faults.append(Fault(phase, kind, entry + 1, after, timed, on_resume))
     return faults
 
 
 def spread(shares: dict[str, int], number: int) -> list[str]:
-    """So many phases, in proportion."""
+    """A list of `number` phases, in proportion to the shares."""
     taken: Counter[str] = Counter()
     phases = []
     for _ in range(number):
@@ -102,27 +105,27 @@ def spread(shares: dict[str, int], number: int) -> list[str]:
 
 
 def run_child(folder: Path, data: Path, *, resume: bool = False, fault: Fault | None = None) -> tuple[int, dict, str]:
-    """Train in a process of its own: exit code, what it reported, stderr."""
+    """Train in a new process. Returns its exit code, its report and its stderr."""
     train = ["train", "--resume"] if resume else ["train", "--data", str(data), *SETTINGS]
     train += ["--run-dir", str(folder / "run")]
     plan = json.dumps(None if fault is None else fault._asdict())
     report = folder / "report.json"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks.faults_worker", plan, str(report), *train]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    found = json.loads(report.read_text()) if report.exists() else {}
-    return done.returncode, found | {"ended": time.time()}, done.stderr
+    process = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    content = json.loads(report.read_text()) if report.exists() else {}
+    return process.returncode, content | {"ended": time.time()}, process.stderr
 
 
 def snapshot(folder: Path) -> dict[str, Any]:
-    """Every file of a run, with its content; of what tells the time of day, only its name, or what else it tells."""
+    """The content of every file of a run, without what depends on the time of day."""
     files: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_dir() or name.startswith("tensorboard/events"):
             continue
         if name.startswith("checkpoints/"):
-            name = "/".join(name.split("/")[:2])  # its arrays are compared by their digest
+            name = "/".join(name.split("/")[:2])  # the arrays of a checkpoint are compared by their digest
             files[name] = None
         elif name == "config.json":
             files[name] = json.loads(path.read_text())["config"] | {"run_dir": None}
@@ -133,19 +136,20 @@ def snapshot(folder: Path) -> dict[str, Any]:
     return files
 
 
-def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
-    for name in sorted({*found, *wanted}):
-        if name not in wanted:
+def differences(found: dict[str, Any], expected: dict[str, Any]) -> str | None:
+    """The first difference between two snapshots, or None."""
+    for name in sorted({*found, *expected}):
+        if name not in expected:
             return f"a stray file {name}"
         if name not in found:
             return f"no file {name}"
-        if found[name] != wanted[name]:
+        if found[name] != expected[name]:
             return f"another {name}"
     return None
 
 
-def try_fault(fault: Fault, folder: Path, data: Path, wanted: dict[str, Any], digest: str) -> Outcome:
-    """Strike once (on a resumed run: kill, then strike), resume, compare."""
+def try_fault(fault: Fault, folder: Path, data: Path, expected: dict[str, Any], digest: str) -> Outcome:
+    """Strike a run (for `on_resume`, kill it and strike the resumed run), resume it, and compare."""
     folder.mkdir()
     if fault.on_resume:
         first = Fault("steps", signal.SIGKILL, 8, 0, timed=True)
@@ -160,13 +164,13 @@ def try_fault(fault: Fault, folder: Path, data: Path, wanted: dict[str, Any], di
         return outcome(f"exit code {code}: {last_line(stderr)}")
     if fault.signal == signal.SIGTERM and seconds > GRACE:
         return outcome(f"{seconds:.1f} s from SIGTERM to the end")
-    began = (folder / "run" / "config.json").exists()
-    code, report, stderr = run_child(folder, data, resume=began)
+    has_begun = (folder / "run" / "config.json").exists()
+    code, report, stderr = run_child(folder, data, resume=has_begun)
     if code != 0:
         return outcome(f"exit code {code} on resuming: {last_line(stderr)}")
     if report["digest"] != digest:
         return outcome("other parameters, optimizer or likelihood state")
-    return outcome(differences(snapshot(folder / "run"), wanted))
+    return outcome(differences(snapshot(folder / "run"), expected))
 
 
 def last_line(text: str) -> str:
@@ -174,7 +178,7 @@ def last_line(text: str) -> str:
 
 
 def check_log(path: Path) -> None:
-    """Every step of training is there once, in order."""
+    """Assert that the log has every training step once, in order."""
     steps = [row["step"] for row in map(json.loads, path.read_text().splitlines()) if row["split"] == "train"]
     assert steps == list(range(1, NUM_STEPS + 1)), steps
 
@@ -198,39 +202,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compilations"))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         write_images(data := folder / "images.npz")
-        for reference in ("warm", "whole"):  # the second one, its programs compiled, tells how long phases take
+        for reference in ("warm", "whole"):  # the second one finds its programs compiled, and measures the phases
             (folder / reference).mkdir()
             code, report, stderr = run_child(folder / reference, data)
             if code != 0:
                 print(f"the uninterrupted run failed: {last_line(stderr)}", file=sys.stderr)
                 return 1
-        wanted, digest = snapshot(folder / "whole" / "run"), report["digest"]
+        expected, digest = snapshot(folder / "whole" / "run"), report["digest"]
         check_log(folder / "whole" / "run" / "metrics.jsonl")
         faults = draw_faults(report["profile"], options.kills, options.terms, options.seed)
         outcomes = []
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
             jobs = [
-                pool.submit(try_fault, fault, folder / f"fault{index}", data, wanted, digest)
+                pool.submit(try_fault, fault, folder / f"fault{index}", data, expected, digest)
                 for index, fault in enumerate(faults)
             ]
             for number, job in enumerate(concurrent.futures.as_completed(jobs), start=1):
                 outcomes.append(outcome := job.result())
                 left = (time.monotonic() - begin) / number * (len(faults) - number) / 60
-                said = outcome.trouble or ("well" if outcome.struck else "well, but the run was over before")
-                print(f"{number:4}/{len(faults)}  {outcome.fault}: {said}  [{left:.0f} min left]", flush=True)
+                verdict = outcome.trouble or ("ok" if outcome.struck else "ok, but the run had ended before")
+                print(f"{number:4}/{len(faults)}  {outcome.fault}: {verdict}  [{left:.0f} min left]", flush=True)
     print(summary(outcomes, time.monotonic() - begin))
     return 1 if any(outcome.trouble for outcome in outcomes) else 0
 
 
 def summary(outcomes: Sequence[Outcome], seconds: float) -> str:
-    """A table of phases, in Markdown."""
-    lines = ["", "| signal | phase | struck | resumed, the same to the bit |", "|---|---|---:|---:|"]
+    """A Markdown table of how many faults struck in each phase and how many runs came out identical."""
+    lines = ["", "| signal | phase | struck | resumed, identical to the bit |", "|---|---|---:|---:|"]
     for kind in (signal.SIGKILL, signal.SIGTERM):
         for phase in SHARES:
             some = [outcome for outcome in outcomes if outcome.fault[:2] == (phase, kind)]
             if some:
-                struck, well = sum(o.struck for o in some), sum(o.trouble is None for o in some if o.struck)
-                lines.append(f"| {kind.name} | {phase} | {struck} | {well} |")
+                struck, identical = sum(o.struck for o in some), sum(o.trouble is None for o in some if o.struck)
+                lines.append(f"| {kind.name} | {phase} | {struck} | {identical} |")
     longest = max((o.seconds for o in outcomes if o.struck and o.fault.signal == signal.SIGTERM), default=0.0)
     lines += ["", f"longest time from SIGTERM to the end: {longest:.1f} s; all in {seconds / 60:.1f} min"]
     return "\n".join(lines)

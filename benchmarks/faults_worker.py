@@ -1,9 +1,9 @@
-"""The process that `faults` strikes: `calibrax train`, with a fuse in one of its phases.
+"""The process that `faults` strikes: `calibrax train` that sends itself a signal in one of its phases.
 
     python -m benchmarks.faults_worker FAULT REPORT train ...
 
-FAULT is a `faults.Fault` as JSON, or null. REPORT is a file to write: when the fault struck, or, at the end, how long
-each phase took and a digest of all that was trained.
+FAULT is a `faults.Fault` as JSON, or null. REPORT is the file to write: the time at which the fault struck or, at the
+end, the duration of each phase and a digest of the trained state.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.
 
 
 class Fuse:
-    """Counts file operations and time in phases, and strikes where the fault says."""
+    """Counts the file operations and the time of each phase, and sends the fault's signal at its moment."""
 
     def __init__(self, fault, report: Path):
         self.fault, self.report = fault, report
         self.profile = defaultdict(list)
-        self.current = []  # phases that are open, outermost first: (record, whether the fault is in it)
+        self.current = []  # open phases, outermost first: (record, whether the fault belongs to this entry)
 
     @contextlib.contextmanager
     def phase(self, name):
@@ -56,7 +56,7 @@ class Fuse:
         if event not in OPERATIONS:
             return
         for record, lit in list(self.current):
-            fault = self.fault if lit else None  # None, too, once it has struck
+            fault = self.fault if lit else None  # also None once it has struck
             if fault is not None and not fault["timed"] and record["operations"] == fault["after"]:
                 self.strike()
             record["operations"] += 1
@@ -68,7 +68,7 @@ class Fuse:
             os.kill(os.getpid(), fault["signal"])
 
     def wrap(self, owner, name, phase):
-        """Make a phase of every call of a function."""
+        """Count every call of a function as an entry of a phase."""
         original = getattr(owner, name)
 
         @functools.wraps(original)
@@ -80,7 +80,7 @@ class Fuse:
 
 
 def digest(folder):
-    """Of every array of the newest checkpoint, with its name."""
+    """A hash of every array of the newest checkpoint, with names, dtypes and shapes."""
     import jax
     import numpy as np
 
@@ -102,11 +102,11 @@ def main(plan, report, *arguments):
     sys.addaudithook(fuse.hook)
 
     from calibrax import cli
-    from calibrax.runs import modality, run
-    from calibrax.runs.taking import Looped
+    from calibrax.runs import epoch_images, run
     from calibrax.training import Checkpoints, MetricsLog
+    from calibrax.training.stepping import StepsInALoop
 
-    take = Looped.__call__
+    take = StepsInALoop.__call__
 
     def counted(self, state, step, num):
         if not fuse.profile["start"]:
@@ -116,10 +116,12 @@ def main(plan, report, *arguments):
 
             return jax.block_until_ready(take(self, state, step, num))
 
-    Looped.__call__ = counted
+    StepsInALoop.__call__ = counted
     fuse.wrap(Checkpoints, "save", "saving")
     fuse.wrap(run, "evaluate_likelihood", "evaluation")
-    for owner, name in ((modality, "save_grid"), (modality, "save_reconstructions"), (run, "save_training_curves")):
+    for owner, name in (
+        (epoch_images, "save_grid"), (epoch_images, "save_reconstructions"), (run, "save_training_curves")
+    ):
         fuse.wrap(owner, name, "pictures")
     for name in ("_drop_after", "flush", "evaluation", "sync"):
         fuse.wrap(MetricsLog, name, "log")

@@ -1,6 +1,7 @@
-"""calibrax's training step, and the same network from `flax.linen`'s layers, as workers of `benchmarks.train_step`.
+"""Worker of `benchmarks.train_step`: calibrax's training step, or the same network with `flax.linen`'s convolutions.
 
-Speaks the protocol of `torch_twin.py`, and `{"export": FILE}` before it: weights, batch and noise for the twin.
+Answers the requests of `torch_twin.py`, and also `{"export": FILE}`, which writes weights, batch and noise for the
+twin.
 """
 
 import itertools
@@ -22,15 +23,15 @@ import calibrax as cx
 from calibrax._malloc import give_back_free_memory, keep_freed_memory
 from calibrax.models import ConvVAE, Forward
 from calibrax.objectives import gaussian_kl
-from calibrax.runs.taking import Looped, OneByOne
-from calibrax.training import create_train_state, jit_step, resident_steps
-from calibrax.training.step import example_keys
+from calibrax.training.stepping import StepByStep, StepsInALoop
+from calibrax.training import StepOptions, create_train_state, jit_step, resident_steps
+from calibrax.training.step import PLAIN, example_keys
 
 LATENT_DIM, NUM_NOISE = 20, 8
 
 
 class LinenVAE(nn.Module):
-    """The SVHN network as one would write it with `flax.linen`'s own convolutions."""
+    """The SVHN network, written with `flax.linen`'s own convolutions."""
 
     @nn.compact
     def __call__(self, x, keys, train=False):
@@ -46,10 +47,13 @@ class LinenVAE(nn.Module):
 
 
 class Resident:
-    """All steps in one call, on a batch that lies in the device's memory."""
+    """Take up to `num` steps per call, on a batch that stays in the device's memory."""
 
-    def __init__(self, parts: dict[str, Any], batch: np.ndarray, key: jax.Array, num: int):
-        self._steps, self._batch, self._key, self.num = resident_steps(**parts), jax.device_put(batch), key, num
+    def __init__(
+        self, parts: dict[str, Any], batch: np.ndarray, key: jax.Array, num: int, options: StepOptions = PLAIN
+    ):
+        self._steps, self._batch = resident_steps(**parts, options=options), jax.device_put(batch)
+        self._key, self.num = key, num
 
     def __call__(self, state, step, num):
         order = jnp.tile(jnp.arange(len(self._batch), dtype=jnp.int32), (num, 1))
@@ -60,9 +64,9 @@ class Worker:
     """The step, its state and its batch.
 
     Args:
-      form: `calibrax`, the step as the command line takes it on a CPU, several in a call; `linen`, one a call; or
-        `resident` and `resident-bfloat16`, as many a call as are asked for.
-      batch_size: images.
+      form: `calibrax` for several steps per call, as the command line takes them on a CPU; `linen` for one step per
+        call; `resident` or `resident-bfloat16` for all requested steps in one call.
+      batch_size: number of images.
     """
 
     def __init__(self, form: str, batch_size: int):
@@ -73,17 +77,17 @@ class Worker:
         self.key, self.compiled = jax.random.key(1), False
         batches = itertools.repeat(self.batch)
         if form == "calibrax":
-            self.taking = Looped(parts, batches, self.key)
+            self.take_steps = StepsInALoop(parts, batches, self.key)
         elif form == "linen":
-            self.taking = OneByOne(jit_step(**parts), batches, self.key)
+            self.take_steps = StepByStep(jit_step(**parts), batches, self.key)
         else:
-            self.taking = Resident(parts, self.batch, self.key, sys.maxsize)
+            self.take_steps = Resident(parts, self.batch, self.key, sys.maxsize)
         self.state = jax.jit(lambda key: create_train_state(key, jnp.asarray(self.batch[:1]), **parts))(
             jax.random.key(0)
         )
 
     def export(self, path):
-        """Write the weights, flattened to `layer.kernel`, the batch, and the noise of the first steps."""
+        """Write the weights as `layer.kernel` and `layer.bias`, the batch, and the noise of the first steps."""
         model = self.state.params["model"]
         arrays: Any = {
             f"{layer}.{name}": np.asarray(value)
@@ -96,11 +100,11 @@ class Worker:
         return {"jax": jax.__version__, "flax": flax.__version__, "python": platform.python_version()}
 
     def take(self, num):
-        """So many steps; returns the losses of each call, on the device, and how many of them count."""
+        """Take `num` steps. Returns for each call the losses, on the device, and how many of them are steps."""
         losses, taken = [], 0
         while taken < num:
-            part = min(self.taking.num, num - taken)
-            self.state, metrics = self.taking(self.state, taken, part)
+            part = min(self.take_steps.num, num - taken)
+            self.state, metrics = self.take_steps(self.state, taken, part)
             losses.append((metrics["loss"], part))
             taken += part
             if not self.compiled:
@@ -112,7 +116,7 @@ class Worker:
         return [float(loss) for call, part in self.take(num) for loss in np.atleast_1d(call)[:part]]
 
     def peak(self, _):
-        """Of this process so far, MiB."""
+        """The peak memory of this process so far, MiB."""
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     def time(self, num):

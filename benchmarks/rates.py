@@ -1,12 +1,12 @@
-"""Figures of calibrax alone, from a process of its own that prints a JSON object a line to `benchmarks.suite`.
+"""Measurements of calibrax alone. Runs as a separate process of `benchmarks.suite` and prints one JSON object per line.
 
 Command:   python -m benchmarks.rates rates | growth | memory | devices N
 
-`rates`: what evaluation, sampling, features and metrics reach of the rate of a plain matrix product in this process.
-`growth`: seconds against batch size, resolution, latents, number of images, with the exponent of a fitted power; steps
-by each decoder of the Gaussian's.
-`memory`: what steps and streamed clips add to the process.
-`devices`: seconds of a step on N simulated devices, by `pmap` and sharded, 16 examples each.
+`rates`: evaluation, sampling, features and metrics as shares of the rate of a plain matrix product in this process.
+`growth`: seconds against batch size, resolution, latents and number of images, with the exponent of a fitted power; the
+step with each decoder relative to the Gaussian's.
+`memory`: how much steps and streamed clips add to the process.
+`devices`: seconds per step on N simulated devices, with `pmap` and sharded, 16 examples on each.
 """
 
 import functools
@@ -55,19 +55,19 @@ def main(argv: Sequence[str]) -> int:
 
 
 def seconds_of(call: Callable[[], Any], repeats: int = REPEATS) -> list[float]:
-    """Of several calls, after one that compiles."""
+    """The seconds of each of several calls, after one call that compiles."""
     jax.block_until_ready(call())
     give_back_free_memory()
-    found = []
+    seconds = []
     for _ in range(repeats):
         begin = time.perf_counter()
         jax.block_until_ready(call())
-        found.append(time.perf_counter() - begin)
-    return found
+        seconds.append(time.perf_counter() - begin)
+    return seconds
 
 
 def flops(function: Any, *args: Any) -> float:
-    """XLA's count for a function, of the forms without tricks for CPUs."""
+    """Floating-point operations of a function as XLA counts them, with the convolutions in their plain form."""
     chosen, layers._use_native = layers._use_native, lambda native: True
     try:
         counted: Any = (function if hasattr(function, "lower") else jax.jit(function)).lower(*args).cost_analysis()
@@ -100,10 +100,10 @@ def rates():
     forward = flops(lambda x: model.apply(variables, x, jax.random.split(key, 1)), one)
     decode = flops(lambda z: model.apply(variables, z, method="decode"), jnp.zeros((1, 20)))
 
-    def row(name, num, work, found):
-        """`work` floating-point operations an example."""
-        share = [num * work / (value * np.median(limit)) for value in found]
-        return {"name": name, "unit": "1/s", "ours": [num / value for value in found], "ratio": share}
+    def row(name, num, work, seconds):
+        """A row for `num` examples of `work` floating-point operations each."""
+        share = [num * work / (value * np.median(limit)) for value in seconds]
+        return {"name": name, "unit": "1/s", "ours": [num / value for value in seconds], "ratio": share}
 
     score = functools.partial(evaluate_likelihood, trained, examples, key=key)
     yield row("evaluation, images", len(examples), forward, seconds_of(lambda: score().neg_elbo))
@@ -129,7 +129,7 @@ def rates():
 
 
 def fitted(name: str, sizes: Sequence[int], measured: list[float], arithmetic: int) -> dict[str, Any]:
-    """The exponent of the last two points too: a constant cost hides growth at the small end."""
+    """A row with the exponent of a fitted power, and of the last two points: a constant cost hides early growth."""
     exponent = np.polyfit(np.log(sizes), np.log(measured), 1)[0]
     last = math.log(measured[-1] / measured[-2]) / math.log(sizes[-1] / sizes[-2])
     return {
@@ -145,7 +145,7 @@ def stepping(
     make: Callable[..., Stepper] = jit_step,
     options: StepOptions = PLAIN,
 ) -> Callable[[], jax.Array]:
-    """A call that takes one more training step and gives its loss."""
+    """A function that takes one more training step and returns its loss."""
     stepper, key = make(**parts, options=options), jax.random.key(0)
     init = functools.partial(create_train_state, **parts, ema=options.ema_decay is not None)
     state = stepper.put_state(jax.jit(init)(key, batch[:1]))
@@ -163,15 +163,15 @@ def step_seconds(batch_size: int, size: int = 28, latent_dim: int = 20, likeliho
 
 
 def model_seconds(model: str, batch_size: int) -> float:
-    """Of a training step of a model by its name, with its own settings."""
+    """Seconds per training step of a named model with its default settings."""
     config = TrainConfig.for_model(model)
     parts, batch = parts_and_batch(config, batch_size)
     return float(np.median(seconds_of(stepping(parts, batch, options=config.make_step_options()))))
 
 
 def parts_and_batch(config: TrainConfig, batch_size: int) -> tuple[dict[str, Any], np.ndarray]:
-    """What a run's step is made of, and a batch of noise in its model's first shape."""
-    shape = MODELS[config.model].image_shapes[0]
+    """The model, likelihood and optimizer of a run, and a batch of noise of the model's first image shape."""
+    shape = MODELS[config.model.name].image_shapes[0]
     parts = {
         "model": config.make_model(shape), "likelihood": config.make_likelihood(), "optimizer": config.make_optimizer()
     }  # fmt: skip
@@ -192,7 +192,7 @@ def growth():
     gaussian = step_seconds(32, likelihood=cx.gaussian())
     for name, make in LIKELIHOODS.items():
         if name != "gaussian":
-            ratio = step_seconds(32, likelihood=make(TrainConfig(likelihood=name))) / gaussian
+            ratio = step_seconds(32, likelihood=make(LikelihoodSettings(name))) / gaussian
             yield {"name": f"training step, {name} against gaussian", "unit": "ratio", "ours": [ratio]}
 
     parts, key = parts_of(), jax.random.key(0)
@@ -213,7 +213,7 @@ def growth():
 
 
 def memory():
-    """How the resident memory of this process grows with work done; a constant size is 0."""
+    """How much the resident memory of this process grows with the work done; 0 if it is constant."""
     step = stepping(parts_of(), images(16))
     yield {"name": "memory, 1,000 training steps", "unit": "MiB", "ours": mebibytes_of(step, 200, 100)}
     clips = batches(MovingDigits(num=1_000_000), 10, seed=0)
@@ -222,7 +222,7 @@ def memory():
 
 
 def mebibytes_of(call: Callable[[], Any], before: int, num: int) -> list[float]:
-    """What ten times `num` calls would add to the resident set, by each of ten `num`: a single jump is no growth."""
+    """Growth of resident memory in ten rounds of `num` calls, each times ten, so that a single jump shows as such."""
     jax.block_until_ready(call())
     give_back_free_memory()
     for _ in range(before):

@@ -1,11 +1,10 @@
-"""Train for many small steps and watch what must not grow: memory, compilations, open files, threads.
+"""Train for many small steps, and check that memory, compilations, open files and threads do not grow.
 
 Command:   make soak                         (or: python -m benchmarks.soak --steps 20000)
 
-The run is `calibrax.runs.train` itself, with its log, checkpoints and evaluations. Memory is the resident set of the
-process, sampled along the way; its slope is fitted over all samples after the first quarter. JAX's own log of
-compilations must name the training step once, and nothing in the second half of the run, with its evaluations, pictures
-and saves.
+The run is a normal one with log, checkpoints and evaluations. Memory is the resident set of the process, sampled during
+the run; its slope is fitted to all samples after the first quarter. JAX's log of compilations must name the training
+step once. In the second half of the run, which has evaluations, pictures and saves too, nothing may be compiled.
 """
 
 import argparse
@@ -29,17 +28,17 @@ NUM_SAMPLES = 200
 
 
 class Sample(NamedTuple):
-    """The process after a step."""
+    """The state of the process after a step."""
 
     step: int
-    mebibytes: float  # resident
-    files: int
+    mebibytes: float  # resident memory
+    files: int  # open
     threads: int
     compilations: int
 
 
 def resident() -> float:
-    """MiB of this process in memory now."""
+    """The resident memory of this process now, MiB."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
@@ -50,7 +49,7 @@ def sample(step: int, compiled: Counter[str]) -> Sample:
 
 @contextlib.contextmanager
 def compilations() -> Iterator[Counter[str]]:
-    """How often a program of each name is compiled while the block runs, from JAX's log, kept off the screen."""
+    """Count the compilations of each program while the block runs, from JAX's log, which is not printed."""
     import jax
 
     found: Counter[str] = Counter()
@@ -73,9 +72,8 @@ def compilations() -> Iterator[Counter[str]]:
 
 def soak(folder: Path, num_steps: int, steps_per_epoch: int = STEPS_PER_EPOCH) -> tuple[list[Sample], Counter[str]]:
     """Train in `folder` for so many steps of 4 images of 4 x 4; what was seen along the way, and what was compiled."""
-    from calibrax.runs import run
-    from calibrax.runs.config import TrainConfig
-    from calibrax.runs.taking import Looped
+    from calibrax.runs import TrainConfig, train
+    from calibrax.training.stepping import StepsInALoop
 
     rng = np.random.default_rng(0)
     images = {name: rng.integers(0, 256, (4 * steps_per_epoch, 4, 4, 1), dtype=np.uint8) for name in ("train", "test")}
@@ -83,17 +81,17 @@ def soak(folder: Path, num_steps: int, steps_per_epoch: int = STEPS_PER_EPOCH) -
     samples: list[Sample] = []
     every = max(1, num_steps // NUM_SAMPLES)
     with compilations() as compiled:
-        take = Looped.__call__
+        take = StepsInALoop.__call__
 
-        def watched(self: Looped, state: Any, step: int, num: int) -> Any:
+        def watched(self: StepsInALoop, state: Any, step: int, num: int) -> Any:
             if step // every < (step + num) // every:
                 samples.append(sample(step + num, compiled))
             return take(self, state, step, num)
 
-        Looped.__call__ = watched
+        StepsInALoop.__call__ = watched
         try:
-            run.train(
-                TrainConfig(
+            train(
+                TrainConfig.for_model(
                     data=str(folder / "images.npz"),
                     run_dir=str(folder / "run"),
                     batch_size=4,
@@ -103,18 +101,18 @@ def soak(folder: Path, num_steps: int, steps_per_epoch: int = STEPS_PER_EPOCH) -
                 )
             )
         finally:
-            Looped.__call__ = take
+            StepsInALoop.__call__ = take
     return samples, compiled
 
 
 class Verdict(NamedTuple):
-    """What grew."""
+    """What grew during the run."""
 
-    slope: float  # MiB in 1,000 steps
-    step_compiled: int  # times
-    compiled_late: int  # after the second half began
-    files: tuple[int, int]  # in the middle, at the end
-    threads: tuple[int, int]
+    slope: float  # MiB per 1,000 steps
+    step_compiled: int  # compilations of the training step
+    compiled_late: int  # compilations in the second half
+    files: tuple[int, int]  # open in the middle and at the end
+    threads: tuple[int, int]  # in the middle and at the end
 
     @property
     def good(self) -> bool:
@@ -123,7 +121,7 @@ class Verdict(NamedTuple):
 
 
 def judge(samples: Sequence[Sample], compiled: Counter[str]) -> Verdict:
-    """The slope after the first quarter, and the second half against its beginning."""
+    """Fit the slope after the first quarter, and compare the end of the run with its middle."""
     late = samples[len(samples) // 4 :]
     slope = np.polyfit([s.step / 1000 for s in late], [s.mebibytes for s in late], 1)[0]
     middle, end = samples[len(samples) // 2], samples[-1]

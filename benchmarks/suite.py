@@ -1,11 +1,12 @@
-"""Everything that fits on two cores: the training step beside PyTorch, start-up, rates, growth, memory, devices.
+"""All benchmarks that fit on two cores: the training step beside PyTorch, start-up, rates, growth, memory, devices.
 
 Command:   make bench TORCH_PYTHON=PATH      (or: python -m benchmarks.suite --torch-python PATH)
-Writes:    benchmarks/results.json, a row for each line of the table: name, unit, ours, peer, ratio, each with its
-           spread, and the machine and versions they come from.
+Writes:    benchmarks/results.json, one row per line of the table: name, unit, ours, peer, ratio, each with its spread;
+           also the machine and the versions.
 
-Nothing here runs beside anything else: each part is a process of its own, one after another, and PyTorch's step and
-calibrax's take turns (`benchmarks.train_step`). Without torch those lines are left out, and the table says so.
+Nothing here runs at the same time as anything else: the parts are separate processes, one after another, and PyTorch's
+step and calibrax's take turns (`benchmarks.train_step`). Without torch, the lines that need it are left out, with a
+message.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from benchmarks import train_step
 from benchmarks.train_step import BenchError, Spread, contenders
 
 RESULTS = Path(__file__).parent / "results.json"
-MINUTES = 15  # what all of it may take
+MINUTES = 15  # the budget for all parts together
 FIGURES = "ours", "peer", "ratio"
 PACKAGES = "jax", "jaxlib", "flax", "optax", "numpy"
 
@@ -55,27 +56,26 @@ def parser() -> argparse.ArgumentParser:
 
 
 def row(name: str, unit: str, ours: Sequence[float], **others: Any) -> dict[str, Any]:
-    """A line; what was measured several times becomes its median and range."""
-    found = {"ours": ours, **others}
+    """One line of the table. Measurements (`ours`, `peer`, `ratio`) become their median and range."""
     return {"name": name, "unit": unit} | {
-        key: Spread.of(value)._asdict() if key in FIGURES else value for key, value in found.items()
+        key: Spread.of(value)._asdict() if key in FIGURES else value for key, value in {"ours": ours, **others}.items()
     }
 
 
 def beside_pytorch(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Steps/s, and the peak memory of either process at the end of it."""
+    """Steps/s, and the peak memory of both processes at the end."""
     try:
         train_step.check_torch(options.torch_python)
     except BenchError as error:
         print(f"bench: {error}; its lines are left out", file=sys.stderr)
         return []
-    with tempfile.TemporaryDirectory() as folder, contenders(options) as workers:
-        found = train_step.check_losses(workers, Path(folder) / "start.npz")
+    with contenders(options) as workers:
+        packages = train_step.check_losses(workers, ["calibrax", "pytorch"])
         seconds = train_step.measure(workers, options)
         peaks = {name: worker.ask(peak=None) for name, worker in workers.items()}
     ours, theirs = ([1 / value for value in seconds[name]] for name in ("calibrax", "pytorch"))
     ratio = [mine / other for mine, other in zip(ours, theirs, strict=True)]
-    peer = f"PyTorch {found['pytorch']['torch']} eager"
+    peer = f"PyTorch {packages['pytorch']['torch']} eager"
     memory = [peaks["calibrax"]], [peaks["pytorch"]], [peaks["calibrax"] / peaks["pytorch"]]
     return [
         row(f"training step, batch {options.batch_size}", "1/s", ours, peer=theirs, ratio=ratio, beside=peer),
@@ -84,61 +84,60 @@ def beside_pytorch(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def start_up(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Seconds from starting the process to the first step's loss, the cache of compilations empty and full."""
+    """Seconds from the start of the process to the first loss, with an empty and with a full compilation cache."""
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {
             "JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "",
         }  # fmt: skip
         command = [sys.executable, "-m", "benchmarks.jax_worker", "calibrax", str(options.batch_size)]
-        found = []
-        for _ in range(2):
+        rows = []
+        for name in ("nothing compiled before", "compiled before"):
             begin = time.perf_counter()
             run(command, environment, input='{"losses": 1}\n')
-            found.append(time.perf_counter() - begin)
-    names = "nothing compiled before", "compiled before"
-    return [row(f"first step, {name}", "s", [value]) for name, value in zip(names, found, strict=True)]
+            rows.append(row(f"first step, {name}", "s", [time.perf_counter() - begin]))
+    return rows
 
 
 def rates(options: argparse.Namespace) -> list[dict[str, Any]]:
-    return [row(**found) for found in measured("rates")]
+    return [row(**line) for line in measured("rates")]
 
 
 def growth(options: argparse.Namespace) -> list[dict[str, Any]]:
-    return [row(**found) for found in measured("growth")]
+    return [row(**line) for line in measured("growth")]
 
 
 def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
     if not Path("/proc/self/statm").exists():
         print("bench: this system does not say what a process holds; the lines of memory are left out", file=sys.stderr)
         return []
-    return [row(**found) for found in measured("memory")]
+    return [row(**line) for line in measured("memory")]
 
 
 def devices(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """What several simulated devices cost on one processor, against as many steps of one device; 1 is no cost.
+    """The time of a step on several simulated devices on one processor, over that of as many steps on one device.
 
-    XLA gives N simulated devices N threads to share, on one processor too, and its convolutions take longer the more
-    threads they are cut for. So one device is timed with as many threads, and with one for comparison.
+    XLA gives N simulated devices N threads, even on one processor, and its convolutions take longer the more threads
+    they are split for. One device is therefore timed with as many threads, and for comparison with one thread.
     """
-    (alone,) = measured("devices", 1)
+    (one_thread,) = measured("devices", 1)
     rows = []
     for num in (2, 4, 8):
-        (same,) = measured("devices", 1, threads=num)
-        for found in measured("devices", num):
-            for base, unit in ((same, "of one with as many threads"), (alone, "of one with one thread")):
+        (same_threads,) = measured("devices", 1, threads=num)
+        for several in measured("devices", num):
+            for base, unit in ((same_threads, "of one with as many threads"), (one_thread, "of one with one thread")):
                 expected = num * Spread.of(base["seconds"]).median
-                ratios = [value / expected for value in found["seconds"]]
-                rows.append(row(f"{num} devices by {found['name']}, time a step", unit, ratios))
+                ratios = [value / expected for value in several["seconds"]]
+                rows.append(row(f"{num} devices by {several['name']}, time a step", unit, ratios))
     return rows
 
 
 def measured(what: str, num: int | None = None, *, threads: int = 1) -> Iterator[dict[str, Any]]:
-    """Rows of `benchmarks.rates`; devices share one processor, so that more of them are not more arithmetic at once."""
+    """Rows of `benchmarks.rates`. Simulated devices share one processor, so that more of them do not compute faster."""
     flags = f"--xla_force_host_platform_device_count={num}" if num else ""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     if num:
-        environment["NPROC"] = str(threads)  # XLA's threads, where there are not more devices
+        environment["NPROC"] = str(threads)  # XLA's threads, unless there are more devices
     command = [sys.executable, "-m", "benchmarks.rates", what, *([str(num)] if num else [])]
     first = min(os.sched_getaffinity(0)) if num and hasattr(os, "sched_getaffinity") else None
     for line in run(command, environment, processor=first).splitlines():
@@ -172,17 +171,18 @@ def versions() -> dict[str, str]:
 
 
 def table(record: dict[str, Any]) -> str:
-    width = 2 + max(len(one["name"]) for one in record["rows"])
+    width = 2 + max(len(line["name"]) for line in record["rows"])
     lines = [
         f"{record['machine']['processor']}, {record['machine']['cpus']} CPUs; "
         + ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
         "",
         f"{'':<{width}}{'unit':<28}{'calibrax':<24}{'peer':<24}ratio",
     ]
-    for one in record["rows"]:
-        cells = [str(Spread(**one[key])) if key in one else "" for key in ("ours", "peer", "ratio")]
-        note = "" if "arithmetic" not in one else f"arithmetic {one['arithmetic']}, last two points {one['last']:.2f}"
-        lines.append(f"{one['name']:<{width}}{one['unit']:<28}{cells[0]:<24}{cells[1] or note:<24}{cells[2]}".rstrip())
+    for line in record["rows"]:
+        ours, peer, ratio = (str(Spread(**line[key])) if key in line else "" for key in FIGURES)
+        if "arithmetic" in line:
+            peer = f"arithmetic {line['arithmetic']}, last two points {line['last']:.2f}"
+        lines.append(f"{line['name']:<{width}}{line['unit']:<28}{ours:<24}{peer:<24}{ratio}".rstrip())
     return "\n".join(lines)
 
 

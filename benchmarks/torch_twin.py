@@ -1,13 +1,12 @@
-"""The SVHN network and its training step in eager PyTorch, as a worker that `benchmarks.train_step` talks to.
+"""Worker of `benchmarks.train_step`: the SVHN network and its training step in eager PyTorch.
 
-Needs torch and NumPy alone, so that any interpreter that has them can run this file. Reads one JSON request a line on
-stdin and answers each with one JSON line: `{"load": FILE}`, `{"losses": N}`, `{"time": N}`,
-`{"peak": null}`.
+Needs only torch and NumPy, so that any interpreter with these can run this file. Reads one JSON request per line on
+stdin and answers each with one line of JSON: `{"load": FILE}`, `{"losses": N}`, `{"time": N}`, `{"peak": null}`.
 
     python torch_twin.py THREADS [DEVICE [graphs]]
 
-On a GPU the batch lies in its memory, float32 products may use TF32, and Adam is fused; `graphs` compiles the loss and
-its gradient into CUDA graphs.
+On a GPU, the batch stays in its memory, float32 products may use TF32, and Adam is fused. `graphs` compiles the loss
+and its gradient into CUDA graphs.
 """
 
 import json
@@ -56,7 +55,7 @@ class Twin(nn.Module):
 
 
 def loss_of(model, x, noise):
-    """Mean over the batch of the optimal-σ Gaussian's -log p, summed over pixels, plus the KL; nats."""
+    """-log p of the optimal-σ Gaussian, summed over pixels, plus the KL; mean over the batch, in nats."""
     mean, kl = model(x, noise)
     sq_error = (x - mean).square()
     variance = sq_error.mean().clamp(min=MIN_VARIANCE)
@@ -76,7 +75,7 @@ class Worker:
             self.loss_of = torch.compile(loss_of, mode="reduce-overhead")
 
     def load(self, path):
-        """Take weights, batch and noise from an .npz of calibrax's layout (kernels HWIO, images NHWC)."""
+        """Read weights, batch and noise from an .npz in calibrax's layout (kernels HWIO, images NHWC)."""
         arrays = np.load(path)
         self.model = Twin()
         with torch.no_grad():
@@ -101,7 +100,7 @@ class Worker:
         return [float(self.step(self.noise[i])) for i in range(num)]
 
     def peak(self, _):
-        """Of this process so far, MiB."""
+        """The peak memory of this process so far, MiB."""
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     def time(self, num):
@@ -113,7 +112,7 @@ class Worker:
 
 
 def torch_layout(name, arrays):
-    """calibrax's array in the twin's layout: kernels OIHW, or IOHW transposed; flat axes in C, H, W order."""
+    """calibrax's array in the twin's layout: kernels OIHW (transposed ones IOHW), flat axes in C, H, W order."""
     layer, kind = name.split(".")
     array = arrays[f"{layer}.{'kernel' if kind == 'weight' else 'bias'}"]
     if kind == "weight" and layer.startswith("conv"):

@@ -3,10 +3,10 @@
 Command:   make bench                        (or: python -m benchmarks.train_step --torch-python PATH --help)
 Needs:     torch, in this interpreter (pip install 'calibrax[bench]') or in another one.
 
-Each contender is a process of its own with the same number of threads; they work in turn, never together, block by
-block, so that a slow minute of the machine hits all of them. First calibrax and the twin must give the same losses from
-the same weights and noise; then blocks of steps are timed. The ratio is the median over blocks of calibrax's steps/s
-over PyTorch's in the same turn.
+Each contender is a separate process with the same number of threads. They never work at the same time, but in turn,
+block by block, so that a slow minute of the machine affects all of them. First, calibrax and the twin must give the
+same losses from the same weights and noise. Then blocks of steps are timed. The ratio is the median over blocks of
+calibrax's steps/s divided by PyTorch's in the same turn.
 """
 
 import argparse
@@ -18,16 +18,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-TOLERANCE = 1e-4  # of the losses, relative
+TOLERANCE = 1e-4  # relative, for losses
 NUM_LOSSES = 5
 
 
 class BenchError(Exception):
-    """Something the user can mend, in one line; `code` is the exit code."""
+    """A failure that is reported in one line; `code` is the exit code, 2 for a user's mistake."""
 
     def __init__(self, message: str, code: int = 2):
         super().__init__(message)
@@ -35,7 +35,7 @@ class BenchError(Exception):
 
 
 class Spread(NamedTuple):
-    """Median and range of a figure over blocks."""
+    """Median and range over blocks."""
 
     median: float
     low: float
@@ -85,15 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_code(lambda: compare(options))
 
 
-def exit_code(command: Callable[[], object]) -> int:
-    """That of a command whose errors are said in one line."""
+def exit_code(command: Callable[[], object], name: str = "bench") -> int:
+    """Run a command, report its errors in one line under the name of the program, and return the exit code."""
     try:
         command()
     except BenchError as error:
-        print(f"bench: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
-        print("bench: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         return 130
     return 0
 
@@ -101,8 +101,8 @@ def exit_code(command: Callable[[], object]) -> int:
 def compare(options: argparse.Namespace) -> None:
     check_positive(options, "blocks", "steps", "batch_size", "threads")
     check_torch(options.torch_python)
-    with tempfile.TemporaryDirectory() as folder, contenders(options) as workers:
-        versions = check_losses(workers, Path(folder) / "start.npz")
+    with contenders(options) as workers:
+        versions = check_losses(workers, ["calibrax", "pytorch"])
         seconds = measure(workers, options)
     record = summary(seconds, options) | {"versions": versions}
     print(table(record))
@@ -140,19 +140,21 @@ def check_torch(python: str) -> None:
 
 
 @contextlib.contextmanager
-def contenders(options: argparse.Namespace) -> Iterator[dict[str, Contender]]:
-    """The workers, stopped at the end come what may."""
-    here, threads = Path(__file__).resolve().parent, options.threads
-    available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    cpus = set(available[:threads]) if available else None
-    jax_command = [sys.executable, "-m", "benchmarks.jax_worker"]
-    commands = {
-        "calibrax": [*jax_command, "calibrax", str(options.batch_size)],
-        "pytorch": [options.torch_python, str(here / "torch_twin.py"), str(threads)],
-    }
-    if options.linen:
-        commands["flax.linen"] = [*jax_command, "linen", str(options.batch_size)]
-    environment = {"OMP_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+def started(
+    commands: Mapping[str, Sequence[str]], environment: dict[str, str] | None = None, threads: int | None = None
+) -> Iterator[dict[str, Contender]]:
+    """Start a worker per command, and stop all of them at the end of the block.
+
+    Args:
+      commands: command lines by name.
+      environment: variables to add to this process's environment.
+      threads: run every worker with this many threads, on the same CPUs and not on an accelerator; None for no limit.
+    """
+    environment, cpus = dict(environment or {}), None
+    if threads is not None:
+        environment |= {"OMP_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+        if hasattr(os, "sched_getaffinity"):
+            cpus = set(sorted(os.sched_getaffinity(0))[:threads])
     workers: dict[str, Contender] = {}
     try:
         for name, command in commands.items():
@@ -163,26 +165,54 @@ def contenders(options: argparse.Namespace) -> Iterator[dict[str, Contender]]:
             worker.stop()
 
 
-def check_losses(workers: dict[str, Contender], start: Path) -> dict[str, Any]:
-    """Give the twin calibrax's weights; the losses of the first steps must agree. Returns both sides' versions."""
-    versions = {
-        "calibrax": workers["calibrax"].ask(export=str(start)),
-        "pytorch": workers["pytorch"].ask(load=str(start)),
+def contenders(options: argparse.Namespace) -> contextlib.AbstractContextManager[dict[str, Contender]]:
+    """The workers of this comparison, for a `with` statement."""
+    here, threads = Path(__file__).resolve().parent, options.threads
+    jax_command = [sys.executable, "-m", "benchmarks.jax_worker"]
+    commands = {
+        "calibrax": [*jax_command, "calibrax", str(options.batch_size)],
+        "pytorch": [options.torch_python, str(here / "torch_twin.py"), str(threads)],
     }
-    ours, theirs = (workers[name].ask(losses=NUM_LOSSES) for name in ("calibrax", "pytorch"))
-    errors = [abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True)]
-    worst = max(errors, key=lambda error: math.inf if math.isnan(error) else error)
-    if not worst <= TOLERANCE:
-        raise BenchError(f"the losses differ by {worst:.1e}, relative: {ours} and PyTorch's {theirs}", code=1)
-    print(f"the first {NUM_LOSSES} losses agree to {worst:.1e}, relative", file=sys.stderr)
+    if options.linen:
+        commands["flax.linen"] = [*jax_command, "linen", str(options.batch_size)]
+    return started(commands, threads=threads)
+
+
+def check_losses(
+    workers: Mapping[str, Contender], names: Sequence[str], tolerance: float = TOLERANCE
+) -> dict[str, Any]:
+    """Give PyTorch calibrax's weights and compare the losses of the first steps.
+
+    Args:
+      workers: the contenders.
+      names: those to compare. Every name must begin with "calibrax", or be a PyTorch twin.
+      tolerance: relative.
+
+    Returns:
+      The versions of calibrax's and PyTorch's packages, by name.
+    """
+    twins = [name for name in names if not name.startswith("calibrax")]
+    with tempfile.TemporaryDirectory() as folder:
+        start = str(Path(folder) / "start.npz")
+        versions = {"calibrax": workers["calibrax"].ask(export=start)}
+        versions |= {name: workers[name].ask(load=start) for name in twins}
+    losses = {name: workers[name].ask(losses=NUM_LOSSES) for name in names}
+    ours = losses["calibrax"]
+    for name, theirs in losses.items():
+        errors = [abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True)]
+        worst = max(errors, key=lambda error: math.inf if math.isnan(error) else error)
+        if not worst <= tolerance:
+            raise BenchError(f"the losses of {name} differ by {worst:.1e}, relative: {theirs}, not {ours}", code=1)
+        if name != "calibrax":
+            print(f"the first {NUM_LOSSES} losses of {name} agree to {worst:.1e}, relative", file=sys.stderr)
     return versions
 
 
-def measure(workers: dict[str, Contender], options: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds of each block of each contender; the first turn, of a single step, compiles and does not count."""
+def measure(workers: Mapping[str, Contender], options: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds per step of each contender, block by block in turn. A first block compiles and does not count."""
     num_steps = {name: max(1, options.steps // 8) if name == "flax.linen" else options.steps for name in workers}
-    for worker in workers.values():
-        worker.ask(time=1)
+    for name, worker in workers.items():
+        worker.ask(time=num_steps[name])
     seconds: dict[str, list[float]] = {name: [] for name in workers}
     for block in range(options.blocks):
         for name, worker in workers.items():
@@ -195,7 +225,7 @@ def measure(workers: dict[str, Contender], options: argparse.Namespace) -> dict[
 
 
 def summary(seconds: dict[str, list[float]], options: argparse.Namespace) -> dict[str, Any]:
-    """Steps/s and the ratio to PyTorch, turn by turn."""
+    """Steps/s and the ratio to PyTorch, computed turn by turn."""
     rows = {}
     for name, values in seconds.items():
         ratios = [base / mine for base, mine in zip(seconds["pytorch"], values, strict=True)]

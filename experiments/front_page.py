@@ -1,8 +1,8 @@
-"""The figure on the front page: street-digits, their reconstructions, and samples of an optimal σ-VAE.
+"""The figure in README.md: street-digits, their reconstructions, and samples of an optimal σ-VAE.
 
 Command:   make figure RUN=runs/street-digits-optimal-sigma-seed0     (a run of `make svhn-optimal`)
-Time:      seconds, after the run.
-Writes:    docs/street-digits.png, or the file that --out names.
+Time:      seconds, once the run exists.
+Writes:    docs/street-digits.png, or the file given by --out.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""From a figure of the paper to its files: runs, pictures, provenance."""
+"""Make a figure of the paper: train its runs, draw the pictures, record the provenance."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -10,15 +10,15 @@ from calibrax.runs import folder as run_folder
 from calibrax.runs.evaluate import check_fid_images
 from experiments import paper_table, report
 from experiments.figures.panels import save_comparison
-from experiments.sweep import Case, Done, SweepConfig, chosen, sweep
+from experiments.sweep import IMAGE_SIZE, Case, Result, SweepConfig, chosen, command_line, load, sweep
 
 NUM_SIDE_BY_SIDE = 64  # samples of each decoder
 
 
-class Made(NamedTuple):
-    """What a figure is drawn from."""
+class FigureData(NamedTuple):
+    """The data of a plot."""
 
-    first_seed: Sequence[Done]
+    first_seed: Sequence[Result]
     data: Data
     title: str
 
@@ -26,45 +26,47 @@ class Made(NamedTuple):
 class Figure(NamedTuple):
     """What a figure shows."""
 
-    name: str  # its folder
+    name: str  # of its folder
     title: str
+    source: str  # the paper's data set
     cases: Sequence[Case]
-    draw: Callable[[Path, Made], None] | None = None  # writes a plot as PNG or SVG, by the suffix
-    samples: bool = False  # a row of samples for each case
-    side_by_side: bool = False  # a grid of samples for each case
+    draw: Callable[[Path, FigureData], None] | None = None  # writes a plot as PNG or SVG, depending on the suffix
+    samples: bool = False  # one row of samples per case
+    side_by_side: bool = False  # one grid of samples per case
     information: bool = False  # measure rate, mutual information and marginal KL
+    image_size: int = IMAGE_SIZE
 
 
-def main(figure: Figure, source: str, argv: Sequence[str] | None) -> int:
+def main(figure: Figure, argv: Sequence[str] | None = None) -> int:
     """The command line of one figure; returns the exit code."""
-    return paper_table.guarded(
-        figure.name, argv, SweepConfig, lambda config, command: make(figure, source, config, command)
-    )
+    return command_line(figure.name, argv, SweepConfig, lambda config, command: make(figure, config, command))
 
 
-def make(figure: Figure, source: str, config: SweepConfig, command: str) -> None:
-    """Train what the figure lacks and draw it."""
+def make(figure: Figure, config: SweepConfig, command: str) -> None:
+    """Train the runs that are missing and draw the figure."""
     figure = figure._replace(cases=chosen(config, figure.cases))
-    image_size = paper_table.IMAGE_SIZE
-    data = paper_table.load(config, source, image_size)
+    data = load(config, figure.cases[0], figure.source, figure.image_size)
     check_fid_images(config.fid_images, len(data.test))
-    options = {"source": source, "image_size": image_size, "information": figure.information}
-    done = list(sweep(config, figure.cases, data, **options))
-    folder = paper_table.out_folder(config, figure.name)
-    title = f"{figure.title}; {data.name}, {report.in_words(config.epochs)}"
-    made = Made([one for one in done if one.config.seed == 0], data, title)
+    options = {"source": figure.source, "image_size": figure.image_size, "information": figure.information}
+    results = list(sweep(config, figure.cases, data, **options))
+    folder = Path(config.out) / figure.name
+    title = report.full_title(figure.title, config, data)
+    figure_data = FigureData([result for result in results if result.config.run.seed == 0], data, title)
     files = []
     if figure.draw is not None:
         files += [f"{figure.name}.png", f"{figure.name}.svg"]
         for name in files:
-            figure.draw(folder / name, made)
+            figure.draw(folder / name, figure_data)
     if figure.samples:
         files.append("samples.png")
-        paper_table.save_samples(folder / files[-1], figure.cases, done, data, title=f"Samples: {title}")
+        paper_table.save_samples(folder / files[-1], figure.cases, results, data, title=f"Samples: {title}")
     if figure.side_by_side:
         files.append("samples.png")
-        panels = [(one.case.label, paper_table.samples(one, data, NUM_SIDE_BY_SIDE)) for one in made.first_seed]
+        panels = [
+            (result.case.label, paper_table.samples(result, data, NUM_SIDE_BY_SIDE))
+            for result in figure_data.first_seed
+        ]
         save_comparison(folder / files[-1], panels, columns=8, title=title)
-    table = report.Table(figure.name, figure.title, figure.cases)
-    run_folder.write_json(folder / "provenance.json", report.provenance(table, done, config, data, command))
+    provenance = report.provenance(figure.name, results, config, data, command)
+    run_folder.write_json(folder / "provenance.json", provenance)
     print(f"{folder}{os.sep}: {', '.join([*files, 'provenance.json'])}")

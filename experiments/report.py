@@ -1,4 +1,4 @@
-"""A sweep's results as a table beside the paper's: Markdown, CSV, and where every number comes from."""
+"""Write results beside the paper's numbers: Markdown, CSV, and the provenance of every number."""
 
 import csv
 import dataclasses
@@ -19,23 +19,23 @@ import numpy as np
 from calibrax._files import write_text
 from calibrax.data import Data, first
 from calibrax.runs import folder as run_folder
-from experiments.sweep import Case, Done, SweepConfig
+from experiments.sweep import IMAGE_SIZE, Case, Result, SweepConfig
 
-AGREES_WITHIN = 0.02  # nats a dimension
-HASHED_VIDEOS = 256  # of a split at most
+TOLERANCE = 0.02  # nats per dimension: numbers that differ by less agree with the paper's
+HASHED_VIDEOS = 256  # per split, at most
 
 
 class Column(NamedTuple):
-    """A column of a table: a number of the test images' or videos' evaluation, of FID, or of prediction."""
+    """One number of every row: a field of the evaluation, or FID, KID, PSNR or SSIM."""
 
     heading: str
-    field: str  # of `Evaluation`; "fid", "kid", "psnr" and "ssim" (of the best sample) are those of `results.json`
-    form: str = ".1f"
-    paper: str = ""  # the name of the paper's number in `Case.paper`; "" where it has none
-    compares: bool = False  # agreement and order are judged on this one
-    density_only: bool = False  # left out for decoders over 256 levels
+    field: str  # of `Evaluation`; or "fid", "kid", "psnr", "ssim" (the last two are those of the best sample)
+    form: str = ".1f"  # format specification
+    paper: str = ""  # the key of the paper's number in `Case.paper`; "" if the paper has none
+    compares: bool = False  # judge agreement with the paper and the order of the rows by this column
+    density_only: bool = False  # leave it out for decoders over 256 levels
     split: str = "test"
-    shift: float = 0.0  # nats a dimension, added to densities: those of pixels in another range than [0, 1]
+    shift: float = 0.0  # nats per dimension, added to densities to convert them to another range of pixels than [0, 1]
 
 
 COLUMNS = (
@@ -50,8 +50,6 @@ COLUMNS = (
     Column("FID", "fid", ".2f", paper="fid"),
     Column("KID", "kid", ".5f"),
 )
-
-
 IN_TWO_SCALINGS = (
     Column("-log p, of pixels in [-1, 1]", "neg_elbo", paper="neg_log_p", compares=True, shift=math.log(2)),
     Column("-log p, of pixels in [0, 1]", "neg_elbo", density_only=True),
@@ -70,17 +68,24 @@ class Mean(NamedTuple):
 class Table(NamedTuple):
     """What a table shows."""
 
-    name: str  # its folder
+    name: str  # of its folder
     title: str
+    source: str  # the paper's data set
     cases: Sequence[Case]
     columns: Sequence[Column] = COLUMNS
-    ordering: Sequence[str] = ()  # labels of cases, the lowest -log p first
+    ordering: Sequence[str] = ()  # labels of cases in the paper's order, lowest -log p first
     remark: str = ""
-    image_size: int | None = None  # of the runs; None: the small network's 28
+    image_size: int = IMAGE_SIZE
+
+    @property
+    def compared_column(self) -> Column:
+        """The column by which agreement and order are judged."""
+        (column,) = (column for column in self.columns if column.compares)
+        return column
 
 
 def value(record: dict[str, Any], field: str, split: str = "test") -> float | None:
-    """A number of `results.json`, by the running average's σ; nats of a video are those of one frame of it."""
+    """A number of `results.json`, with the running average's σ; None if it is missing. Nats of videos are per frame."""
     if field in ("fid", "kid"):
         measured = record.get("fid", {}).get(field)
         return None if measured is None else measured["value" if field == "fid" else "mean"]
@@ -91,59 +96,68 @@ def value(record: dict[str, Any], field: str, split: str = "test") -> float | No
     return number / num_frames if number is not None and field in NATS else number
 
 
-def mean(done: Iterable[Done], case: Case, column: Column) -> Mean | None:
-    """The mean of a number over a case's seeds; None where it has none, or where it is no density."""
+def mean(results: Iterable[Result], case: Case, column: Column) -> Mean | None:
+    """The mean of a column over a case's seeds; None if no seed has the number, or if it does not apply to the case."""
     if column.field in ("neg_elbo", "distortion") and not case.is_density:
         return None
     if column.density_only and case.is_discrete:
         return None
     values = []
-    for one in done:
-        number = value(one.record, column.field, column.split) if one.case == case else None
+    for result in results:
+        number = value(result.record, column.field, column.split) if result.case == case else None
         if number is not None and math.isfinite(number):
-            moved = column.shift and not case.is_discrete
-            values.append(number + column.shift * math.prod(one.record["event_shape"][-3:]) if moved else number)
+            shift = 0.0 if case.is_discrete else column.shift
+            values.append(number + shift * math.prod(result.record["event_shape"][-3:]) if shift else number)
     if not values:
         return None
     stderr = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return Mean(statistics.fmean(values), stderr)
 
 
-def fid_name(done: Sequence[Done], field: str) -> str:
-    """FID-768, or FID, as the runs have it; the plain heading says FID for the published network alone."""
-    return next((one.record["fid"][field]["name"] for one in done if "fid" in one.record), field.upper())
+def fid_name(results: Sequence[Result], field: str) -> str:
+    """The heading of an FID or KID column, such as FID-768. Plain "FID" is only for the published network."""
+    return next((result.record["fid"][field]["name"] for result in results if "fid" in result.record), field.upper())
 
 
 def agreement(difference: float, dimensions: int) -> str:
-    """A difference from the paper's number in nats, and a plain word on it."""
-    word = "agrees" if abs(difference) <= AGREES_WITHIN * dimensions else "above" if difference > 0 else "below"
+    """The difference from the paper's number in nats, and whether the two agree."""
+    word = "agrees" if abs(difference) <= TOLERANCE * dimensions else "above" if difference > 0 else "below"
     return f"{difference:+.0f}, {word}"
 
 
-def ordering_holds(table: Table, done: Sequence[Done]) -> str:
-    """Whether -log p rises in the table's order; "" where it names none or a case is missing."""
-    (column,) = (column for column in table.columns if column.compares)
-    means = [mean(done, case, column) for label in table.ordering for case in table.cases if case.label == label]
+def ordering_holds(table: Table, results: Sequence[Result]) -> str:
+    """A line on whether -log p rises in the table's order; "" if the table has no order or a case has no result."""
+    cases = [case for label in table.ordering for case in table.cases if case.label == label]
+    means = [mean(results, case, table.compared_column) for case in cases]
     if not table.ordering or None in means or len(means) != len(table.ordering):
         return ""
-    values = [one.value for one in means if one is not None]
+    values = [found.value for found in means if found is not None]
     verdict = "holds" if all(low < high for low, high in itertools.pairwise(values)) else "does not hold"
     return f"-log p: {' < '.join(table.ordering)}: {verdict}."
 
 
-def markdown(table: Table, done: Sequence[Done], config: SweepConfig, data: Data, planned: int) -> str:
-    """The whole `table.md`."""
+def markdown(table: Table, results: Sequence[Result], config: SweepConfig, data: Data, planned: int) -> str:
+    """The content of `table.md`.
+
+    Args:
+      table: what it shows.
+      results: the runs that are finished.
+      config: the settings of the sweep.
+      data: the images or videos of the runs.
+      planned: the number of runs when all are finished.
+    """
     notes = list(dict.fromkeys(reason for case in table.cases for reason in case.doubts.values()))
-    columns = _shown(table, done)
+    columns = _shown_columns(table, results)
     compared = any(column.compares and column.paper for column in columns)
-    rows = [_row(case, columns, done, notes, math.prod(data.event_shape[-3:])) for case in table.cases]
-    heads = ["decoder"]
+    rows = [_row(case, columns, results, notes, math.prod(data.event_shape[-3:])) for case in table.cases]
+    headings = ["decoder"]
     for column in columns:
-        heads.append(fid_name(done, column.field) if column.field in ("fid", "kid") else column.heading)
-        heads += [f"paper's {column.heading}"] if column.paper else []
-        heads += ["beside the paper"] if column.compares and column.paper else []
-    lines = [f"# {table.title}", "", _setting(config, data, done, planned, compared), "", *_grid(heads, rows)]
-    verdict = ordering_holds(table, done)
+        headings.append(fid_name(results, column.field) if column.field in ("fid", "kid") else column.heading)
+        headings += [f"paper's {column.heading}"] if column.paper else []
+        headings += ["beside the paper"] if column.compares and column.paper else []
+    setting = _setting(config, data, results, planned, compared)
+    lines = [f"# {table.title}", "", setting, "", *_grid(headings, rows)]
+    verdict = ordering_holds(table, results)
     lines += ["", verdict] if verdict else []
     lines += ["", table.remark] if table.remark else []
     lines += ["", *(f"[{number}] {note}  " for number, note in enumerate(notes, start=1))] if notes else []
@@ -151,12 +165,12 @@ def markdown(table: Table, done: Sequence[Done], config: SweepConfig, data: Data
 
 
 def _row(
-    case: Case, columns: Sequence[Column], done: Sequence[Done], notes: Sequence[str], dimensions: int
+    case: Case, columns: Sequence[Column], results: Sequence[Result], notes: Sequence[str], dimensions: int
 ) -> list[str]:
-    """A case's cells: ours, the paper's with the number of its note, and a word on the two."""
+    """The cells of a case. For each column: our number, the paper's with the number of its note, and the comparison."""
     cells = [case.label]
     for column in columns:
-        ours, paper, doubt = mean(done, case, column), case.paper.get(column.paper), case.doubts.get(column.paper)
+        ours, paper, doubt = mean(results, case, column), case.paper.get(column.paper), case.doubts.get(column.paper)
         cells.append(_cell(ours, column.form))
         if column.paper:
             mark = f" [{notes.index(doubt) + 1}]" if doubt else ""
@@ -167,31 +181,37 @@ def _row(
     return cells
 
 
-def in_words(epochs: int) -> str:
-    return "one epoch" if epochs == 1 else f"{epochs} epochs"
+def full_title(title: str, config: SweepConfig, data: Data) -> str:
+    """The title of a picture, with the data and the number of epochs."""
+    return f"{title}; {data.name}, {_epochs(config)}"
 
 
-def _shown(table: Table, done: Sequence[Done]) -> list[Column]:
-    """The columns with a number of ours or of the paper's; without the paper's name where it says nothing of them."""
+def _epochs(config: SweepConfig) -> str:
+    return "one epoch" if config.epochs == 1 else f"{config.epochs} epochs"
+
+
+def _shown_columns(table: Table, results: Sequence[Result]) -> list[Column]:
+    """The columns in which we or the paper have a number; `paper` is cleared where the paper has none."""
     shown = []
     for column in table.columns:
         in_paper = any(column.paper in {*case.paper, *case.doubts} for case in table.cases)
-        if in_paper or any(mean(done, case, column) for case in table.cases):
+        if in_paper or any(mean(results, case, column) for case in table.cases):
             shown.append(column if in_paper else column._replace(paper=""))
     return shown
 
 
-def _setting(config: SweepConfig, data: Data, done: Sequence[Done], planned: int, compared: bool) -> str:
+def _setting(config: SweepConfig, data: Data, results: Sequence[Result], planned: int, compared: bool) -> str:
+    """The paragraph above the table: data, epochs, seeds, units."""
     noun, example = ("videos", "a frame") if data.is_video else ("images", "an image")
     part = f", the first {config.fraction:.0%} of its training {noun}" if config.fraction < 1 else ""
     seeds = "one seed" if config.seeds == 1 else f"mean ± standard error over {config.seeds} seeds"
     rows = "" if not config.only else f" Only rows of: {', '.join(config.only)}."
-    progress = "" if len(done) == planned else f" **Unfinished: {len(done)} of {planned} runs.**"
+    progress = "" if len(results) == planned else f" **Unfinished: {len(results)} of {planned} runs.**"
     dimensions = math.prod(data.event_shape[-3:])
-    agrees = f' "agrees": within {AGREES_WITHIN} nats a dimension, {AGREES_WITHIN * dimensions:.0f} in all.'
+    agrees = f' "agrees": within {TOLERANCE} nats a dimension, {TOLERANCE * dimensions:.0f} in all.'
     return (
         f"{data.name}{part}: {len(data.train):,} training and {len(data.test):,} test {noun} of "
-        f"{'×'.join(map(str, data.event_shape))}, {in_words(config.epochs)}, {seeds}. Test {noun}, one posterior "
+        f"{'×'.join(map(str, data.event_shape))}, {_epochs(config)}, {seeds}. Test {noun}, one posterior "
         f"sample, the running average's σ; nats {example}.{agrees if compared else ''}{rows}{progress}"
     )
 
@@ -202,36 +222,36 @@ def _cell(ours: Mean | None, form: str) -> str:
     return f"{ours.value:{form}}" + (f" ± {ours.stderr:{form}}" if ours.stderr else "")
 
 
-def _grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
+def _grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [headings, ["---"] + ["---:"] * (len(headings) - 1), *rows]
     return ["| " + " | ".join(cells) + " |" for cells in lines]
 
 
-def as_csv(table: Table, done: Sequence[Done]) -> str:
-    """The whole `table.csv`: a row a case, each number with its standard error and the paper's."""
-    columns = _shown(table, done)
+def as_csv(table: Table, results: Sequence[Result]) -> str:
+    """The content of `table.csv`: one row per case, each number with its standard error and the paper's number."""
+    columns = _shown_columns(table, results)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    heads = ["decoder", "likelihood", "seeds"]
+    headings = ["decoder", "likelihood", "seeds"]
     for column in columns:
         name = column.field if column.split == "test" else f"{column.split}_{column.field}"
-        heads += [name, f"{name}_stderr"] + ([f"{name}_paper"] if column.paper else [])
-    writer.writerow([*heads, "note"])
+        headings += [name, f"{name}_stderr"] + ([f"{name}_paper"] if column.paper else [])
+    writer.writerow([*headings, "note"])
     for case in table.cases:
-        seeds = sorted(one.config.seed for one in done if one.case == case)
+        seeds = sorted(result.config.run.seed for result in results if result.case == case)
         row: list[Any] = [case.label, case.settings["likelihood"], " ".join(map(str, seeds))]
         for column in columns:
-            ours = mean(done, case, column)
+            ours = mean(results, case, column)
             row += [None, None] if ours is None else [ours.value, ours.stderr]
             row += [case.paper.get(column.paper)] if column.paper else []
         writer.writerow([*row, " ".join(case.doubts.values())])
     return text.getvalue()
 
 
-def provenance(table: Table, done: Sequence[Done], config: SweepConfig, data: Data, command: str) -> dict[str, Any]:
-    """Everything needed to make the table again."""
+def provenance(name: str, results: Sequence[Result], config: SweepConfig, data: Data, command: str) -> dict[str, Any]:
+    """The content of `provenance.json`: everything needed to repeat a table or figure of that name."""
     return {
-        "table": table.name,
+        "table": name,
         "command": command,
         "settings": dataclasses.asdict(config),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -245,13 +265,14 @@ def provenance(table: Table, done: Sequence[Done], config: SweepConfig, data: Da
             "splits": {split: _identity(examples) for split, examples in data.splits.items()},
         },
         "runs": [
-            {"decoder": one.case.label, "folder": one.config.run_dir, **_without_arrays(one.record)} for one in done
+            {"decoder": result.case.label, "folder": result.config.run.run_dir, **_without_arrays(result.record)}
+            for result in results
         ],
     }
 
 
 def _identity(examples: Any) -> dict[str, Any]:
-    """Count and hash of a split; of videos that are not in memory, the hash of the first."""
+    """The number of examples of a split and a hash; for videos, the hash of the first ones."""
     if isinstance(examples, np.ndarray) and examples.ndim == 4:
         return {"images": len(examples), "sha256": hashlib.sha256(examples.tobytes()).hexdigest()}
     clips = first(examples, HASHED_VIDEOS)
@@ -261,7 +282,7 @@ def _identity(examples: Any) -> dict[str, Any]:
 
 
 def _without_arrays(record: dict[str, Any]) -> dict[str, Any]:
-    """A record's numbers without its long lists, which stay in the run's folder."""
+    """A record without its long lists, which are kept in the run's folder."""
     kept = {}
     for name, part in record.items():
         if isinstance(part, dict):
@@ -271,10 +292,10 @@ def _without_arrays(record: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def write(folder: Path, table: Table, done: Sequence[Done], config: SweepConfig, data: Data, command: str) -> None:
-    """`table.md`, `table.csv` and `provenance.json`, each whole."""
+def write(folder: Path, table: Table, results: Sequence[Result], config: SweepConfig, data: Data, command: str) -> None:
+    """Write `table.md`, `table.csv` and `provenance.json`, each atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     planned = config.seeds * len(table.cases)
-    write_text(folder / "table.md", markdown(table, done, config, data, planned))
-    write_text(folder / "table.csv", as_csv(table, done))
-    run_folder.write_json(folder / "provenance.json", provenance(table, done, config, data, command))
+    write_text(folder / "table.md", markdown(table, results, config, data, planned))
+    write_text(folder / "table.csv", as_csv(table, results))
+    run_folder.write_json(folder / "provenance.json", provenance(table.name, results, config, data, command))

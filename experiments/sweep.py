@@ -1,29 +1,33 @@
-"""The runs behind the paper's tables and figures: each made once, whichever table asks for it, and resumed.
+"""The runs behind the paper's tables and figures.
 
-A run lies in `RUNS/DATA-SIZE-IMAGES-EPOCHS/DECODER-seedN`, so that Table 1, Table 2 and the figures share what they
-have in common. Typing an interrupted command again goes on where it stopped.
+A run is trained once, by the first table or figure that needs it. Its folder is
+`RUNS/DATA-SIZE-IMAGES-EPOCHS/DECODER-seedN`, so that Table 1, Table 2 and the figures share runs. To continue after an
+interruption, repeat the command.
 """
 
 import dataclasses
 import re
+import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from calibrax import cli
 from calibrax.data import Data, steps_per_epoch
 from calibrax.evaluation.metric import NoOptions
 from calibrax.evaluation.metrics.distances import metric_name
 from calibrax.evaluation.metrics.fid import FidOptions, feature_of
 from calibrax.evaluation.metrics.prediction import PredictionOptions
+from calibrax.runs import ConfigError, Run, TrainConfig, load_data, train
 from calibrax.runs import folder as run_folder
-from calibrax.runs import run
-from calibrax.runs.config import ConfigError, TrainConfig, check_name
-from calibrax.runs.evaluate import measure
-from calibrax.runs.modality import modality
+from calibrax.runs.evaluate import checked_weights, measure
 from calibrax.runs.presets import LIKELIHOODS
+from calibrax.runs.settings import check_name
 from calibrax.training.signals import Interrupted
+
+IMAGE_SIZE = 28  # height and width in the experiments with the small network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,26 +68,25 @@ class SweepConfig:
 
 
 class Case(NamedTuple):
-    """One row of a table."""
+    """One row of a table: a decoder and the paper's numbers for it."""
 
     label: str
-    settings: Mapping[str, Any]  # of TrainConfig: the decoder, and the model where it is not the small one
-    paper: Mapping[str, float] = {}  # the paper's numbers, by the column's name
-    doubts: Mapping[str, str] = {}  # why an entry of the paper cannot be right or compared, by the same names
-    is_density: bool = True  # False: its -log p is none over pixels, and is left out
-    is_discrete: bool = False  # True: its -log p is of 256 levels, not a density
+    settings: Mapping[str, Any]  # settings of TrainConfig by flat name: the decoder, and the model if it is not the small network
+    paper: Mapping[str, float] = {}  # the paper's numbers, by `Column.paper`
+    doubts: Mapping[str, str] = {}  # why a number of the paper is wrong or cannot be compared, by the same names
+    is_density: bool = True  # False: it is no density over pixels, so its -log p is left out
+    is_discrete: bool = False  # True: its -log p is over 256 levels, not a density
+
+    def with_settings(self, **settings: Any) -> "Case":
+        return self._replace(settings={**self.settings, **settings})
+
+    def with_paper(self, *, doubts: Mapping[str, str] | None = None, **paper: float | None) -> "Case":
+        """The same decoder with numbers of the paper, without those that are None, and with more doubts."""
+        numbers = {name: number for name, number in paper.items() if number is not None}
+        return self._replace(paper={**self.paper, **numbers}, doubts={**self.doubts, **(doubts or {})})
 
 
-def chosen(config: SweepConfig, cases: Sequence[Case]) -> tuple[Case, ...]:
-    """The cases that the sweep asks for; ConfigError where there is none of them."""
-    found = tuple(case for case in cases if not config.only or case.settings["likelihood"] in config.only)
-    if not found:
-        known = ", ".join(dict.fromkeys(case.settings["likelihood"] for case in cases))
-        raise ConfigError(f"--only is {' '.join(config.only)}; expected some of {known}")
-    return found
-
-
-class Done(NamedTuple):
+class Result(NamedTuple):
     """A finished run."""
 
     case: Case
@@ -91,11 +94,46 @@ class Done(NamedTuple):
     record: dict[str, Any]  # results.json
 
 
-def train_config(config: SweepConfig, case: Case, seed: int, *, data: str, image_size: int | None) -> TrainConfig:
-    """The run of one case and seed, without its folder."""
-    settings = dict(case.settings)
+def command_line(module: str, argv: Sequence[str] | None, kind: type, command: Callable[[Any, str], Any]) -> int:
+    """Parse the settings of a sweep and run it.
+
+    Args:
+      module: the name of the module under `experiments`.
+      argv: the arguments; None for those of this process.
+      kind: SweepConfig or a subclass.
+      command: called with the settings and with the whole command line, for the provenance.
+
+    Returns:
+      The exit code. A user's mistake is reported in one line, with code 2.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+
+    def call():
+        config = cli.parse(kind, f"python -m experiments.{module}", argv)
+        if config.inception is not None:
+            config = dataclasses.replace(config, inception=checked_weights(config.inception))
+        command(config, shlex.join(["python", "-m", f"experiments.{module}", *argv]))
+
+    return cli.guarded(call)
+
+
+def chosen(config: SweepConfig, cases: Sequence[Case]) -> tuple[Case, ...]:
+    """The cases that `--only` selects; all without it. ConfigError if it selects none."""
+    found = tuple(case for case in cases if not config.only or case.settings["likelihood"] in config.only)
+    if not found:
+        known = ", ".join(dict.fromkeys(case.settings["likelihood"] for case in cases))
+        raise ConfigError(f"--only is {' '.join(config.only)}; expected some of {known}")
+    return found
+
+
+def load(config: SweepConfig, case: Case, source: str, image_size: int) -> Any:
+    """The images of a sweep, or the videos if the case has a video model, reduced to `config.fraction`."""
+    return load_data(train_config(config, case, 0, data=source, image_size=image_size))
+
+
+def train_config(config: SweepConfig, case: Case, seed: int, *, data: str, image_size: int) -> TrainConfig:
+    """The settings of the run for one case and seed, without its folder."""
     return TrainConfig.for_model(
-        settings.pop("model", TrainConfig.model),
         data=config.data or data,
         data_dir=config.data_dir,
         image_size=image_size,
@@ -104,7 +142,7 @@ def train_config(config: SweepConfig, case: Case, seed: int, *, data: str, image
         eval_every=max(1, config.epochs // 4),
         seed=seed,
         parallel=config.parallel,
-        **settings,
+        **case.settings,
     )
 
 
@@ -114,79 +152,81 @@ def sweep(
     data: Data,
     *,
     source: str,
-    image_size: int | None,
+    image_size: int,
     information: bool = False,
     futures: int = 0,
-) -> Iterator[Done]:
-    """Each case with each seed, finished: read where it was made before, resumed or made where not.
+) -> Iterator[Result]:
+    """Each case with each seed: read if its run is finished, otherwise trained or resumed.
 
     Args:
-      config: the sweep.
+      config: the settings of the sweep.
       cases: what to train.
-      data: the images or videos, of the fraction asked for.
-      source: the name under which they were loaded.
-      image_size: of the runs.
-      information: measure rate, mutual information and marginal KL as well (Figure 4).
-      futures: samples of each test video, to measure the best of them.
+      data: the images or videos, already reduced to `config.fraction`.
+      source: the name from which they were loaded.
+      image_size: height and width in the runs.
+      information: also measure rate, mutual information and marginal KL (Figure 4).
+      futures: samples per test video, of which the best is scored; 0 for none.
 
     Yields:
-      All cases of the first seed first. A run whose loss stops being finite is reported and left out.
+      The results, all cases of the first seed first. A run whose training diverges is reported and left out.
 
     Raises:
       Interrupted: after Ctrl-C, with everything saved.
     """
     jobs = [(case, seed) for seed in range(config.seeds) for case in cases]
-    began, made = time.monotonic(), 0
+    began, num_trained = time.monotonic(), 0
     for index, (case, seed) in enumerate(jobs):
         settings = train_config(config, case, seed, data=source, image_size=image_size)
-        settings = dataclasses.replace(settings, run_dir=str(_folder(config, settings, data, case)))
-        record = _results(settings, data)
+        settings = settings.replace(run_dir=str(_folder(config, settings, data, case)))
+        record = _finished_record(settings, data)
         if record is None:
-            left = (
-                "" if not made else f", about {_minutes((time.monotonic() - began) / made * (len(jobs) - index))} left"
-            )
+            left = ""
+            if num_trained:
+                seconds = (time.monotonic() - began) / num_trained * (len(jobs) - index)
+                left = f", about {_minutes(seconds)} left"
             print(f"[{index + 1}/{len(jobs)}] {data.name}: {case.label}, seed {seed}{left}", file=sys.stderr)
             try:
-                record = _made(settings, data)
+                record = _train(settings, data)
             except FloatingPointError as error:
                 print(f"left out, as training diverged: {case.label}, seed {seed}: {error}", file=sys.stderr)
                 continue
             except Interrupted as stop:
                 raise Interrupted("saved; the same command goes on from there", stop.exit_code) from stop
-            made += 1
-        yield Done(case, settings, _measured(config, settings, data, record, information, futures))
+            num_trained += 1
+        yield Result(case, settings, _with_measurements(config, settings, data, record, information, futures))
 
 
 def _folder(config: SweepConfig, settings: TrainConfig, data: Data, case: Case) -> Path:
-    shape, noun = "x".join(map(str, data.event_shape[:-1])), modality(settings).noun
-    pool = f"{data.name}-{shape}-{len(data.train)}{noun}-{settings.epochs}epochs"
+    shape = "x".join(map(str, data.event_shape[:-1]))
+    pool = f"{data.name}-{shape}-{len(data.train)}{data.noun}-{settings.run.epochs}epochs"
     other = "".join(f"-{name}{value}" for name, value in case.settings.items() if name != "likelihood")
-    return Path(config.runs) / pool / re.sub(r"[^\w.-]", "_", f"{settings.likelihood}{other}-seed{settings.seed}")
+    return Path(config.runs) / pool / re.sub(r"[^\w.-]", "_", f"{settings.likelihood.name}{other}-seed{settings.run.seed}")
 
 
-def _results(settings: TrainConfig, data: Data) -> dict[str, Any] | None:
-    """The results of a run that went to its end; None where it has yet to. Another run in its folder is an error."""
-    folder = Path(settings.run_dir or ".")
+def _finished_record(settings: TrainConfig, data: Data) -> dict[str, Any] | None:
+    """The results of a run, or None if it is not finished. A different run in its folder is an error."""
+    folder = Path(settings.run.run_dir or ".")
     if not (folder / run_folder.CONFIG_FILE).exists():
         return None
-    resumed = dataclasses.replace(settings, resume=True)
-    run_folder.check_usable(resumed)
+    run_folder.check_usable(settings.replace(resume=True))
     run_folder.check_data(folder / run_folder.CONFIG_FILE, data)
     if not (folder / run_folder.RESULTS_FILE).exists():
         return None
     record = run_folder.read_json(folder / run_folder.RESULTS_FILE)
-    return record if record["step"] == settings.epochs * steps_per_epoch(len(data.train), settings.batch_size) else None
+    last_step = settings.run.epochs * steps_per_epoch(len(data.train), settings.run.batch_size)
+    return record if record["step"] == last_step else None
 
 
-def _made(settings: TrainConfig, data: Data) -> dict[str, Any]:
-    begun = (Path(settings.run_dir or ".") / run_folder.CONFIG_FILE).exists()
-    return run.train(dataclasses.replace(settings, resume=begun), data)
+def _train(settings: TrainConfig, data: Data) -> dict[str, Any]:
+    """Train or resume a run; returns its results."""
+    exists = (Path(settings.run.run_dir or ".") / run_folder.CONFIG_FILE).exists()
+    return train(settings.replace(resume=exists), data)
 
 
-def _measured(
+def _with_measurements(
     config: SweepConfig, settings: TrainConfig, data: Data, record, information: bool, futures: int
 ) -> dict[str, Any]:
-    """The record with the further measurements that the sweep asks for and it lacks."""
+    """The record, after the measurements that the sweep needs and that it does not have yet."""
     wanted: dict[str, Any] = {}
     if config.inception is not None and not _has_fid(record, config, data):
         wanted["fid"] = FidOptions(config.inception, config.fid_images)
@@ -194,11 +234,11 @@ def _measured(
         wanted["information"] = NoOptions()
     if futures > 0 and record.get("prediction", {}).get("samples") != futures:
         wanted["prediction"] = PredictionOptions(futures)
-    return measure(run.Run(settings, data), record, wanted) if wanted else record
+    return measure(Run(settings, data), record, wanted) if wanted else record
 
 
 def _has_fid(record, config: SweepConfig, data: Data) -> bool:
-    """Whether it was measured with these weights' features and on as many images."""
+    """True if the record has a FID of the same features on the same number of images."""
     name = metric_name(feature_of(config.inception or ""))
     measured = record.get("fid", {})
     found = measured.get("fid", {})

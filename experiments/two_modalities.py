@@ -2,13 +2,13 @@
 
 Command:   make two-modalities            (or: python -m experiments.two_modalities --help)
 Device:    one CPU; about 20 seconds.
-Expected:  with the joint likelihood each modality's error and its σ lie within 5 % of that modality's noise; with a
-           plain sum of mean squared errors neither does: the image is given up for the state's larger numbers, its
-           error more than twice its noise, and the state's own noise is encoded, its error a fourth under it.
-Writes:    a table, and runs/two-modalities.png or the file that --out names.
+Expected:  with the joint likelihood, the error and σ of each modality are within 5 % of that modality's noise. With a
+           plain sum of mean squared errors, neither error is. The state's larger numbers dominate: the image's error is
+           more than twice its noise, and the state's own noise is encoded, so that its error is a fourth below it.
+Writes:    a table, and runs/two-modalities.png or the file given by --out.
 
 The data are drawn: images of 12×12 pixels with values near 0.5 and noise of 0.02, and a state of five numbers in the
-hundreds with noise of 8, both linear in four hidden factors. One factor moves the image alone, one the state alone.
+hundreds with noise of 8. Both are linear in four hidden factors. One factor moves only the image, one only the state.
 """
 
 import argparse
@@ -36,7 +36,7 @@ NUM_TRAIN, NUM_TEST, BATCH = 8192, 2048, 256
 
 
 def draw_data(seed: int, num: int) -> dict[str, jax.Array]:
-    """Images [num, 12, 12, 1] and states [num, 5] of hidden factors; the way there is the same for every seed."""
+    """Images [num, 12, 12, 1] and states [num, 5]. Every seed has the same map from hidden factors to data."""
     column, row = np.meshgrid(np.linspace(0, np.pi, 12), np.linspace(0, np.pi, 12))
     waves = np.stack([np.cos(column), np.cos(row), np.cos(column) * np.cos(row), np.zeros_like(row)])
     to_state = 150.0 * np.random.default_rng(7).normal(size=(4, 5)) * np.array([[1], [1], [0], [1]])
@@ -49,7 +49,7 @@ def draw_data(seed: int, num: int) -> dict[str, jax.Array]:
 
 
 class TwoModalities(nn.Module):
-    """A VAE of an image and a state. The decoder is all that knows of the likelihood: `nll + kl`, and no weight."""
+    """A VAE of an image and a state. The loss is `nll + kl`, without a weight, whatever the likelihood."""
 
     likelihood: cx.Likelihood
     state_mean: tuple[float, ...]
@@ -77,14 +77,14 @@ class TwoModalities(nn.Module):
 
 
 class Result(NamedTuple):
-    """Of one modality on held-out data, in its own units."""
+    """The error of one modality on held-out data, in its own units."""
 
-    rmse: float  # of E[x | z], z from the posterior
-    sigma: float | None  # the likelihood's own; None where it has none
+    rmse: float  # of E[x | z], with z from the posterior
+    sigma: float | None  # the likelihood's σ; None if it has none
 
 
 def fit(likelihood: cx.Likelihood, *, steps: int = 6000, seed: int = 0) -> tuple[dict[str, Result], dict[str, Any]]:
-    """Train on drawn data; results by modality, and the reconstructions of held-out data."""
+    """Train on drawn data; returns the result of each modality, and held-out data with their reconstructions."""
     data = draw_data(seed + 1, NUM_TRAIN)
     center, scale = (tuple(np.asarray(f(data["state"], axis=0)).tolist()) for f in (jnp.mean, jnp.std))
     model = TwoModalities(likelihood, center, scale)
@@ -95,8 +95,8 @@ def fit(likelihood: cx.Likelihood, *, steps: int = 6000, seed: int = 0) -> tuple
 
     def loss_fn(params, calibration, x, key):
         variables = {"params": params, "calibration": calibration}
-        made: Any = model.apply(variables, x, key, train=True, mutable=["calibration"])
-        (loss, _, _), updates = made
+        applied: Any = model.apply(variables, x, key, train=True, mutable=["calibration"])
+        (loss, _, _), updates = applied
         return jnp.mean(loss), updates.get("calibration", {})
 
     def step(carry, key):
@@ -113,8 +113,8 @@ def fit(likelihood: cx.Likelihood, *, steps: int = 6000, seed: int = 0) -> tuple
         carry, jax.random.split(train_key, steps)
     )
     test = draw_data(seed + 2, NUM_TEST)
-    made: Any = model.apply({"params": params, "calibration": calibration}, test, test_key, train=False)
-    _, means, stats = made
+    applied: Any = model.apply({"params": params, "calibration": calibration}, test, test_key, train=False)
+    _, means, stats = applied
     results = {}
     for name in SHAPES:
         rmse = float(jnp.sqrt(jnp.mean(jnp.square(means[name] - test[name]))))
@@ -124,10 +124,9 @@ def fit(likelihood: cx.Likelihood, *, steps: int = 6000, seed: int = 0) -> tuple
 
 
 def plain_sum_of_mse() -> cx.Likelihood:
-    """The common way: MSE(image) + MSE(state) + KL, each mean over its values, as a likelihood."""
-
+    """The common loss MSE(image) + MSE(state) + KL, each MSE a mean over values, as a likelihood."""
     gaussians = {"image": cx.gaussian(), "state": cx.gaussian(link="identity")}
-    # A unit Gaussian's nll is SSE / 2 and a constant: times 2 / D, the mean squared error and a constant.
+    # The nll of a unit Gaussian is SSE / 2 plus a constant; times 2 / D, it is the mean squared error plus a constant.
     return cx.joint({name: cx.tempered(part, 2 / math.prod(SHAPES[name])) for name, part in gaussians.items()})
 
 
@@ -146,7 +145,7 @@ def compare(out: str | Path, *, steps: int, seed: int) -> None:
     print(f"{'its σ, computed':<24}{sigma['image']:>10.4f}{sigma['state']:>10.2f}")
     images = fits["joint, no weights"][1]["test"]["image"][:24]
     panels = [("held-out images, noise included", images)]
-    panels += [(name, made["reconstruction"]["image"][:24]) for name, (_, made) in fits.items()]
+    panels += [(name, arrays["reconstruction"]["image"][:24]) for name, (_, arrays) in fits.items()]
     save_comparison(out, [(title, np.clip(np.asarray(panel), 0, 1)) for title, panel in panels])
     print(out)
 

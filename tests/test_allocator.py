@@ -1,4 +1,4 @@
-"""Freed memory is kept for the next step, where glibc would give it back."""
+"""keep_freed_memory: freed memory stays in the process for the next step, where glibc would return it to the kernel."""
 
 import functools
 import os
@@ -9,12 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from calibrax import _malloc
 from calibrax._malloc import ARENA_MAX, MANY_CPUS, give_back_free_memory, keep_freed_memory, num_cpus
 
 GLIBC = platform.libc_ver()[0] == "glibc"
+LOAD = f"import runpy\nglobals().update(runpy.run_path({_malloc.__file__!r}))"  # without importing JAX
 PROGRAM = """
 import resource, threading
-from calibrax._malloc import keep_freed_memory
+{load}
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -29,7 +31,7 @@ def work():
 
 if {keep}:
     assert keep_freed_memory()
-if {in_thread}:  # which has the second arena
+if {in_thread}:  # a thread uses the second arena
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
@@ -39,29 +41,32 @@ else:
 
 
 def run(program):
-    """What a program prints in a process of its own, whose environment is empty."""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={})
-    assert done.returncode == 0, done.stderr
-    return float(done.stdout)
+    """The number that a program prints when run in a new process with an empty environment."""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={})
+    assert result.returncode == 0, result.stderr
+    return float(result.stdout)
 
 
-@pytest.mark.skipif(not GLIBC or num_cpus() >= MANY_CPUS, reason="glibc on few CPUs alone has this")
+@pytest.mark.skipif(not GLIBC or num_cpus() >= MANY_CPUS, reason="needs glibc and few CPUs")
 @pytest.mark.parametrize(("mebibytes", "in_thread"), [(100, False), (50, True)])
-def test_a_freed_block_is_used_again_without_touching_new_pages(mebibytes, in_thread):
-    program = functools.partial(PROGRAM.format, mebibytes=mebibytes, in_thread=in_thread)
+def test_a_freed_block_is_reused_without_new_page_faults(mebibytes, in_thread):
+    program = functools.partial(PROGRAM.format, load=LOAD, mebibytes=mebibytes, in_thread=in_thread)
     kept, given_back = run(program(keep=True)), run(program(keep=False))
     assert given_back >= mebibytes / 2  # huge pages; 25,600 of 4 KiB
     assert kept < given_back / 10
 
 
-@pytest.mark.skipif(not GLIBC, reason="of glibc alone")
-def test_what_lies_free_between_what_is_used_is_given_back():
-    program = """
-from benchmarks.soak import resident
-from calibrax._malloc import give_back_free_memory
+@pytest.mark.skipif(not GLIBC, reason="needs glibc")
+def test_free_memory_between_used_blocks_is_returned():
+    program = f"""
+import resource
+{LOAD}
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
 
 blocks = [b"x" * 100_000 for _ in range(1000)]
-blocks = blocks[::20]  # what is left keeps the heap from shrinking
+blocks = blocks[::20]  # the remaining blocks keep the heap from shrinking
 before = resident()
 assert give_back_free_memory()
 print(before - resident())
@@ -71,7 +76,7 @@ print(before - resident())
 
 @pytest.fixture
 def few_cpus(monkeypatch):
-    """One CPU, glibc, and an environment that says nothing; what would be set is listed and not set."""
+    """One CPU, glibc and an environment without settings. Calls of mallopt are recorded, not made."""
     monkeypatch.setattr("calibrax._malloc.num_cpus", lambda: 1)
     for name in [name for name in os.environ if name.startswith(("GLIBC_TUNABLES", "MALLOC_"))]:
         monkeypatch.delenv(name)
@@ -81,25 +86,25 @@ def few_cpus(monkeypatch):
     return settings
 
 
-def test_few_cpus_share_two_arenas(few_cpus):
+def test_with_few_cpus_all_threads_share_two_arenas(few_cpus):
     assert keep_freed_memory() is True
     assert (ARENA_MAX, 2) in few_cpus
 
 
 @pytest.mark.parametrize(("name", "value"), [("MALLOC_ARENA_MAX", "4"), ("GLIBC_TUNABLES", "glibc.malloc.arena_max=4")])
-def test_what_the_environment_sets_stays(name, value, few_cpus, monkeypatch):
+def test_settings_in_the_environment_are_not_overridden(name, value, few_cpus, monkeypatch):
     monkeypatch.setenv(name, value)
     assert keep_freed_memory() is False
     assert few_cpus == []
 
 
-def test_many_cpus_keep_their_arenas(few_cpus, monkeypatch):
+def test_with_many_cpus_nothing_is_changed(few_cpus, monkeypatch):
     monkeypatch.setattr("calibrax._malloc.num_cpus", lambda: MANY_CPUS)
     assert keep_freed_memory() is False
     assert few_cpus == []
 
 
-def test_another_c_library_is_left_alone(few_cpus, monkeypatch):
+def test_another_c_library_is_not_touched(few_cpus, monkeypatch):
     other = SimpleNamespace(mallopt=lambda *setting: few_cpus.append(setting) or 1, malloc_trim=lambda pad: 1)
     monkeypatch.setattr("calibrax._malloc.ctypes.CDLL", lambda name: other)
     assert keep_freed_memory() is False

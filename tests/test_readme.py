@@ -1,4 +1,4 @@
-"""The front page keeps its word: its Python runs, its names, commands and links exist."""
+"""README.md: its Python examples run, and its names, make targets and links exist."""
 
 import re
 from pathlib import Path
@@ -24,10 +24,10 @@ def test_the_examples_run_in_order():
     assert names["nll"].shape == (64,)
     assert np.isfinite(names["nll"]).all()
     assert np.isfinite(names["test_loss"])
-    # The running average of one batch is that batch's own value: with the same noise, the same loss.
+    # After one batch, the running average is the value of that batch: the same noise gives the same loss.
     with jax.numpy_dtype_promotion("standard"):
-        again, _ = names["VAE"]().apply(names["variables"], names["x"], jax.random.key(3), train=False)
-    np.testing.assert_allclose(again, names["loss"], rtol=1e-5)
+        test_loss, _ = names["VAE"]().apply(names["variables"], names["x"], jax.random.key(3), train=False)
+    np.testing.assert_allclose(test_loss, names["loss"], rtol=1e-5)
 
     seeded = numpyro.handlers.seed(names["model"], jax.random.key(0))
     with jax.numpy_rank_promotion("allow"):
@@ -47,7 +47,7 @@ def test_make_targets_exist(target):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
 
 
-def test_links_lead_somewhere():
+def test_links_exist():
     links = re.findall(r"\]\(([^)]+)\)", README)
     assert links
     assert all((ROOT / link).exists() for link in links)

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever happens while they are written."""
+"""Write files atomically: a file is either complete or not there, whatever interrupts the writing."""
 
 import contextlib
 import os
@@ -8,13 +8,13 @@ from typing import Any
 
 
 def write_whole(path: str | Path, save: Callable[[Path], Any]) -> None:
-    """Save a file under a temporary name, bring it to the disk, and only then give it its own name.
+    """Save a file under a temporary name, sync it to disk, and then rename it.
 
-    Whoever looks, kills the process or pulls the plug, finds the old file or the new one.
+    If the process is killed or the power fails in between, the old file is still there.
 
     Args:
-      path: the file; folders are made.
-      save: writes the file whose name it is given.
+      path: the file; missing parent folders are created.
+      save: called with the temporary path, to which it writes the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,12 +29,12 @@ def write_whole(path: str | Path, save: Callable[[Path], Any]) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file, UTF-8, whole."""
+    """Write a text file atomically, in UTF-8."""
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the system can."""
+    """Sync the entries of a folder to disk, if the operating system supports it."""
     with contextlib.suppress(OSError):
         _sync(folder)
 

@@ -1,8 +1,8 @@
-"""What the C library does with memory that was freed.
+"""Control what glibc does with freed memory.
 
-XLA on a CPU asks for a step's temporaries anew at each step, some 100 MiB for the SVHN network. glibc gives a block of
-that size back to the kernel as soon as it is freed, so each step touches 30,000 pages for the first time: a tenth of
-its time on two cores.
+On a CPU, XLA allocates the temporaries of a step anew at every step, some 100 MiB for the SVHN network. By default,
+glibc returns a block of that size to the kernel as soon as it is freed. Each step then page-faults 30,000 times, which
+takes a tenth of its time on two cores.
 """
 
 import ctypes
@@ -10,22 +10,22 @@ import os
 from typing import Any
 
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, ARENA_MAX = -1, -2, -3, -8  # glibc's <malloc.h>
-KEPT = 2**30  # bytes, of one block and at the end of the heap
-HEAP = 64 * 2**20  # bytes, of which glibc makes the arenas after the first
+KEPT = 2**30  # bytes: the largest block that is kept, and the most that is kept at the end of the heap
+HEAP = 64 * 2**20  # bytes: the size of the heaps that make up every arena but the first
 NUM_ARENAS = 2
-MANY_CPUS = 5  # from which on threads would wait for one another at so few arenas
+MANY_CPUS = 5  # with this many CPUs or more, threads would wait for one another at two arenas
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep freed blocks of up to 1 GiB for their next use.
+    """Make this process keep freed blocks of up to 1 GiB for reuse.
 
-    The command line does so; call it in a program of your own before anything is computed. Only the first of glibc's
-    arenas has blocks of more than 64 MiB, so there are to be two for all threads; the other gives back each 64 MiB that
-    are free, unless it is told to keep so much in store. Without effect where the C library is another one, on five
-    CPUs or more, and where the environment sets glibc's allocator already (GLIBC_TUNABLES, MALLOC_...).
+    The command line calls this. In a program of your own, call it before anything is computed. Only the first of
+    glibc's arenas has blocks of more than 64 MiB, so all threads share two arenas. The second would return every free
+    heap of 64 MiB; a top pad of that size prevents it. This has no effect with another C library, on five CPUs or
+    more, or if the environment already configures glibc's allocator (GLIBC_TUNABLES, MALLOC_...).
 
     Returns:
-      Whether it took effect.
+      True if it took effect.
     """
     glibc = _glibc()
     if glibc is None or num_cpus() >= MANY_CPUS:
@@ -37,25 +37,25 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_free_memory() -> bool:
-    """Hand all freed memory back to the kernel, once: after a compilation, which leaves a hundred MiB of it.
+    """Return all freed memory to the kernel once. A compilation leaves about a hundred MiB of it.
 
     Returns:
-      Whether there was some, and the C library is glibc.
+      True if some memory was returned; False if there was none or the C library is not glibc.
     """
     glibc = _glibc()
     return glibc is not None and glibc.malloc_trim(0) == 1
 
 
 def _glibc() -> Any:
-    """The C library of this process, or None if it is another one."""
+    """The C library of this process, or None if it is not glibc."""
     try:
         library: Any = ctypes.CDLL(None)
-        library.gnu_get_libc_version  # noqa: B018 - another's functions, where it has them, mean other things
+        library.gnu_get_libc_version  # noqa: B018 - raises unless this is glibc, whose mallopt is meant
     except (AttributeError, OSError, TypeError):
         return None
     return library
 
 
 def num_cpus() -> int:
-    """CPUs that this process may use."""
+    """The number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

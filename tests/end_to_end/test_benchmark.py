@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic and its mistakes; the timings themselves need torch and a quiet machine."""
+"""The arithmetic and the error messages of the benchmarks. The timings themselves need torch and an idle machine."""
 
 import argparse
 import functools
@@ -6,7 +6,9 @@ import json
 import sys
 
 import jax
+import numpy as np
 import pytest
+from toy import LinearVAE
 
 from benchmarks import accelerator, jax_worker, rates, suite, train_step
 from calibrax.training import create_train_state
@@ -25,7 +27,7 @@ def test_ratios_are_taken_turn_by_turn():
     assert "0.50 [0.33, 1.00]" in train_step.table(record)
 
 
-class Fake:
+class FakeWorker:
     def __init__(self, losses):
         self.answers = {"losses": losses, "export": {}, "load": {}}
 
@@ -33,12 +35,32 @@ class Fake:
         return self.answers[next(iter(request))]
 
 
-def test_losses_that_differ_stop_the_benchmark(tmp_path):
-    same = {"calibrax": Fake([1.0, 2.0]), "pytorch": Fake([1.0, 2.0001])}
-    train_step.check_losses(same, tmp_path / "start.npz")
+def test_losses_that_differ_stop_the_benchmark():
+    def check(loss, tolerance=1e-4):
+        workers = {"calibrax": FakeWorker([1.0, 2.0]), "pytorch": FakeWorker([1.0, loss])}
+        return train_step.check_losses(workers, list(workers), tolerance)
+
+    assert check(2.0001) == {"calibrax": {}, "pytorch": {}}
+    check(2.001, tolerance=1e-2)
     for bad in (2.001, float("nan")):
-        with pytest.raises(train_step.BenchError, match="the losses differ by"):
-            train_step.check_losses({"calibrax": Fake([1.0, 2.0]), "pytorch": Fake([1.0, bad])}, tmp_path / "start.npz")
+        with pytest.raises(train_step.BenchError, match="the losses of pytorch differ by"):
+            check(bad)
+
+
+def test_each_block_of_every_worker_is_timed_after_a_first_one():
+    class Worker:
+        def __init__(self, seconds):
+            self.seconds, self.requests = seconds, []
+
+        def ask(self, time):
+            self.requests.append(time)
+            return time * self.seconds
+
+    workers = {"calibrax": Worker(2.0), "flax.linen": Worker(3.0)}
+    seconds = train_step.measure(workers, argparse.Namespace(blocks=2, steps=16))
+    assert seconds == {"calibrax": [2.0, 2.0], "flax.linen": [3.0, 3.0]}
+    assert workers["calibrax"].requests == [16, 16, 16]
+    assert workers["flax.linen"].requests == [2, 2, 2]  # it is slow
 
 
 @pytest.mark.parametrize(
@@ -48,13 +70,13 @@ def test_losses_that_differ_stop_the_benchmark(tmp_path):
         (["--blocks", "0"], "--blocks is 0; expected at least 1"),
     ],
 )
-def test_mistakes_are_one_line(capsys, argv, match):
+def test_mistakes_are_reported_in_one_line(capsys, argv, match):
     assert train_step.main(argv) == 2
     assert match in capsys.readouterr().err
 
 
-def test_flax_s_own_layers_train_as_the_network():
-    """The contender of `--linen` has the same parameters, and a step that can be traced."""
+def test_the_linen_network_has_the_same_parameters_and_trains():
+    """The step of the contender of `--linen` is traced, not run."""
     parts = rates.parts_of() | {"model": jax_worker.LinenVAE()}
     batch, key = rates.images(2), jax.random.key(0)
     state = jax.eval_shape(functools.partial(create_train_state, **parts), key, batch[:1])
@@ -66,15 +88,15 @@ def test_flax_s_own_layers_train_as_the_network():
     assert jax.tree.structure(new) == jax.tree.structure(state)
 
 
-def test_a_worker_that_dies_is_one_line():
+def test_a_worker_that_dies_is_reported_in_one_line():
     worker = train_step.Contender("calibrax", [sys.executable, "-c", ""], {}, None)
     with pytest.raises(train_step.BenchError, match="the calibrax process stopped"):
         worker.ask(time=1)
     worker.stop()
 
 
-def test_the_suite_writes_a_row_a_line(tmp_path, monkeypatch, capsys):
-    """Each part's figures as they are, with medians and ranges; without torch its lines are left out."""
+def test_the_suite_writes_one_row_per_line(tmp_path, monkeypatch, capsys):
+    """Rows have medians and ranges. Without torch, the lines that need it are left out."""
     answers = {
         "rates": [{"name": "matrix product", "unit": "GFLOP/s", "ours": [100.0, 120.0, 110.0]}],
         "growth": [
@@ -102,7 +124,7 @@ def test_the_suite_writes_a_row_a_line(tmp_path, monkeypatch, capsys):
     rows = {row["name"]: row for row in record["rows"]}
     assert rows["matrix product"]["ours"] == {"median": 110, "low": 100, "high": 120}
     relative = [row["ours"]["median"] for row in record["rows"] if row["name"] == "2 devices by sharded, time a step"]
-    assert relative == pytest.approx([1.1, 2.2])  # of one device with two threads, with one
+    assert relative == pytest.approx([1.1, 2.2])  # relative to one device with two threads, and with one
     assert rows["step"]["seconds"] == [2.0]
     assert {"processor", "cpus"} <= record["machine"].keys()
     assert record["versions"].keys() >= {"jax", "python"}
@@ -117,16 +139,16 @@ def test_a_part_that_fails_stops_the_suite_in_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err.splitlines()[-1].startswith("bench: -c exit(3) stopped")
 
 
-def test_figures_of_unknown_kinds_are_refused(capsys):
+def test_an_unknown_kind_of_measurement_is_refused(capsys):
     assert rates.main(["nothing"]) == 2
     assert capsys.readouterr().err == "bench: expected rates, growth, memory or devices N\n"
 
 
 def test_the_count_of_operations_is_that_of_the_network():
-    """28x28x3 SVHN network, forward: 48.2 million products and sums, of which borders need fewer; 288 MFLOP a step."""
-    import jax
-    import numpy as np
+    """The SVHN network at 28x28x3 takes 288 MFLOP per training step and example, a third of it forward.
 
+    That is 48.2 million multiplications with additions, less what the image borders save.
+    """
     model = rates.parts_of()["model"]
     image = np.zeros((1, 28, 28, 3), np.uint8)
     variables = model.init(jax.random.key(0), image, jax.random.key(0))
@@ -136,8 +158,13 @@ def test_the_count_of_operations_is_that_of_the_network():
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    """The command of the accelerator's bench, here on 8x8 images, with the losses and contenders that a test gives."""
-    monkeypatch.setattr(accelerator, "parts_of", lambda likelihood=None: rates.parts_of(8, 2, likelihood))
+    """The output path and the arguments of the accelerator benchmark, on 8x8 images."""
+
+    def parts_of(likelihood=None):  # a model without convolutions is traced and compiled sooner
+        parts = rates.parts_of(8, 2, likelihood)
+        return parts | {"model": LinearVAE((8, 8, 3), parts["likelihood"].output_channels(3))}
+
+    monkeypatch.setattr(accelerator, "parts_of", parts_of)
     monkeypatch.setattr(accelerator, "images", lambda num: rates.images(num, 8))
     monkeypatch.setattr(accelerator, "has_cuda", lambda python: True)
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -146,7 +173,7 @@ def small(monkeypatch, tmp_path):
     return out, [*settings, "--models", "conv-vae", "--model-batch", "2", "--model-steps", "2"]
 
 
-def test_the_accelerator_s_bench_writes_a_row_a_line(small, monkeypatch, capsys):
+def test_the_accelerator_benchmark_writes_one_row_per_line(small, monkeypatch, capsys):
     out, settings = small
     losses = iter(("[2.0, 1.0]", "[2.0, 1.00001]", "[2.0, 1.001]"))
     monkeypatch.setattr(suite, "run", lambda *args, **options: next(losses))
@@ -167,7 +194,7 @@ def test_the_accelerator_s_bench_writes_a_row_a_line(small, monkeypatch, capsys)
     assert record["device"] == jax.devices()[0].device_kind
 
 
-def test_an_accelerator_whose_losses_are_others_is_not_timed(small, monkeypatch, capsys):
+def test_an_accelerator_whose_losses_differ_is_not_timed(small, monkeypatch, capsys):
     out, settings = small
     losses = iter(("[2.0, 1.0]", "[2.0, 1.001]", "[2.0, 1.0]"))
     monkeypatch.setattr(suite, "run", lambda *args, **options: next(losses))
@@ -176,6 +203,6 @@ def test_an_accelerator_whose_losses_are_others_is_not_timed(small, monkeypatch,
     assert not out.exists()
 
 
-def test_mistakes_at_the_accelerator_s_bench_are_one_line(small, capsys):
+def test_mistakes_in_the_accelerator_benchmark_are_reported_in_one_line(small, capsys):
     assert accelerator.main([*small[1], "--steps", "0"]) == 2
     assert capsys.readouterr().err == "bench: --steps is 0; expected at least 1\n"

@@ -1,4 +1,4 @@
-"""The decoder benchmark's arithmetic, its mistakes, and calibrax's own side of it; no peer library is needed."""
+"""The decoder benchmark: its arithmetic, its error messages, and calibrax's side of it. Needs no peer library."""
 
 import argparse
 from pathlib import Path
@@ -20,7 +20,7 @@ ROW = Row(
 )
 
 
-def test_the_fastest_peer_is_one_that_agrees():
+def test_the_fastest_peer_must_agree_with_calibrax():
     assert decoders.fastest_peer(ROW) == "numpyro"
     assert decoders.fastest_peer(ROW._replace(complaints={})) == "tfp"
     assert decoders.fastest_peer(ROW._replace(milliseconds={"calibrax": [1.0]})) is None
@@ -30,7 +30,7 @@ def test_ratios_are_taken_turn_by_turn():
     assert decoders.ratio(ROW, "numpyro") == (1.5, 1.0, 2.5)
 
 
-def test_a_table_marks_what_differs_and_what_is_missing():
+def test_a_table_marks_differences_and_missing_decoders():
     lines = decoders.table([ROW], VERSIONS, OPTIONS).split("\n")
     times, memory = [line for line in lines if line.startswith("| laplace")]
     assert [cell.strip() for cell in times.split("|")[1:-1]] == [
@@ -60,17 +60,17 @@ def test_a_table_without_a_peer_has_no_ratio():
         ([1.0], "has shape (1,), not (2,)"),
     ],
 )
-def test_disagreement(theirs, words):
+def test_disagreement_in_words(theirs, words):
     assert decoders.disagreement(np.asarray([1.0, 2.0]), np.asarray(theirs)) == words
 
 
-def test_disagreement_tells_whose_fault_it_is():
+def test_a_value_that_is_not_finite_in_calibrax_is_attributed_to_it():
     words = decoders.disagreement(np.asarray([np.nan]), np.asarray([1.0]))
     assert words == "is not finite in calibrax in 1 of 1 places"
 
 
-class Fake:
-    """A worker that takes a millisecond a call, twice that for calibrax."""
+class FakeWorker:
+    """A worker that takes one millisecond per call, and two for calibrax."""
 
     def __init__(self, values):
         self.values = values
@@ -90,22 +90,23 @@ class Fake:
 
 
 def test_contenders_are_compared_before_they_are_timed():
-    jax = Fake({"calibrax": 1.0, "numpyro": 1.5, "tfp": None})
-    row = decoders.measure("laplace", {"jax": jax, "pytorch": Fake({"pytorch": "TypeError: no"})}, VERSIONS, OPTIONS)
+    jax = FakeWorker({"calibrax": 1.0, "numpyro": 1.5, "tfp": None})
+    workers = {"jax": jax, "pytorch": FakeWorker({"pytorch": "TypeError: no"})}
+    row = decoders.measure("laplace", workers, VERSIONS, OPTIONS)
     assert list(row.milliseconds) == ["calibrax", "numpyro"]
     assert row.milliseconds["calibrax"] == pytest.approx([2.0] * OPTIONS.blocks)
     assert row.temporaries == {"calibrax": 1.0, "numpyro": 1.0}
     assert row.complaints == {"numpyro": "the value differs by 5.0e-01", "pytorch": "fails: TypeError: no"}
 
 
-def test_calibrax_itself_must_not_fail():
+def test_a_failure_of_calibrax_stops_the_benchmark():
     for answer, match in (("ValueError: x", "calibrax fails at laplace: ValueError: x"), (None, "no laplace_nll")):
         with pytest.raises(decoders.BenchError, match=match):
-            decoders.measure("laplace", {"jax": Fake({"calibrax": answer})}, {"calibrax": "1"}, OPTIONS)
+            decoders.measure("laplace", {"jax": FakeWorker({"calibrax": answer})}, {"calibrax": "1"}, OPTIONS)
 
 
 @pytest.mark.parametrize("decoder", decoders.INPUTS)
-def test_calibrax_is_asked_for_its_own_function(decoder, tmp_path):
+def test_the_benchmark_runs_the_library_s_own_formula(decoder, tmp_path):
     decoders.write_inputs(tmp_path, decoder, (2, 3, 4, 3))
     worker = decoder_peers.Worker()
     worker.tables["calibrax"] = decoder_peers.of_calibrax()
@@ -135,7 +136,7 @@ def test_calibrax_is_asked_for_its_own_function(decoder, tmp_path):
         (["--torch-python", "no-such-python"], "torch cannot be imported by no-such-python"),
     ],
 )
-def test_mistakes_are_one_line(capsys, argv, match):
+def test_mistakes_are_reported_in_one_line(capsys, argv, match):
     assert decoders.main(argv) == 2
     message = capsys.readouterr().err
     assert match in message

@@ -1,4 +1,4 @@
-"""FID and KID of a run: the images' features kept, fewer images on demand, the weights downloaded once."""
+"""FID and KID of a run: cached features of the images, `--fid-images`, and the download of the weights."""
 
 import hashlib
 import http.server
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def network(tmp_path, monkeypatch):
-    """Three layers of random weights in place of the file's network; counts the images that pass through it."""
+    """Replace Inception by three layers of random weights. Returns the number of images in each pass through it."""
     rng = np.random.default_rng(0)
     layers = {
         name: {"kernel": rng.normal(size=shape).astype(np.float32) / 9, "bias": np.zeros(shape[-1], np.float32)}
@@ -59,7 +59,7 @@ def assert_one_line(capsys, code, match):
     assert match in lines[0]
 
 
-def test_a_second_evaluation_passes_only_the_samples_through_the_network(folder, network, tmp_path, capsys):
+def test_a_second_evaluation_computes_features_only_of_the_samples(folder, network, tmp_path, capsys):
     arguments = ["evaluate", str(folder), "--inception", "some.npz", *QUICK]
     records = []
     for _ in range(2):
@@ -81,7 +81,7 @@ def test_a_second_evaluation_passes_only_the_samples_through_the_network(folder,
     assert network[3:] == [10, 10]
 
 
-def test_fewer_images_are_the_first_ones(folder, network, tmp_path, capsys, monkeypatch):
+def test_fid_images_takes_the_first_images(folder, network, tmp_path, capsys, monkeypatch):
     code = cli.main(["evaluate", str(folder), "--inception", "some.npz", "--fid-images", "6", *QUICK])
     assert code == 0
     assert "(6 images, 6 samples)" in capsys.readouterr().out
@@ -94,7 +94,7 @@ def test_fewer_images_are_the_first_ones(folder, network, tmp_path, capsys, monk
     assert len(list((tmp_path / "other" / "calibrax" / "fid").iterdir())) == 1
 
 
-def test_mistaken_numbers_of_images_are_one_line(folder, network, capsys):
+def test_wrong_numbers_of_images_are_reported_in_one_line(folder, network, capsys):
     before = (folder / "results.json").read_bytes()
     for number, match in (
         ("3", "--fid-images is 3; expected 0, or 4 to 10, the test images"),
@@ -147,14 +147,16 @@ def test_weights_are_downloaded_once(server, tmp_path, monkeypatch):
     assert measure.weights_file("some.npz") == "some.npz"
 
 
-def test_another_file_is_not_taken_for_the_weights(server, tmp_path, monkeypatch):
+def test_a_download_with_the_wrong_content_is_refused(server, tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "INCEPTION", remote(server, "/wrong"))
     with pytest.raises(ConfigError, match=r"^--inception download: http.* is not the file it should be: .*FILE"):
         measure.weights_file("download")
     assert not list(tmp_path.rglob("*.pth"))
 
 
-def test_no_network_is_one_line_before_anything_is_measured(folder, network, tmp_path, monkeypatch, capsys):
+def test_a_failed_download_is_reported_in_one_line_before_any_measurement(
+    folder, network, tmp_path, monkeypatch, capsys
+):
     before = (folder / "results.json").read_bytes()
     (tmp_path / "file").write_text("")
     for cache, match in ((tmp_path, "http://127.0.0.1:9/w.pth cannot be fetched"), (tmp_path / "file", "be made")):

@@ -1,7 +1,7 @@
-"""Runs of a hierarchical VAE from the command line: its defaults, what it writes, resuming, trouble."""
+"""Runs of a hierarchical VAE from the command line: defaults, results, resuming, non-finite steps."""
 
-import functools
 import json
+import shutil
 
 import chex
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_runs import final_state, rewind, train_rows
 
 from calibrax import cli
 from calibrax.models import HVAE, StageSpec
@@ -20,22 +21,24 @@ from calibrax.training import read_metrics
 STAGES = (StageSpec(4, 3, 2, 2, 3), StageSpec(4, 3, 2, 2, 3))
 
 
-@pytest.fixture(autouse=True)
-def _a_tiny_preset(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def _tiny_preset():
+    """Add a model of two layers, `hvae-tiny`."""
     make = MODELS["hvae"].make
 
     def make_tiny(settings, image_shape):
         return make(settings, image_shape).clone(stages=STAGES, num_blocks=1)
 
     tiny = Preset(make_tiny, HVAE_FIELDS, HVAE_DEFAULTS, ((8, 8, 3),))
-    monkeypatch.setitem(MODELS, "hvae-tiny", tiny)
-    with jax.numpy_dtype_promotion("standard"):  # optax's Adamax and schedules promote
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "hvae-tiny", tiny)
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adamax and schedules promote
+            yield
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Smooth colours, which two layers of latents can tell apart."""
+    """Smooth colour gradients, which two layers of latents can encode."""
     path = tmp_path_factory.mktemp("data") / "smooth.npz"
     rng = np.random.default_rng(0)
     ends = rng.uniform(0, 256, (70, 2, 1, 1, 3))
@@ -46,36 +49,19 @@ def images(tmp_path_factory):
 
 
 def train_args(images, folder, *extra):
-    return [
-        "train",
-        "--model",
-        "hvae-tiny",
-        "--data",
-        str(images),
-        "--run-dir",
-        str(folder),
-        "--batch-size",
-        "20",
-        *extra,
-    ]
+    args = ["train", "--model", "hvae-tiny", "--data", str(images), "--run-dir", str(folder), "--batch-size", "20"]
+    return [*args, *extra]
 
 
-def final_state(folder):
-    return jax.device_get(Run.open(folder).saved_state())
-
-
-@functools.cache
-def whole(images, folder):
+@pytest.fixture(scope="module", name="folder")
+def _folder(images, tmp_path_factory):
+    """A run of three epochs of three steps."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
     assert cli.main(train_args(images, folder, "--epochs", "3")) == 0
     return folder
 
 
-@pytest.fixture(scope="module")
-def trained(images, tmp_path_factory):
-    return images, tmp_path_factory.mktemp("whole") / "run"
-
-
-def test_the_defaults_are_the_model_s_own_and_can_be_changed():
+def test_the_model_brings_its_own_defaults_which_can_be_changed():
     settings = TrainConfig.for_model("hvae", data="cifar10", batch_size=96)
     assert (settings.batch_size, settings.optimizer, settings.learning_rate) == (96, "adamax", 2e-3)
     assert (settings.ema_decay, settings.free_bits) == (0.9995, 2.0)
@@ -86,7 +72,7 @@ def test_the_defaults_are_the_model_s_own_and_can_be_changed():
     assert settings.make_step_options().free_bits == 2.0
 
 
-def test_the_learning_rate_falls_a_millionth_a_step_to_its_floor():
+def test_the_learning_rate_falls_by_a_millionth_per_step_to_its_floor():
     optimizer = TrainConfig.for_model("hvae").make_optimizer()
     params = {"w": jnp.zeros(1)}
     state = optimizer.init(params)
@@ -98,7 +84,7 @@ def test_the_learning_rate_falls_a_millionth_a_step_to_its_floor():
         rate, _ = optimizer.update({"w": jnp.ones(1)}, moved, params)
         return -float(rate["w"][0])
 
-    # At the same moments: the ratio of two steps' sizes is that of their learning rates.
+    # With equal moments, the ratio of two updates is the ratio of their learning rates.
     np.testing.assert_allclose(after(520_834) / after(100_000), 0.999999**420_834, rtol=1e-4)
     np.testing.assert_allclose(after(10_000_000) / after(100_000), 1e-4 / (2e-3 * 0.999999**100_000), rtol=1e-4)
 
@@ -122,7 +108,7 @@ def test_the_learning_rate_falls_a_millionth_a_step_to_its_floor():
         (["--max-skipped", "-1"], "--max-skipped is -1"),
     ],
 )
-def test_wrong_settings_are_one_line(images, tmp_path, capsys, extra, match):
+def test_wrong_settings_are_reported_in_one_line(images, tmp_path, capsys, extra, match):
     assert cli.main(train_args(images, tmp_path / "run", *extra)) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
@@ -130,13 +116,12 @@ def test_wrong_settings_are_one_line(images, tmp_path, capsys, extra, match):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_small_network_has_no_use_for_the_hierarchical_one_s_settings():
+def test_the_small_network_refuses_settings_of_the_hierarchical_one():
     with pytest.raises(ConfigError, match="--remat has no meaning for --model conv-vae"):
         TrainConfig(remat=True)
 
 
-def test_a_run_evaluates_the_average_and_writes_each_layer_s_kl(trained):
-    folder = whole(*trained)
+def test_a_run_evaluates_the_averaged_parameters_and_records_the_kl_of_each_layer(folder):
     state = final_state(folder)
     assert not np.array_equal(state.ema["model"]["head"]["v"], state.params["model"]["head"]["v"])
     rows = read_metrics(folder / "metrics.jsonl")
@@ -155,40 +140,41 @@ def test_a_run_evaluates_the_average_and_writes_each_layer_s_kl(trained):
     np.testing.assert_allclose(test["layer_kls"], kl.mean(0), rtol=1e-4, atol=1e-4)
 
 
-def test_the_gains_and_biases_come_from_the_whole_first_batch(trained):
-    run = Run.open(whole(*trained))
+def test_gains_and_biases_are_initialised_from_the_whole_first_batch(folder):
+    run = Run.open(folder)
     first = next(run.batches())
     expected = run.model.init(run.init_key, first, run.init_key, train=True)["params"]
     chex.assert_trees_all_close(run.initial_state().params["model"], expected, rtol=1e-4, atol=1e-5)
     chex.assert_trees_all_equal(run.initial_state().ema, run.initial_state().params)
 
 
-def test_a_run_cut_short_and_resumed_equals_the_uninterrupted_one_to_the_bit(trained, tmp_path):
-    images, _ = trained
-    folder = tmp_path / "cut"
-    assert cli.main(train_args(images, folder, "--epochs", "1", "--save-every", "2")) == 0
-    assert cli.main(["train", "--resume", "--run-dir", str(folder), "--epochs", "3"]) == 0
-    chex.assert_trees_all_equal(final_state(folder), final_state(whole(*trained)))
-    assert read_metrics(folder / "metrics.jsonl") == read_metrics(whole(*trained) / "metrics.jsonl")
+def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(folder, tmp_path):
+    resumed = rewind(folder, tmp_path / "resumed")
+    assert int(final_state(resumed).step) == 6
+    assert cli.main(["train", "--resume", "--run-dir", str(resumed)]) == 0
+    chex.assert_trees_all_equal(final_state(resumed), final_state(folder))
+    assert read_metrics(resumed / "metrics.jsonl") == read_metrics(folder / "metrics.jsonl")
+
+
+@pytest.fixture(scope="module")
+def one_device(images, tmp_path_factory):
+    """The training rows of a run of one epoch on one device."""
+    folder = tmp_path_factory.mktemp("one") / "run"
+    assert cli.main(train_args(images, folder, "--batch-size", "16", "--epochs", "1")) == 0
+    return train_rows(folder)
 
 
 @pytest.mark.parametrize("parallel", ["pmap", "sharded"])
-def test_parallel_runs_begin_and_train_alike(trained, tmp_path, parallel):
-    images, _ = trained
-    args = ["--batch-size", "16", "--epochs", "1", "--parallel"]
-    assert cli.main(train_args(images, tmp_path / "one", *args, "jit")) == 0
-    assert cli.main(train_args(images, tmp_path / "many", *args, parallel)) == 0
-    one, many = (
-        [r for r in read_metrics(tmp_path / name / "metrics.jsonl") if r["split"] == "train"]
-        for name in ("one", "many")
-    )
+def test_runs_on_several_devices_start_and_train_like_one_device(images, one_device, tmp_path, parallel):
+    args = ["--batch-size", "16", "--epochs", "1", "--parallel", parallel]
+    assert cli.main(train_args(images, tmp_path / "many", *args)) == 0
+    one, many = one_device, train_rows(tmp_path / "many")
     for name in ("loss", "rate", "kl/1", "kl/2", "grad_norm"):
         np.testing.assert_allclose(one[0][name], many[0][name], rtol=2e-3, atol=1e-4)
     np.testing.assert_allclose([row["loss"] for row in one], [row["loss"] for row in many], rtol=1e-2)
 
 
-def test_everything_is_measured_but_what_needs_one_layer(trained, capsys):
-    folder = whole(*trained)
+def test_evaluation_leaves_out_what_needs_a_single_layer(folder, capsys):
     assert cli.main(["evaluate", str(folder), "--importance-samples", "4", "--calibration-draws", "9"]) == 0
     results = json.loads((folder / "results.json").read_text())
     assert np.isfinite(results["importance"]["neg_log_p"])
@@ -196,8 +182,7 @@ def test_everything_is_measured_but_what_needs_one_layer(trained, capsys):
     assert "importance samples" in capsys.readouterr().out
 
 
-def test_pictures_of_the_layers(trained, tmp_path, capsys):
-    folder = whole(*trained)
+def test_pictures_of_the_layers(folder, tmp_path, capsys):
     with Image.open(folder / "layers.png") as picture:
         picture.verify()
     capsys.readouterr()
@@ -224,25 +209,22 @@ def test_pictures_of_the_layers(trained, tmp_path, capsys):
         assert match in message
 
 
-def test_a_step_that_goes_bad_again_and_again_stops_with_its_place(trained, tmp_path, capsys, monkeypatch):
-    images, _ = trained
-    folder = tmp_path / "run"
-    assert cli.main(train_args(images, folder, "--epochs", "1")) == 0
+def test_repeated_non_finite_steps_stop_the_run_and_name_the_layer(folder, tmp_path, capsys, monkeypatch):
+    folder = shutil.copytree(folder, tmp_path / "run")
     good = final_state(folder)
     run = Run.open(folder)
     bad = jax.tree.map(lambda leaf: leaf, good)
-    bad.params["model"]["stage_1"]["inference_0"]["conv_1"]["v"][:] = 0  # finite, but of no direction
+    bad.params["model"]["stage_1"]["inference_0"]["conv_1"]["v"][:] = 0  # finite, but has no direction
     monkeypatch.setattr(Run, "saved_state", lambda self: bad)
     capsys.readouterr()
     args = ["train", "--resume", "--run-dir", str(folder), "--epochs", "9", "--max-skipped", "4"]
     assert cli.main(args) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "no usable update in 5 steps from step 4 on (loss nan" in message
+    assert "no usable update in 5 steps from step 10 on (loss nan" in message
     assert "the first that is not finite is the output of stage_1/inference_0/conv_1" in message
     monkeypatch.undo()
-    # What was saved meanwhile is the state before: no discarded step has touched it.
-    assert [run.checkpoints.verify(step) for step in (3, run.checkpoints.latest_step())] == [None, None]
+    # The checkpoints saved meanwhile hold the state before: no discarded step has changed it.
+    assert [run.checkpoints.verify(step) for step in (9, run.checkpoints.latest_step())] == [None, None]
     newest = run.checkpoints.restore(good)
     chex.assert_trees_all_equal(newest.params, bad.params)
-    rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["split"] == "train"]
-    assert [row["skipped"] for row in rows] == 3 * [0.0] + 5 * [1.0]
+    assert [row["skipped"] for row in train_rows(folder)] == 9 * [0.0] + 5 * [1.0]

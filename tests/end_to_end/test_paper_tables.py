@@ -1,4 +1,4 @@
-"""The paper's tables: what is written beside its numbers, and runs made once and gone on with."""
+"""The paper's tables and figures: the files they write, and runs that are shared and resumed."""
 
 import csv
 import dataclasses
@@ -30,7 +30,7 @@ from experiments import (
     table5,
 )
 from experiments.report import Table
-from experiments.sweep import Case, Done, SweepConfig, sweep
+from experiments.sweep import Case, Result, SweepConfig, sweep
 
 HVAE_TABLES = [table2_hvae.table(column, "hvae", 32) for column in table2_hvae.PAPER]
 ALL_TABLES = [
@@ -41,9 +41,10 @@ FIGURES = [importlib.import_module(f"experiments.figure{number}").FIGURE for num
 DATA = Data("tiny", np.zeros((6, 4, 5, 3), np.uint8), np.zeros((2, 4, 5, 3), np.uint8))
 
 
-def done(case, neg_elbo, seed=0, **numbers):
+def result(case, neg_elbo, seed=0, **numbers):
+    """A finished run with these numbers."""
     test = {"neg_elbo": neg_elbo, "discretized_neg_elbo": neg_elbo + 300, "rate": 2.0, "sigma": None} | numbers
-    return Done(
+    return Result(
         case,
         TrainConfig(seed=seed, **case.settings),
         {
@@ -58,12 +59,12 @@ def done(case, neg_elbo, seed=0, **numbers):
 LOW = Case("low", {"likelihood": "optimal-sigma"}, paper={"neg_log_p": -100.0, "fid": 3.0}, doubts={"fid": "copied"})
 HIGH = Case("high", {"likelihood": "gaussian"}, paper={"neg_log_p": 55.0})
 NONE = Case("none", {"likelihood": "bernoulli"}, is_density=False)
-TABLE = Table("name", "Title", (LOW, HIGH, NONE), ordering=("low", "high"), remark="A remark.")
+TABLE = Table("name", "Title", "mnist", (LOW, HIGH, NONE), ordering=("low", "high"), remark="A remark.", image_size=8)
 CONFIG = SweepConfig(seeds=2, fraction=0.5)
 
 
-def test_markdown_says_what_agrees_what_is_doubtful_and_whether_the_order_holds():
-    runs = [done(LOW, -101.0), done(LOW, -103.0, seed=1), done(HIGH, 60.0), done(NONE, 7.0)]
+def test_markdown_shows_agreement_doubts_and_whether_the_order_holds():
+    runs = [result(LOW, -101.0), result(LOW, -103.0, seed=1), result(HIGH, 60.0), result(NONE, 7.0)]
     text = report.markdown(TABLE, runs, CONFIG, DATA, planned=6)
     low, high, none = (next(row for row in text.splitlines() if row.startswith(f"| {name} |")) for name in
                        ("low", "high", "none"))  # fmt: skip
@@ -85,14 +86,14 @@ def test_a_number_within_the_tolerance_agrees():
 
 
 @pytest.mark.parametrize(("values", "verdict"), [((60.0, -101.0), "does not hold"), ((-101.0, None), "")])
-def test_an_order_that_does_not_hold_is_said_so_and_one_unknown_is_not(values, verdict):
-    runs = [done(case, value) for case, value in zip((LOW, HIGH), values, strict=True) if value is not None]
+def test_an_order_that_does_not_hold_is_reported_and_an_unknown_one_is_not(values, verdict):
+    runs = [result(case, value) for case, value in zip((LOW, HIGH), values, strict=True) if value is not None]
     text = report.ordering_holds(TABLE, runs)
     assert text.endswith(f"{verdict}.") if verdict else text == ""
 
 
-def test_csv_has_every_number_beside_the_paper_s():
-    runs = [done(LOW, -101.0, seed=1), done(LOW, -103.0), done(HIGH, 60.0)]
+def test_csv_has_every_number_beside_that_of_the_paper():
+    runs = [result(LOW, -101.0, seed=1), result(LOW, -103.0), result(HIGH, 60.0)]
     rows = {row["decoder"]: row for row in csv.DictReader(io.StringIO(report.as_csv(TABLE, runs)))}
     assert rows["low"]["seeds"] == "0 1"
     assert float(rows["low"]["neg_elbo"]) == -102.0
@@ -103,8 +104,8 @@ def test_csv_has_every_number_beside_the_paper_s():
     assert rows["none"]["neg_elbo"] == ""
 
 
-def test_fid_768_is_never_headed_fid():
-    one = done(LOW, -1.0)
+def test_fid_768_is_never_labelled_fid():
+    one = result(LOW, -1.0)
     measured = {"fid": {"name": "FID-768", "value": 0.3}, "kid": {"name": "KID-768", "mean": 0.01}}
     text = report.markdown(TABLE, [one._replace(record=one.record | {"fid": measured})], CONFIG, DATA, planned=1)
     assert "| FID-768 |" in text
@@ -112,8 +113,8 @@ def test_fid_768_is_never_headed_fid():
 
 
 @pytest.mark.parametrize("table", ALL_TABLES, ids=lambda table: table.name)
-def test_tables_are_sound(table):
-    """Every case is a run that can be, every number is in a column, the order names cases."""
+def test_tables_are_consistent(table):
+    """Every case has valid settings, every number of the paper has a column, and the order names cases."""
     labels = [case.label for case in table.cases]
     assert len(set(labels)) == len(labels)
     assert set(table.ordering) <= set(labels)
@@ -129,13 +130,13 @@ def test_tables_are_sound(table):
             assert case.paper["neg_log_p"] > values / 2 * math.log(math.pi * beta)  # the constant at σ² = β/2
 
 
-def test_densities_of_pixels_in_two_scalings_and_levels_in_one():
+def test_densities_are_shown_in_two_scalings_and_levels_in_one():
     table = HVAE_TABLES[0]
     cases = {case.label: case for case in table.cases}
     runs = [
-        done(cases["Optimal σ-VAE"], -100.0),
-        done(cases["Categorical VAE"], 500.0),
-        done(cases["Bernoulli VAE"], 3.0),
+        result(cases["Optimal σ-VAE"], -100.0),
+        result(cases["Categorical VAE"], 500.0),
+        result(cases["Bernoulli VAE"], 3.0),
     ]
     wide, unit = table.columns[:2]
     means = [[report.mean(runs, one.case, column) for column in (wide, unit)] for one in runs]
@@ -148,18 +149,18 @@ def test_densities_of_pixels_in_two_scalings_and_levels_in_one():
     assert headings == [
         "-log p of a density of pixels in [-1, 1] (nats per image)", "-log P of 256 levels (nats per image)"
     ]  # fmt: skip
-    # The Gaussian whose σ is 1 where pixels have [-1, 1]: β = 2σ², σ being half on [0, 1].
-    assert cases[table2_hvae.UNIT_WIDE[0]].settings["beta"] == 2 * 0.5**2
+    # σ = 1 for pixels in [-1, 1] is σ = 1/2 for pixels in [0, 1], and β = 2σ².
+    assert cases[table2_hvae.UNIT_WIDE.label].settings["beta"] == 2 * 0.5**2
 
 
-def test_figures_share_the_tables_runs():
+def test_figures_use_only_runs_of_tables():
     settings = [case.settings for table in (table1.TABLE, table4.table("cifar10")) for case in table.cases]
     for figure in FIGURES:
         assert all(case.settings in settings for case in figure.cases), figure.name
 
 
-def test_doubtful_numbers_are_marked_in_the_chart():
-    runs = [done(LOW, -101.0)]
+def test_the_chart_has_our_numbers_and_those_of_the_paper():
+    runs = [result(LOW, -101.0)]
     ((heading, scores),) = paper_table.scores(TABLE._replace(columns=report.COLUMNS), runs)
     assert heading == "-log p of a density (nats per image)"
     assert [score.label for score in scores] == ["low", "high"]
@@ -177,12 +178,12 @@ def test_doubtful_numbers_are_marked_in_the_chart():
         ({"fraction": 0.0}, "--fraction is 0"),
     ],
 )
-def test_mistakes_are_one_line(setting, match):
+def test_wrong_settings_are_reported(setting, match):
     with pytest.raises(ConfigError, match=match):
         SweepConfig(**setting)
 
 
-def test_the_command_line_s_mistakes(tmp_path, capsys):
+def test_mistakes_on_the_command_line_are_reported_in_one_line(tmp_path, capsys):
     for module, argv, match in [
         (table1, ["--data", "nowhere.npz"], "there is no file nowhere.npz"),
         (table1, ["--seeds", "0"], "--seeds is 0; expected at least 1"),
@@ -202,16 +203,15 @@ def test_the_command_line_s_mistakes(tmp_path, capsys):
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(paper_table, "IMAGE_SIZE", 8)
     pixels = np.random.default_rng(0).integers(0, 256, (160, 8, 8, 1), dtype=np.uint8)
     np.savez("tiny.npz", train=pixels[:132], test=pixels[132:])
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes
         yield SweepConfig(data="tiny.npz", epochs=1, seeds=1)
 
 
-def test_a_table_from_end_to_end_made_once_and_shared_with_figures(tiny, monkeypatch, capsys):
+def test_a_table_is_made_once_and_shares_its_runs_with_figures(tiny, monkeypatch, capsys):
     table = TABLE._replace(cases=(LOW, HIGH), ordering=())
-    paper_table.make(table, "mnist", tiny, "the command")
+    paper_table.make(table, tiny, "the command")
     folder = Path("runs/paper/name")
     names = {"table.md", "table.csv", "chart.png", "chart.svg", "samples.png", "provenance.json"}
     assert {path.name for path in folder.iterdir()} == names
@@ -222,41 +222,40 @@ def test_a_table_from_end_to_end_made_once_and_shared_with_figures(tiny, monkeyp
     assert provenance["runs"][0]["test"]["calibrated"]["num_examples"] == 28
     assert "[1/2] tiny: low, seed 0" in capsys.readouterr().err
     before = (folder / "table.csv").read_text()
-    made = []
+    trained = []
     original = run.train
-    monkeypatch.setattr(run, "train", lambda *args: made.append(args) or original(*args))
-    paper_table.make(table, "mnist", tiny, "the command")
+    monkeypatch.setattr(run, "train", lambda *args: trained.append(args) or original(*args))
+    paper_table.make(table, tiny, "the command")
     one_row = dataclasses.replace(tiny, only=("gaussian",), out="one")
-    paper_table.make(table, "mnist", one_row, "the command")
+    paper_table.make(table, one_row, "the command")
     assert "Only rows of: gaussian." in Path("one/name/table.md").read_text()
     assert "| low |" not in Path("one/name/table.md").read_text()
-    figure = paper_figure.Figure("figure", "Figure", (HIGH,), side_by_side=True, samples=False)
-    paper_figure.make(figure, "mnist", tiny, "the command")
-    assert not made
+    figure = paper_figure.Figure("figure", "Figure", "mnist", (HIGH,), side_by_side=True, image_size=8)
+    paper_figure.make(figure, tiny, "the command")
+    assert not trained
     assert (folder / "table.csv").read_text() == before
     assert {path.name for path in Path("runs/paper/figure").iterdir()} == {"samples.png", "provenance.json"}
     for number, match in ((29, "is 29; expected 0, or 4 to 28, the test images"), (3, "is 3; expected 0, or 4 to")):
         with pytest.raises(ConfigError, match=match):
-            paper_table.make(table, "mnist", dataclasses.replace(tiny, fid_images=number), "the command")
-    extended = dataclasses.replace(tiny, data="./tiny.npz")
+            paper_table.make(table, dataclasses.replace(tiny, fid_images=number), "the command")
+    moved = dataclasses.replace(tiny, data="./tiny.npz")
     with pytest.raises(ConfigError, match=r"--data is \./tiny.npz, but the run in .* was begun with tiny.npz"):
-        paper_table.make(table, "mnist", extended, "the command")
+        paper_table.make(table, moved, "the command")
 
 
-def test_an_interrupted_sweep_goes_on_and_a_diverged_run_is_left_out(tiny, monkeypatch, capsys):
+def test_an_interrupted_sweep_can_be_continued_and_a_diverged_run_is_left_out(tiny, monkeypatch, capsys):
     data = run.load_data(TrainConfig(data="tiny.npz", image_size=8))
-    asked = []
+    started = []
 
     def fake(config, data):
-        asked.append((config.likelihood, config.resume))
+        started.append((config.likelihood, config.resume))
         if config.likelihood == "gaussian":
             raise FloatingPointError("the loss is nan at step 1")
         raise Interrupted("saved at step 0")
 
     monkeypatch.setattr(run, "train", fake)
-    everything = {"source": "mnist", "image_size": 8}
-    assert list(sweep(tiny, (HIGH,), data, **everything)) == []
+    assert list(sweep(tiny, (HIGH,), data, source="mnist", image_size=8)) == []
     assert "left out, as training diverged: high, seed 0: the loss is nan at step 1" in capsys.readouterr().err
     with pytest.raises(Interrupted, match="the same command goes on from there"):
-        list(sweep(tiny, (LOW,), data, **everything))
-    assert asked == [("gaussian", False), ("optimal-sigma", False)]
+        list(sweep(tiny, (LOW,), data, source="mnist", image_size=8))
+    assert started == [("gaussian", False), ("optimal-sigma", False)]

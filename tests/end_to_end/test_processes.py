@@ -1,7 +1,6 @@
-"""Several processes on this machine, joined over the loopback address, train as one process does."""
+"""Several processes on this machine, connected over the loopback address, train like a single process."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +12,7 @@ import jax
 import numpy as np
 import process_worker
 import pytest
-from tiny_runs import assert_one_line, final_state, train_rows, write_images
+from tiny_runs import assert_one_line, final_state, rewind, train_rows, write_images
 
 from calibrax import cli, data
 from calibrax.training import jit_step
@@ -28,7 +27,7 @@ def _standard_promotion():
 
 
 def start(count, command, *, devices=1):
-    """Starts the processes of one run, each by `command(coordinator, process_id)`."""
+    """Start the processes of one run, each with the arguments `command(coordinator, process_id)`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -43,27 +42,31 @@ def start(count, command, *, devices=1):
 
 
 def training(count, *args):
-    """The command of `start` for a run by the command line."""
+    """The command of `start` for `calibrax train` with these arguments."""
     joined = ["--num-processes", count, "--coordinator"]
     return lambda address, index: ["-m", "calibrax.cli", "train", *args, *joined, address, "--process-id", index]
 
 
 def finish(started):
-    """Exit codes and what was said on stderr."""
+    """Wait for the processes. Returns their exit codes and what each printed on stderr."""
     try:
-        said = [process.communicate(timeout=150)[1] for process in started]
+        errors = [process.communicate(timeout=150)[1] for process in started]
     finally:
         for process in started:
             process.kill()
-    return [process.returncode for process in started], said
+    return [process.returncode for process in started], errors
 
 
 @pytest.mark.parametrize(("count", "devices"), [(2, 4), (4, 1)])
-def test_processes_train_as_one_device_does(count, devices, tmp_path):
-    """By SGD: Adam hides a gradient that is off by a factor."""
+def test_several_processes_train_like_one_device(count, devices, tmp_path):
+    """With SGD, because Adam hides a gradient that is off by a factor."""
     out, script = tmp_path / "out.npz", Path(process_worker.__file__)
-    codes, said = finish(start(count, lambda *place: [script, place[0], count, place[1], out], devices=devices))
-    assert codes == [0] * count, said
+
+    def command(address, index):
+        return [script, address, count, index, out]
+
+    codes, errors = finish(start(count, command, devices=devices))
+    assert codes == [0] * count, errors
     parts = process_worker.settings()
     feed = data.batches(process_worker.images(), process_worker.BATCH_SIZE, seed=1)
     with jax.numpy_rank_promotion("allow"):
@@ -82,40 +85,46 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(images, tmp_path_factory):
-    """A run of one epoch, 3 steps, in one process, this one."""
+    """A run of two epochs of three steps in this process."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    assert cli.main(["train", "--data", str(images), "--run-dir", str(folder), "--epochs", "1", *SETTINGS]) == 0
+    assert cli.main(["train", "--data", str(images), "--run-dir", str(folder), "--epochs", "2", *SETTINGS]) == 0
     return folder
 
 
-def test_one_of_two_processes_writes_and_one_goes_on(images, alone, tmp_path):
-    """And the other way round: a checkpoint does not know how many there were."""
+def assert_equal_runs(folder, alone):
+    """Assert that a run of several processes has the files, steps and losses of the run of a single one."""
+    assert names(folder) == names(alone)
+    assert [row["step"] for row in train_rows(folder)] == [1, 2, 3, 4, 5, 6]
+    assert int(final_state(folder).step) == 6
+    ours, theirs = ([row["loss"] for row in train_rows(run)] for run in (folder, alone))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)  # Adam amplifies rounding
+
+
+def test_a_run_of_two_processes_can_be_resumed_by_one(images, alone, tmp_path):
     folder = tmp_path / "two"
     args = ["--data", images, "--run-dir", folder, "--epochs", 1, *SETTINGS]
-    codes, said = finish(start(2, training(2, *args), devices=4))
-    assert codes == [0, 0], said
-    assert names(folder) == names(alone)
-    assert len(list(folder.rglob("*tfevents*"))) == 1
+    codes, errors = finish(start(2, training(2, *args), devices=4))
+    assert codes == [0, 0], errors
+    assert len(list(folder.rglob("*tfevents*"))) == 1  # only one process writes
     assert train_rows(folder)[0]["loss"] == pytest.approx(train_rows(alone)[0]["loss"], rel=1e-6)
-
-    begun_alone = shutil.copytree(alone, tmp_path / "one")
-    codes, said = finish(start(2, training(2, "--resume", "--run-dir", begun_alone, "--epochs", 2), devices=4))
-    assert codes == [0, 0], said
     assert cli.main(["train", "--resume", "--run-dir", str(folder), "--epochs", "2"]) == 0
-    assert cli.main(["train", "--resume", "--run-dir", str(alone), "--epochs", "2"]) == 0
-    for changed in (folder, begun_alone):
-        assert [row["step"] for row in train_rows(changed)] == [1, 2, 3, 4, 5, 6]
-        assert int(final_state(changed).step) == 6
-        ours, theirs = ([row["loss"] for row in train_rows(of)] for of in (changed, alone))
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3)  # by Adam, which enlarges what rounding leaves
+    assert_equal_runs(folder, alone)
+
+
+def test_a_run_of_one_process_can_be_resumed_by_two(alone, tmp_path):
+    folder = rewind(alone, tmp_path / "one")
+    codes, errors = finish(start(2, training(2, "--resume", "--run-dir", folder), devices=4))
+    assert codes == [0, 0], errors
+    assert_equal_runs(folder, alone)
 
 
 def names(folder):
+    """The files of a run, without those whose names depend on the time or the number of processes."""
     found = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     return sorted(name for name in found if "checkpoints" not in name and "tfevents" not in name)
 
 
-def test_a_signal_to_one_stops_all_and_the_first_saves(images, tmp_path):
+def test_a_signal_to_one_process_stops_all_of_them_and_the_first_saves(images, tmp_path):
     run = tmp_path / "run"
     args = ["--data", images, "--run-dir", run, "--epochs", 100_000, "--eval-every", 100_000, *SETTINGS]
     started = start(2, training(2, *args))
@@ -123,10 +132,10 @@ def test_a_signal_to_one_stops_all_and_the_first_saves(images, tmp_path):
     while time.monotonic() < deadline and not ((run / "metrics.jsonl").exists() and len(train_rows(run)) >= 20):
         time.sleep(0.1)
     started[1].send_signal(signal.SIGTERM)
-    codes, said = finish(started)
-    assert codes[1] == 0, said
-    assert "saved at step" in said[0]
-    assert "Traceback" not in "".join(said)
+    codes, errors = finish(started)
+    assert codes[1] == 0, errors
+    assert "saved at step" in errors[0]
+    assert "Traceback" not in "".join(errors)
     steps = [row["step"] for row in train_rows(run)]
     assert steps == list(range(1, len(steps) + 1))
     assert int(final_state(run).step) == len(steps) >= 20
@@ -134,7 +143,7 @@ def test_a_signal_to_one_stops_all_and_the_first_saves(images, tmp_path):
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_the_parts_of_a_batch_make_up_the_batch(count):
-    """In memory, and from a source that is read ahead; from the middle of an epoch on and into the next."""
+    """For arrays and for a source that is read ahead, from the middle of an epoch into the next one."""
 
     class Source:
         def __len__(self):
@@ -151,9 +160,9 @@ def test_the_parts_of_a_batch_make_up_the_batch(count):
             np.testing.assert_array_equal(np.concatenate([next(part) for part in parts]), next(whole))
 
 
-def test_the_number_of_threads_that_read_ahead_changes_nothing(monkeypatch):
+def test_batches_do_not_depend_on_the_number_of_threads_that_read_ahead(monkeypatch):
     class Slow:
-        """Later videos of a batch are there sooner."""
+        """Later videos take less time to read."""
 
         def __len__(self):
             return 24
@@ -173,7 +182,7 @@ def test_the_number_of_threads_that_read_ahead_changes_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize(("part", "words"), [((0, 3), "multiple of the 3 parts"), ((2, 2), "is"), ((-1, 2), "is")])
-def test_parts_that_cannot_be_are_refused(part, words):
+def test_invalid_parts_are_refused(part, words):
     with pytest.raises(data.DataError, match=rf"^[^\n]*{words}[^\n]*$"):
         next(data.batches(np.zeros((8, 1, 1, 1), np.uint8), 4, seed=0, part=part))
 
@@ -190,5 +199,5 @@ def test_parts_that_cannot_be_are_refused(part, words):
         (["--coordinator", "auto"], "cannot join the other processes"),
     ],
 )
-def test_places_that_cannot_be_are_refused(args, words, images, capsys):
+def test_invalid_process_settings_are_refused(args, words, images, capsys):
     assert_one_line(capsys, cli.main(["train", "--data", str(images), *args]), words)

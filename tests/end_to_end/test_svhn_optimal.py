@@ -1,4 +1,4 @@
-"""`make svhn-optimal`: which images it takes."""
+"""`make svhn-optimal`: which images it trains on."""
 
 import jax
 import pytest
@@ -11,8 +11,8 @@ from experiments import svhn_optimal
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The settings with which training would begin; SVHN cannot be had."""
-    found = []
+    """A list to which training adds its settings instead of training. SVHN cannot be found."""
+    started = []
 
     def load_data(config):
         if config.data == "svhn":
@@ -20,31 +20,31 @@ def trained(monkeypatch):
         return config.data
 
     def train(config, data=None):
-        found.append(config)
+        started.append(config)
         assert (load_data(config) if data is None else data) == config.data
 
     monkeypatch.setattr(run, "load_data", load_data)
     monkeypatch.setattr(run, "train", train)
-    return found
+    return started
 
 
-def test_without_svhn_it_goes_on_with_drawn_digits_and_says_so(trained, capsys):
+def test_without_svhn_it_says_so_and_uses_street_digits(trained, capsys):
     assert svhn_optimal.main([]) == 0
     (config,) = trained
     assert (config.data, config.likelihood, config.image_size) == ("street-digits", "optimal-sigma", 28)
-    said = capsys.readouterr()
-    assert said.err == "SVHN cannot be had here: no network\n"
-    assert "NOT SVHN" in said.out
+    printed = capsys.readouterr()
+    assert printed.err == "SVHN cannot be had here: no network\n"
+    assert "NOT SVHN" in printed.out
 
 
-def test_svhn_is_taken_where_it_can_be_had(trained, monkeypatch):
+def test_svhn_is_used_if_it_is_found(trained, monkeypatch):
     monkeypatch.setattr(run, "load_data", lambda config: config.data)
     assert svhn_optimal.main([]) == 0
     assert trained[0].data == "svhn"
 
 
 @pytest.mark.parametrize("args", [["--data", "svhn"], ["--data=svhn"]])
-def test_who_asks_for_svhn_gets_no_other(trained, args, capsys):
+def test_an_explicit_request_for_svhn_has_no_fallback(trained, args, capsys):
     assert svhn_optimal.main(args) == 2
     assert capsys.readouterr().err == "calibrax: no network\n"
 

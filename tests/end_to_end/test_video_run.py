@@ -1,4 +1,4 @@
-"""Runs on videos, from the command line: trained, gone on with, evaluated, sampled; and what is refused."""
+"""Runs on videos from the command line: training, resuming, evaluation, samples, and refused input."""
 
 import json
 
@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_runs import rewind
 
 from calibrax import cli
 from calibrax.data import moving_digits
@@ -63,12 +64,12 @@ def refused(capsys, args, message):
     assert message in line
 
 
-def test_a_run_leaves_metrics_films_and_scores(folder):
+def test_a_run_writes_metrics_animations_and_scores(folder):
     assert [row["step"] for row in rows(folder, "train")] == [1, 2, 3, 4, 5, 6]
     tested = rows(folder, "test")
     assert [row["step"] for row in tested] == [3, 6]
     for row in tested:
-        assert row["ssim_best"] >= row["ssim_random"] - 1e-6  # the best of several, among them that one
+        assert row["ssim_best"] >= row["ssim_random"] - 1e-6  # the random sample is one of those for the best
         assert 0 < row["ssim_copied"] <= 1
         assert row["num_examples"] == 5
     for step in (3, 6):
@@ -86,18 +87,18 @@ def test_a_run_leaves_metrics_films_and_scores(folder):
     assert (folder / "curves.png").exists()
 
 
-def test_a_run_gone_on_with_is_the_whole_run(videos, folder, tmp_path):
-    part = tmp_path / "part"
-    assert cli.main(train_args(videos, part, "--epochs", "1")) == 0
-    assert cli.main(["train", "--resume", "--run-dir", str(part), "--epochs", "2"]) == 0
-    one, other = (Run.open(place).saved_state() for place in (folder, part))
+def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(folder, tmp_path):
+    resumed = rewind(folder, tmp_path / "resumed")
+    assert Run.open(resumed).saved_state().step == 3
+    assert cli.main(["train", "--resume", "--run-dir", str(resumed)]) == 0
+    one, other = (Run.open(place).saved_state() for place in (folder, resumed))
     jax.tree.map(np.testing.assert_array_equal, one, other)
     assert jax.tree.leaves(one.model_state)
-    assert rows(folder, "train") == rows(part, "train")
-    assert rows(folder, "test") == rows(part, "test")
+    assert rows(folder, "train") == rows(resumed, "train")
+    assert rows(folder, "test") == rows(resumed, "test")
 
 
-def test_evaluation_adds_predictions_and_calibration(folder, capsys):
+def test_evaluation_measures_predictions_and_calibration(folder, capsys):
     assert cli.main(["evaluate", str(folder), "--futures", "3", "--calibration-draws", "9"]) == 0
     out = capsys.readouterr().out
     assert f"a frame, of {TEST_FRAMES - 1}" in out
@@ -123,7 +124,7 @@ def test_samples_of_a_test_video(folder, tmp_path, capsys):
     refused(capsys, ["sample", str(folder), "--noise"], "--noise is for images")
 
 
-def test_data_described_with_a_film_strip(videos, tmp_path, capsys):
+def test_calibrax_data_describes_videos_and_draws_a_film_strip(videos, tmp_path, capsys):
     path = tmp_path / "film.png"
     assert cli.main(["data", videos, "--picture", str(path)]) == 0
     out = capsys.readouterr().out
@@ -136,7 +137,7 @@ def npz(path, train, test=None):
     return str(path)
 
 
-def test_videos_of_another_kind_are_refused_in_a_line(videos, tmp_path, capsys):
+def test_unsuitable_videos_are_refused_in_one_line(videos, tmp_path, capsys):
     def args(data, *extra):
         return train_args(data, tmp_path / "run", *extra)
 
@@ -160,7 +161,7 @@ def test_videos_of_another_kind_are_refused_in_a_line(videos, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", presets.LIKELIHOODS)
-def test_any_decoder_is_one_of_a_video_s_frames(name):
+def test_every_decoder_can_be_applied_to_the_frames_of_a_video(name):
     likelihood = TrainConfig.for_model("svg-small", likelihood=name).make_likelihood()
     shapes = [jax.eval_shape(lambda time=time: likelihood.init((time, 64, 64, 1))) for time in (3, 9)]
     assert shapes[0] == shapes[1]
@@ -169,7 +170,7 @@ def test_any_decoder_is_one_of_a_video_s_frames(name):
 def test_a_table_of_decoders_from_end_to_end(videos, tmp_path, capsys):
     args = ["--data", videos, "--model", "svg-small", "--batch-size", "4", "--epochs", "1", "--seeds", "1"]
     args += ["--futures", "2", "--only", "optimal-sigma", "--out", str(tmp_path / "out")]
-    assert table2_bair.main([*args, "--runs", str(tmp_path / "runs")]) == 2  # 12 frames are wanted, 4 are there
+    assert table2_bair.main([*args, "--runs", str(tmp_path / "runs")]) == 2  # it needs 12 frames, and there are 4
     assert "number of frames is 12; expected 1 to 4" in capsys.readouterr().err
     longer = npz(tmp_path / "longer.npz", moving_digits(num=8, num_frames=12), moving_digits(num=3, num_frames=6))
     args[1] = longer
@@ -186,6 +187,6 @@ def test_a_table_of_decoders_from_end_to_end(videos, tmp_path, capsys):
     assert record["runs"][0]["event_shape"] == [5, 64, 64, 1]
 
 
-def test_the_original_s_objective_is_a_row_of_the_table():
+def test_the_objective_of_the_original_is_a_row_of_the_table():
     row = next(case for case in table2_bair.table().cases if case.label == "β (original SVG)")
     assert row.settings["beta"] / 2 == pytest.approx(0.6144)  # σ² = βD/2 at β = 1e-4, D = 64·64·3

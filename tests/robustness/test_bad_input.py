@@ -1,4 +1,4 @@
-"""Bad input of every kind, each with the one line that says what is wrong: commands, files, folders and functions."""
+"""Bad input to commands, files, folders and functions, each with the one line that reports it."""
 
 import io
 import json
@@ -43,13 +43,13 @@ from calibrax.models import ConvVAE
 from calibrax.runs.config import ConfigError, TrainConfig
 from calibrax.training import Checkpoints, create_train_state, read_metrics
 
-SECONDS = 10  # that one case may take
+SECONDS = 10  # limit per case
 KEY = jax.random.key(0)
-LONG = "x" * 300  # no file system has such names
+LONG = "x" * 300  # longer than file systems allow for a name
 
 
 class TooLongError(BaseException):
-    """Nothing that is tested catches it."""
+    """A time-out that the tested code does not catch."""
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def by_id(cases):
     return [pytest.param(case, id=case.id) for case in cases]
 
 
-# Files and folders that are wrong
+# Invalid files and folders
 
 
 def levels(num, *shape):
@@ -103,7 +103,7 @@ def text(path, content=""):
 
 
 def pictures(**folders):
-    """PNG files by folder: `a__b=[(8, 8, 3)]` is one of that shape in a/b."""
+    """Write PNG files: `a__b=[(8, 8, 3)]` is one file of that shape in the folder a/b."""
 
     def write():
         for folder, shapes in folders.items():
@@ -115,7 +115,7 @@ def pictures(**folders):
 
 
 def cut(path, share):
-    """A file that ends early."""
+    """Truncate a file to a share of its length."""
 
     def write():
         content = Path(path).read_bytes()
@@ -129,7 +129,7 @@ def removed(path):
 
 
 def settings(**changes):
-    """Other settings in the run's config.json; `...` takes one away."""
+    """Change settings in the run's config.json; `...` removes one."""
 
     def write():
         record = json.loads(Path("run/config.json").read_text())
@@ -140,7 +140,7 @@ def settings(**changes):
 
 
 def results(change):
-    """The run's results.json after `change(record)`, which may return another."""
+    """Change the run's results.json: `change(record)` modifies the record or returns another one."""
 
     def write():
         record = json.loads(Path("run/results.json").read_text())
@@ -150,7 +150,7 @@ def results(change):
 
 
 def rows(*lines):
-    """Lines before the last ones of the run's metrics.jsonl."""
+    """Insert lines before those of the run's metrics.jsonl."""
 
     def write():
         whole = Path("run/metrics.jsonl").read_text()
@@ -160,7 +160,7 @@ def rows(*lines):
 
 
 def film_run(**changes):
-    """A run of videos that has no checkpoint yet."""
+    """Write a run on videos that has no checkpoint yet."""
 
     def write():
         np.savez("films.npz", train=FILMS, test=FILMS[:3])
@@ -213,9 +213,9 @@ def nothing():
 
 class Command(NamedTuple):
     id: str
-    line: str  # in a folder with the images tiny.npz and, if it is named, the run `run`
-    words: str
-    damage: Callable[[], Any] = nothing  # done there before
+    line: str  # run in a folder with the images tiny.npz and, if the line names it, the run `run`
+    words: str  # a regular expression that the message must match
+    damage: Callable[[], Any] = nothing  # called there first
 
 
 def trains(id, options, words, damage=nothing):
@@ -632,7 +632,7 @@ COMMANDS = [*TRAIN, *OTHER, *RUN_FOLDERS, *FILES, *VIDEOS]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The images `tiny.npz`, and a run on them whose settings name them just so."""
+    """A folder with the images `tiny.npz` and a run on them whose settings have that relative path."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
         patch.chdir(folder)
@@ -642,7 +642,7 @@ def trained(tmp_path_factory):
 
 
 def tree(folder):
-    """What is there: the bytes of files, where links lead, and folders."""
+    """The content of a folder: the bytes of files, the targets of links, and the names of folders."""
     return {
         str(path.relative_to(folder)): path.readlink() if path.is_symlink() else path.is_file() and path.read_bytes()
         for path in folder.rglob("*")
@@ -650,9 +650,7 @@ def tree(folder):
 
 
 @pytest.mark.parametrize("case", by_id(COMMANDS))
-def test_a_command_says_in_one_line_what_is_wrong_and_leaves_all_as_it_was(
-    case, trained, tmp_path, monkeypatch, capsys
-):
+def test_a_command_reports_bad_input_in_one_line_and_changes_nothing(case, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     args = shlex.split(case.line)
     shutil.copy(trained / "tiny.npz", tmp_path)
@@ -703,7 +701,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("case", by_id(SETTINGS))
-def test_a_setting_that_cannot_be_is_one_line(case):
+def test_an_invalid_setting_is_reported_in_one_line(case):
     check(ConfigError, case.words, lambda: TrainConfig(**case.settings))
 
 
@@ -917,7 +915,7 @@ CALLS = [*LIKELIHOODS, *OBJECTIVES, *TRAINING, *EVALUATION, *WEIGHTS, *DATA]
 
 
 @pytest.mark.parametrize("case", by_id(CALLS))
-def test_a_function_says_in_one_line_what_is_wrong(case, tmp_path, monkeypatch):
+def test_a_function_reports_bad_arguments_in_one_line(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check(case.error, case.words, case.call)
 
@@ -925,13 +923,13 @@ def test_a_function_says_in_one_line_what_is_wrong(case, tmp_path, monkeypatch):
 def check(error, words, call):
     with limited(), pytest.raises(error) as caught:
         call()
-    assert isinstance(caught.value, DataError) or type(caught.value) is error  # no UnicodeDecodeError, which is another
+    # Not a subclass, such as UnicodeDecodeError, which would be an accident.
+    assert isinstance(caught.value, DataError) or type(caught.value) is error
     assert "\n" not in str(caught.value)
     assert re.search(words, str(caught.value)), caught.value
 
 
-def test_there_are_many_cases_and_each_has_a_name_of_its_own():
+def test_every_case_has_a_name_of_its_own():
     cases = [*COMMANDS, *SETTINGS, *CALLS]
-    assert len(cases) >= 120
     assert len({case.id for case in cases}) == len(cases)
     assert all(case.words for case in cases)

@@ -1,4 +1,4 @@
-"""Damage to a saved checkpoint is found and named, an older one stands in, and nothing wrong is ever restored."""
+"""Damage to a checkpoint is found and named, an older checkpoint is used, and nothing damaged is ever restored."""
 
 import contextlib
 import functools
@@ -24,7 +24,7 @@ OPTIMIZER = optax.adam(1e-3)
 
 
 def state_at(step):
-    """Many leaves, of several dtypes and shapes, one too large to lie inside orbax's index; all depend on the step."""
+    """A state that depends on the step. Its leaves have several dtypes; one is too large for orbax's index."""
     rng = np.random.default_rng(step)
     params = {
         "model": {
@@ -51,7 +51,7 @@ def save(folder, *steps, keep=2):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Checkpoints 100 and 120, to be copied."""
+    """A folder with checkpoints 100 and 120, for tests to copy."""
     folder = tmp_path_factory.mktemp("saved") / "checkpoints"
     save(folder, 100, 120).close()
     return folder
@@ -88,7 +88,7 @@ def remove(path):
 DAMAGES = {truncate: "1 bytes short", flip: "other content", empty: "bytes short", remove: "missing"}
 
 
-def test_damage_to_any_file_in_any_way_is_found_and_named(folder):
+def test_every_kind_of_damage_to_every_file_is_found_and_named(folder):
     checkpoints, cases = Checkpoints(folder), 0
     assert checkpoints.verify(120) is None
     for path in files_of(folder / "120"):
@@ -96,7 +96,7 @@ def test_damage_to_any_file_in_any_way_is_found_and_named(folder):
         for damage, what in DAMAGES.items():
             damage(path)
             found = checkpoints.verify(120)
-            # The manifest knows no length of its own.
+            # The manifest does not record its own length.
             expected = what if name != MANIFEST_FILE or damage is remove else "other content"
             assert found is not None
             assert found.startswith(f"{name}: ")
@@ -108,7 +108,7 @@ def test_damage_to_any_file_in_any_way_is_found_and_named(folder):
     assert checkpoints.verify(120) is None
 
 
-def test_no_flipped_bit_of_the_manifest_accuses_another_file(folder):
+def test_a_flipped_bit_in_the_manifest_is_blamed_on_the_manifest(folder):
     checkpoints, path = Checkpoints(folder), folder / "120" / MANIFEST_FILE
     content = path.read_bytes()
     for at in range(0, len(content), 4):
@@ -118,7 +118,7 @@ def test_no_flipped_bit_of_the_manifest_accuses_another_file(folder):
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_an_older_checkpoint_stands_in_and_a_line_says_so(folder, damage, capsys):
+def test_an_older_checkpoint_is_used_with_a_message(folder, damage, capsys):
     older = state_at(100)
     for path in files_of(folder / "120"):
         content, name = path.read_bytes(), path.relative_to(folder / "120").as_posix()
@@ -138,7 +138,7 @@ def test_an_older_checkpoint_stands_in_and_a_line_says_so(folder, damage, capsys
     assert capsys.readouterr().err == ""
 
 
-def test_none_intact_is_an_error_in_one_line(folder, capsys):
+def test_without_an_intact_checkpoint_there_is_an_error_in_one_line(folder, capsys):
     data = max(files_of(folder / "120"), key=lambda path: path.stat().st_size)
     flip(data)
     empty(folder / "100" / "state" / "_METADATA")
@@ -148,12 +148,12 @@ def test_none_intact_is_an_error_in_one_line(folder, capsys):
     assert "\n" not in str(error.value)
     assert isinstance(error.value, ValueError)
     assert capsys.readouterr().err == ""
-    assert checkpoints.latest_step() == 120  # and not None: a run does not begin anew over them
+    assert checkpoints.latest_step() == 120  # not None, so that no run starts over and overwrites them
     with pytest.raises(DamagedCheckpoint, match=r"^no intact checkpoint of step 100 in "):
         checkpoints.restore(ABSTRACT, 100)
 
 
-def test_several_damaged_checkpoints_are_passed_over_once(tmp_path, capsys):
+def test_several_damaged_checkpoints_are_reported_once_each(tmp_path, capsys):
     folder = tmp_path / "c"
     checkpoints = save(folder, 100, 110, 120, keep=3)
     for step in (110, 120):
@@ -167,7 +167,7 @@ def test_several_damaged_checkpoints_are_passed_over_once(tmp_path, capsys):
     assert sorted(path.name for path in folder.iterdir()) == ["100", "115"]
 
 
-def test_a_run_goes_on_over_damaged_checkpoints(folder):
+def test_a_resumed_run_replaces_damaged_checkpoints(folder):
     flip(max(files_of(folder / "120"), key=lambda path: path.stat().st_size))
     checkpoints = Checkpoints(folder)
     assert checkpoints.restore(ABSTRACT).step == 100
@@ -179,7 +179,7 @@ def test_a_run_goes_on_over_damaged_checkpoints(folder):
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_damaged_checkpoint_is_replaced_by_a_save_of_its_step(folder, known, capsys):
+def test_saving_the_same_step_replaces_a_damaged_checkpoint(folder, known, capsys):
     truncate(folder / "120" / "state" / "manifest.ocdbt")
     checkpoints = Checkpoints(folder)
     if known:
@@ -198,14 +198,15 @@ def test_an_intact_checkpoint_is_not_written_again(folder):
     assert {path: path.stat().st_mtime_ns for path in files_of(folder)} == before
 
 
-def as_of_an_older_version(folder):
+def make_old_format(folder):
+    """Remove what older versions did not write: the manifest and its mention in the metadata."""
     (folder / MANIFEST_FILE).unlink()
     metadata = folder / checkpoint.STEP_METADATA
     write_text(metadata, json.dumps(json.loads(metadata.read_text()) | {"custom_metadata": {}}))
 
 
-def test_a_checkpoint_of_an_older_version_is_taken_if_orbax_can_read_it(folder, capsys):
-    as_of_an_older_version(folder / "120")
+def test_a_checkpoint_of_an_older_version_is_used_if_orbax_can_read_it(folder, capsys):
+    make_old_format(folder / "120")
     checkpoints = Checkpoints(folder)
     assert checkpoints.verify(120) is None
     chex.assert_trees_all_equal(checkpoints.restore(ABSTRACT), state_at(120))
@@ -220,7 +221,7 @@ def test_a_checkpoint_of_an_older_version_is_taken_if_orbax_can_read_it(folder, 
 
 def test_checkpoints_of_an_older_version_that_do_not_fit_are_not_removed(folder):
     for step in ("100", "120"):
-        as_of_an_older_version(folder / step)
+        make_old_format(folder / step)
     checkpoints = Checkpoints(folder, keep=3)
     with pytest.raises(DamagedCheckpoint, match="or does not fit"):
         checkpoints.restore(ABSTRACT._replace(ema=None))
@@ -228,13 +229,13 @@ def test_checkpoints_of_an_older_version_that_do_not_fit_are_not_removed(folder)
     chex.assert_trees_all_equal(checkpoints.restore(ABSTRACT, 120), state_at(120))
 
 
-def test_a_folder_of_a_step_with_nothing_in_it_is_damaged(folder, capsys):
+def test_an_empty_checkpoint_folder_counts_as_damaged(folder, capsys):
     (folder / "140").mkdir()
     assert Checkpoints(folder).restore(ABSTRACT).step == 120
     assert f"checkpoint 140 is damaged ({MANIFEST_FILE}: missing); going back to 120" in capsys.readouterr().err
 
 
-def test_an_intact_checkpoint_of_another_structure_is_no_damage(folder):
+def test_a_checkpoint_with_another_structure_is_not_reported_as_damaged(folder):
     checkpoints = Checkpoints(folder)
     kernel = jax.ShapeDtypeStruct((64, 127), np.float32)
     model = {**ABSTRACT.params["model"], "kernel": kernel}
@@ -250,10 +251,8 @@ def test_an_intact_checkpoint_of_another_structure_is_no_damage(folder):
 
 
 @pytest.mark.parametrize("replace", [False, True])
-def test_a_save_cut_off_at_any_change_to_the_folder_leaves_what_was_there(
-    saved, tmp_path, replace, monkeypatch, capsys
-):
-    """Before each folder that a save renames or removes, and before its manifest is written."""
+def test_an_interrupted_save_leaves_intact_checkpoints(saved, tmp_path, replace, monkeypatch, capsys):
+    """Interrupted before each rename or removal of a folder, and before the manifest is written."""
     for cut in range(8):
         folder, calls = shutil.copytree(saved, tmp_path / str(cut)), []
 
@@ -273,7 +272,7 @@ def test_a_save_cut_off_at_any_change_to_the_folder_leaves_what_was_there(
             ):
                 patch.setattr(owner, name, functools.partial(until, getattr(owner, name)))
             save(folder, 120 if replace else 140)
-            break  # there was nothing left to cut off
+            break  # the save finished before the interruption
         checkpoints = Checkpoints(folder)
         restored = checkpoints.restore(ABSTRACT)
         assert restored.step in ((100, 120) if replace else (120, 140))
@@ -284,8 +283,8 @@ def test_a_save_cut_off_at_any_change_to_the_folder_leaves_what_was_there(
     assert cut >= 6
 
 
-def test_a_process_killed_while_it_saves_leaves_no_damage(tmp_path):
-    """Saved over and over in a process of its own, which is then killed: all that is found is intact."""
+def test_a_process_killed_while_it_saves_leaves_intact_checkpoints(tmp_path):
+    """A process saves again and again until it is killed. All checkpoints that are found then are intact."""
     code = (
         "import jax.numpy as jnp\n"
         "from calibrax.training import Checkpoints, TrainState\n"

@@ -1,4 +1,4 @@
-"""A disk that is full or read-only, a folder that vanishes: one line, exit code 1, and the checkpoints stay whole."""
+"""A full or read-only disk and a deleted folder end a run with one line, and its checkpoints stay intact."""
 
 import errno
 import os
@@ -26,7 +26,7 @@ def _standard_promotion():
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
-    """A run of one epoch, of 3 steps, with its images beside it; to be copied."""
+    """A folder with images and a run of one epoch of three steps, for tests to copy."""
     folder = tmp_path_factory.mktemp("begun")
     args = train_args(write_images(folder / "tiny.npz"), folder / "run", "--epochs", "1", "--save-every", "1")
     assert cli.main(args) == 0
@@ -39,19 +39,19 @@ def folder(begun, tmp_path):
 
 
 def resume(folder, *before):
-    """Go on for another epoch in a process of its own: exit code, and the lines on stderr but for the progress bar."""
+    """Resume for another epoch in a new process. Returns the exit code and stderr's lines, without the progress bar."""
     environment = {
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "PYTHONPATH": os.pathsep.join(sys.path),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9",  # JAX warns where it cannot write its cache
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9",  # JAX warns if it cannot write its cache
     }
     command = [*before, sys.executable, *RESUME]
-    done = subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, text=True)
-    lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.strip() and "img/s" not in line]
-    return done.returncode, lines
+    process = subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, text=True)
+    lines = [line for line in process.stderr.replace("\r", "\n").splitlines() if line.strip() and "img/s" not in line]
+    return process.returncode, lines
 
 
-def assert_checkpoint_3_is_whole(folder):
+def assert_checkpoint_3_is_intact(folder):
     checkpoints = Checkpoints(folder / "run" / "checkpoints")
     assert checkpoints.latest_step() == 3
     assert checkpoints.verify(3) is None
@@ -66,7 +66,7 @@ def test_a_limit_on_the_size_of_files(folder):
     assert lines[-1].startswith("calibrax: ")
     assert "run/checkpoints: no room for a checkpoint (File too large); what was written before is whole" in lines[-1]
     assert len(lines) == 1, lines
-    assert_checkpoint_3_is_whole(folder)
+    assert_checkpoint_3_is_intact(folder)
 
 
 IN_A_SMALL_DISK = """
@@ -83,7 +83,7 @@ exit $code
 
 
 def in_a_small_disk(folder, size, then=""):
-    """As root of a name space of its own, in which a disk may be mounted."""
+    """Resume on a disk of limited size, mounted as root of a new user namespace."""
     script = IN_A_SMALL_DISK.format(size=size, then=then)
     return resume(folder, "unshare", "-rm", "sh", "-c", script, "sh")
 
@@ -102,9 +102,9 @@ def test_a_full_disk(folder, mounts):
     assert "run/checkpoints: no room for a checkpoint (No space left on device)" in lines[0]
     shutil.rmtree(folder / "run")
     (folder / "after").rename(folder / "run")
-    assert_checkpoint_3_is_whole(folder)
+    assert_checkpoint_3_is_intact(folder)
     rows = read_metrics(folder / "run" / "metrics.jsonl")
-    assert max(row["step"] for row in rows) > 3  # and they are there again, once, when the run goes on
+    assert max(row["step"] for row in rows) > 3  # on resume, these steps are taken again and logged once
     assert resume(folder)[0] == 0
     rows = [row["step"] for row in read_metrics(folder / "run" / "metrics.jsonl") if row["split"] == "train"]
     assert rows == [1, 2, 3, 4, 5, 6]
@@ -116,7 +116,7 @@ def test_a_disk_that_is_read_only(folder, mounts):
     assert lines == ["calibrax: cannot write into the run folder run: Read-only file system"]
 
 
-def test_a_folder_that_vanishes(folder, monkeypatch, capsys):
+def test_a_folder_that_is_deleted_during_the_run(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     take = Looped.__call__
 
@@ -129,7 +129,7 @@ def test_a_folder_that_vanishes(folder, monkeypatch, capsys):
     error = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
     assert error.startswith("calibrax: ")
     assert error.endswith("checkpoints: No such file or directory; what was written before is whole")
-    assert not (folder / "run").exists()  # half a run is not made in its place
+    assert not (folder / "run").exists()  # it is not recreated with half a run
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -142,7 +142,7 @@ def test_a_folder_without_permission(folder, monkeypatch, capsys):
 
 
 def test_a_picture_that_cannot_be_written(folder, monkeypatch, capsys):
-    """Whatever cannot be written, not a checkpoint alone."""
+    """The message is the same for every file, not only for checkpoints."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(run, "save_training_curves", no_room)
     assert cli.main(["evaluate", "run"]) == 1

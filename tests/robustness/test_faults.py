@@ -1,4 +1,4 @@
-"""Runs struck by signals in each of their phases and resumed: nothing is lost, to the bit. `make faults` tries many."""
+"""Runs that are killed and resumed equal uninterrupted ones to the bit. `make faults` tries many more moments."""
 
 import signal
 
@@ -20,7 +20,7 @@ from benchmarks.faults import (
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Of one device, as users run it: the images, what an uninterrupted run leaves, its digest, its phases."""
+    """An uninterrupted run on one device: its images, its files, the digest of its state, and its phases."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLA_FLAGS", "")
@@ -30,7 +30,7 @@ def whole(tmp_path_factory):
         yield folder / "images.npz", snapshot(folder / "run"), report["digest"], report["profile"]
 
 
-def test_an_uninterrupted_run_logs_each_step_once_and_leaves_nothing_behind(whole):
+def test_an_uninterrupted_run_logs_each_step_once_and_leaves_no_temporary_files(whole):
     images, files, _, profile = whole
     check_log(images.parent / "run" / "metrics.jsonl")
     assert not [name for name in files if "tmp" in name or "saving" in name]
@@ -47,14 +47,14 @@ def test_an_uninterrupted_run_logs_each_step_once_and_leaves_nothing_behind(whol
     ],
     ids=str,
 )
-def test_a_run_that_was_struck_and_resumed_equals_the_uninterrupted_one_to_the_bit(whole, tmp_path, fault):
+def test_a_killed_and_resumed_run_equals_the_uninterrupted_one_to_the_bit(whole, tmp_path, fault):
     images, files, digest, _ = whole
     outcome = try_fault(fault, tmp_path / "struck", images, files, digest)
     assert outcome.struck
     assert outcome.trouble is None
 
 
-def test_what_is_compared_would_differ(whole):
+def test_the_comparison_finds_differences(whole):
     files = whole[1]
     assert differences(files, files) is None
     assert differences(files | {"metrics.jsonl": b""}, files) == "another metrics.jsonl"

@@ -1,7 +1,7 @@
-"""Damaged and malicious files: a reader loads them or says in one line why not, soon, and in little memory.
+"""Damaged and malicious files: a reader loads them or refuses them in one line, quickly and with little memory.
 
-Each reader is given CALIBRAX_FUZZ inputs, 60 by default: files that it reads, with some of their bytes changed. Where a
-checksum would hide what is behind it, the bytes are also changed inside of the archive, whose checksums then fit.
+Each reader gets CALIBRAX_FUZZ inputs, 60 by default: valid files with some of their bytes changed. If a checksum would
+catch every change, bytes are also changed inside the archive, and its checksums are recomputed.
 """
 
 import collections
@@ -47,7 +47,7 @@ from calibrax.runs.config import ConfigError, TrainConfig
 from calibrax.training import read_metrics
 
 NUM = int(os.environ.get("CALIBRAX_FUZZ", "60"))
-SECONDS, MEBIBYTES = 10, 64  # that one input may take
+SECONDS, MEBIBYTES = 10, 64  # limits per input
 RNG = np.random.default_rng(0)
 
 
@@ -56,7 +56,7 @@ RNG = np.random.default_rng(0)
 
 @dataclasses.dataclass(frozen=True)
 class Mutation:
-    """A change of a file's bytes at a share of its length."""
+    """A change of a file's bytes at a position given as a share of its length."""
 
     kind: str
     share: float
@@ -84,7 +84,7 @@ MUTATIONS = st.lists(
     st.builds(
         Mutation,
         st.sampled_from(["flip", "byte", "word", "cut", "remove", "repeat", "insert"]),
-        # Headers are at the beginning or the end.
+        # Headers are at the beginning or at the end.
         st.one_of(st.floats(0, 1), st.floats(0, 0.05), st.floats(0.95, 1)),
         st.one_of(st.sampled_from(EXTREMES), st.integers(0, 2**64 - 1)),
     ),
@@ -94,7 +94,7 @@ MUTATIONS = st.lists(
 
 
 def fuzzed(run, names):
-    """Call `run(name, mutations)` with many of them: the same ones always, unless CALIBRAX_FUZZ is set."""
+    """Call `run(name, mutations)` NUM times. Without CALIBRAX_FUZZ, the mutations are the same in every session."""
     options: dict[str, Any] = {"print_blob": True} if "CALIBRAX_FUZZ" in os.environ else {"derandomize": True}
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     options |= {"phases": [Phase.generate], "deadline": None, "database": None, "suppress_health_check": checks}
@@ -105,11 +105,11 @@ def fuzzed(run, names):
 
 
 class TooLongError(BaseException):
-    """No reader catches it."""
+    """A time-out that no reader catches."""
 
 
 def memory_peak():
-    """The largest resident memory of this process since `restart_peak`, bytes; 0 where that is not to be had."""
+    """The peak resident memory of this process since `restart_peak`, in bytes; 0 on systems that do not report it."""
     try:
         (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     except (OSError, ValueError):
@@ -124,7 +124,7 @@ def restart_peak():
 
 @contextlib.contextmanager
 def limited(mebibytes=MEBIBYTES):
-    """A block that may take no more than so much time and memory."""
+    """Fail if the block takes more than SECONDS or `mebibytes` of memory."""
 
     def too_long(signum, frame):
         raise TooLongError(f"more than {SECONDS} seconds")
@@ -142,7 +142,7 @@ def limited(mebibytes=MEBIBYTES):
 
 
 def message_of(read, errors, mebibytes=MEBIBYTES):
-    """What a reader refuses a file with, in one line; None where it reads it."""
+    """The one-line message with which a reader refuses a file; None if it reads the file."""
     message = None
     with limited(mebibytes):
         try:
@@ -153,7 +153,7 @@ def message_of(read, errors, mebibytes=MEBIBYTES):
     return message
 
 
-def test_the_limits_of_this_test_hold(monkeypatch):
+def test_the_limits_are_enforced(monkeypatch):
     if memory_peak():
         with pytest.raises(AssertionError), limited():
             bytearray(MEBIBYTES + 8 << 20)
@@ -167,7 +167,7 @@ def test_the_limits_of_this_test_hold(monkeypatch):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Bytes to change, and how a file, or the files of a folder, are made of them."""
+    """The bytes to change, and a function that writes the file, or the files of a folder, from them."""
 
     name: str
     content: bytes
@@ -176,7 +176,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """A reader, the errors it may raise, and the files in a folder that it reads."""
+    """A reader, the files that it reads from a folder, the errors it may raise, and its memory limit."""
 
     read: Callable[[Path], Any]  # from the folder
     cases: Callable[[Path], list[Case]]  # in the folder
@@ -193,7 +193,7 @@ def case_of(path):
 
 
 def rewritten_zip(path, member):
-    """The content of one member, and its archive made anew around it."""
+    """A case that changes one member of an archive and rebuilds the archive around it."""
     with zipfile.ZipFile(path) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
 
@@ -213,7 +213,7 @@ def npz_cases(folder, arrays, member):
 
 
 def picture_cases(folder):
-    """The last of three pictures, in every format."""
+    """Cases that change the last of three pictures, in every format."""
     cases = []
     for name, options in {
         "PNG": {},
@@ -234,7 +234,7 @@ def picture_cases(folder):
 
 
 def with_crcs(png):
-    """A PNG file whose chunks' checksums fit, as far as there are chunks."""
+    """The PNG file with the checksums of its chunks recomputed."""
     at, fixed = 8, png[:8]
     while at + 12 <= len(png):
         (length,) = struct.unpack(">I", png[at : at + 4])
@@ -349,14 +349,14 @@ def metrics_cases(folder):
 
 def load_original(name):
     def load(folder):
-        with mock.patch.object(original, "prepare"):  # what TFDS makes of it is another reader's
+        with mock.patch.object(original, "prepare"):  # the prepared copy is tested as another reader
             return data.load(name, data_dir=folder, download=False)
 
     return load
 
 
 def load_torch(folder):
-    """A file of that digest stands for the published one; no other is unpickled."""
+    """Load the weights with this digest as the published one; no other file is unpickled."""
     with mock.patch.object(inception_weights, "WEIGHTS_SHA256", (folder / "digest").read_text()):
         return inception_weights.load_weights(folder / "a.pth", 64)
 
@@ -396,7 +396,7 @@ READERS = {
 
 
 @pytest.mark.parametrize("name", READERS)
-@pytest.mark.filterwarnings("ignore")  # as users have it
+@pytest.mark.filterwarnings("ignore")  # users do not turn warnings into errors
 def test_damaged_files_are_read_or_refused_in_one_line(name, tmp_path, monkeypatch):
     monkeypatch.setattr(cifar10, "ROWS", 10)
     reader, counts = READERS[name], collections.Counter()
@@ -424,7 +424,7 @@ def test_damaged_files_are_read_or_refused_in_one_line(name, tmp_path, monkeypat
 ODD = ["null", "true", "-1", "0.5", "1e400", "NaN", str(2**70), '"x"', '"\\ud800"', "[]", "{}"]
 
 
-def test_settings_of_odd_types_and_values_are_taken_or_refused_in_one_line(tmp_path):
+def test_odd_settings_are_accepted_or_refused_in_one_line(tmp_path):
     settings = {name: json.dumps(value) for name, value in dataclasses.asdict(TrainConfig()).items()}
     refused = 0
     for name, odd in itertools.product(settings, ODD):
@@ -437,18 +437,18 @@ def test_settings_of_odd_types_and_values_are_taken_or_refused_in_one_line(tmp_p
     assert refused > len(settings)
 
 
-# What was made to do harm
+# Files made to do harm
 
 
 def deflated_zeros(mebibytes):
-    """So many MiB of zeros in a thousandth of that, without a header."""
+    """Many MiB of zeros, deflated to a thousandth of their size, without a header."""
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
     block = deflate.compress(bytes(1 << 20)) + deflate.flush(zlib.Z_FULL_FLUSH)
     return block * mebibytes + b"\x03\x00"
 
 
 def write_bomb(path, names, begin=b"", mebibytes=512, method=zipfile.ZIP_DEFLATED, claim=None):
-    """A zip file of members that begin with some bytes and go on with zeros; a claim stands in for their true size."""
+    """Write a zip file whose members are some bytes and then zeros; `claim` replaces their true size in the headers."""
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
     packed = deflate.compress(begin) + deflate.flush(zlib.Z_FULL_FLUSH) + deflated_zeros(mebibytes)
     with zipfile.ZipFile(path, "w") as archive:
@@ -518,7 +518,7 @@ def test_weights_and_features_that_inflate_are_refused_by_their_headers(method, 
 
 
 def picture(kind, width, height):
-    """A file that claims to be of that size."""
+    """A picture whose header claims that size."""
     stream = io.BytesIO()
     Image.fromarray(images(1)[0]).save(stream, format=kind)
     content = bytearray(stream.getvalue())
@@ -556,7 +556,7 @@ def test_idx_files_that_inflate_are_refused_by_their_headers(shape, tmp_path):
 
 
 def tar_header(name, size, kind=b"0"):
-    """Of GNU's layout, in which a size may be negative."""
+    """A header in GNU format, in which sizes may be negative."""
     info = tarfile.TarInfo(name)
     info.type = kind
     header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
@@ -580,7 +580,7 @@ def tar_header(name, size, kind=b"0"):
     ],
     ids=["zeros", "large", "negative", "backwards", "long name", "pax", "chain", "sparse", "link"],
 )
-def test_tar_archives_that_inflate_or_go_round_in_circles_are_refused(begin, tmp_path, monkeypatch):
+def test_tar_archives_that_inflate_or_loop_are_refused(begin, tmp_path, monkeypatch):
     monkeypatch.setattr(cifar10, "MAX_BYTES", 16 << 20)
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(gzipped_zeros(1024, begin))
     assert message_of(lambda: data.load("cifar10", data_dir=tmp_path, download=False), DataError)
@@ -626,7 +626,7 @@ def test_matlab_files_are_read_as_scipy_reads_them(order, tmp_path):
             read_uint8(path, name, array.shape)
 
 
-def test_no_flipped_bit_of_what_a_matlab_file_packed_changes_an_image_unnoticed(tmp_path):
+def test_a_flipped_bit_in_a_compressed_matlab_file_never_changes_an_image_silently(tmp_path):
     path, array = tmp_path / "a.mat", images(1, (7, 9))[0]
     savemat(path, {"X": array}, do_compression=True)
     whole = path.read_bytes()
@@ -638,7 +638,7 @@ def test_no_flipped_bit_of_what_a_matlab_file_packed_changes_an_image_unnoticed(
 
 
 def compressed(content, mebibytes=1024):
-    """An element that begins so and goes on with zeros."""
+    """An element with that content followed by zeros."""
     deflate = zlib.compressobj(9)
     packed = deflate.compress(content) + deflate.flush(zlib.Z_FULL_FLUSH) + deflated_zeros(mebibytes)
     return part("<", 15, packed)
@@ -666,8 +666,8 @@ def test_matlab_files_that_inflate_are_refused_by_their_headers(content, tmp_pat
     assert message_of(lambda: data.load("frey_face", data_dir=tmp_path, download=False), DataError)
 
 
-def test_a_matlab_file_that_takes_scipy_down_is_refused(tmp_path):
-    """An unknown type of element: SciPy 1.17 looks it up beyond the end of a table."""
+def test_a_matlab_file_that_crashes_scipy_is_refused(tmp_path):
+    """It has an unknown type of element, which SciPy 1.17 looks up beyond the end of a table."""
     content = bytearray(mat_header("<") + matrix("<", b"ff", (560, 1965), bytes(560 * 1965)))
     content[content.index(b"ff") + 9] = 0xFF
     (tmp_path / "frey_rawface.mat").write_bytes(content)

@@ -1,6 +1,6 @@
-"""Files made to run code, import it, or write elsewhere: read, they do nothing, and are refused in one line.
+"""Files that try to run code, import modules or write elsewhere have no effect and are refused in one line.
 
-An audit hook sees what the interpreter is asked for meanwhile, whoever asks: programs, modules, files to write.
+While they are read, an audit hook records the programs, modules and files that any code in the process opens.
 """
 
 import builtins
@@ -35,13 +35,11 @@ PROGRAMS = "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile",
 EVENTS = {*PROGRAMS, "import", "open", "exec", "pickle.find_class", "socket.connect"}
 HARMFUL = "harmful_module"
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_watch = []  # (folder, what was seen), of the watch that is on
+_watch = []  # (folder, list of events) of the active `watched` block
 
 
 def _hook(event, args):
-    if not _watch or not (
-        event in PROGRAMS or event in ("import", "open", "exec", "pickle.find_class", "socket.connect")
-    ):
+    if not _watch or event not in EVENTS:
         return
     folder, seen = _watch[-1]
     if event == "import" and HARMFUL not in str(args[0]):
@@ -61,7 +59,7 @@ def _hook(event, args):
     seen.append((event, *map(str, args)))
 
 
-ALLOWED = {  # Inception's file names tensors, and those names are looked up in a table of our own
+ALLOWED = {  # names in Inception's file, which are looked up in a table and not imported
     ("collections", "OrderedDict"),
     ("torch._utils", "_rebuild_tensor_v2"),
     ("torch", "FloatStorage"),
@@ -76,7 +74,7 @@ def hook():
 
 @pytest.fixture
 def harmless(tmp_path, monkeypatch):
-    """`harmless(read, errors)` reads, and fails if anything came of it but one of these errors, in one line."""
+    """`harmless(read, errors)` asserts that `read` raises one of the errors, in one line, and has no other effect."""
     folder = tmp_path / "inside"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -107,7 +105,7 @@ def watched(folder):
 
 
 class Call:
-    """Unpickled, calls a function."""
+    """An object that calls a function when it is unpickled."""
 
     def __init__(self, function, *args):
         self._call = function, args
@@ -117,7 +115,7 @@ class Call:
 
 
 def attacks(marker):
-    """Pickles of which each, opened by `pickle.loads`, makes a file or asks for a module."""
+    """Pickles that create a file or import a module when loaded with `pickle.loads`."""
     touch, line = f"touch {marker}", f"open({str(marker)!r}, 'w')"
     text = [f"c{HARMFUL}\nanything\n.", f"(S{line!r}\ni{builtins.__name__}\neval\n.", f"(cos\nsystem\nS{touch!r}\no."]
     yield from (pickle.dumps(Call(os.system, touch), protocol) for protocol in range(6))
@@ -133,7 +131,7 @@ NUM_ATTACKS = len(list(attacks("x")))
 
 
 def is_dangerous(pickled):
-    """Whether Python's own unpickler would look something up."""
+    """True if Python's own unpickler would look up a global."""
     return any(op.name in ("GLOBAL", "STACK_GLOBAL", "INST") for op, _, _ in pickletools.genops(pickled))
 
 
@@ -141,7 +139,7 @@ def images(num):
     return np.random.default_rng(0).integers(0, 256, (num, 8, 8, 3), dtype=np.uint8)
 
 
-def test_the_hook_sees_what_it_should(tmp_path, monkeypatch):
+def test_the_audit_hook_records_programs_imports_and_writes(tmp_path, monkeypatch):
     (tmp_path / f"{HARMFUL}.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     marker, elsewhere = tmp_path / "ran", tmp_path / "elsewhere"
@@ -156,7 +154,7 @@ def test_the_hook_sees_what_it_should(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", range(NUM_ATTACKS))
-def test_pickles_in_npz_files_are_not_opened(number, harmless):
+def test_pickles_in_npz_files_are_not_loaded(number, harmless):
     attack = list(attacks(harmless.ran))[number]
     assert is_dangerous(attack)
     path, header = harmless.folder / "a.npz", io.BytesIO()
@@ -172,13 +170,13 @@ def test_pickles_in_npz_files_are_not_opened(number, harmless):
             for name in names:
                 archive.writestr(f"{name}.npy", header.getvalue() + attack)
         harmless(lambda reader=reader: reader(str(path)), error)
-    path.write_bytes(attack)  # np.load takes a file of this kind for a pickle
+    path.write_bytes(attack)  # np.load treats such a file as a pickle
     harmless(lambda: data.load(str(path)), DataError)
 
 
 @pytest.mark.parametrize("write", [write_zip, write_legacy])
 @pytest.mark.parametrize("number", range(NUM_ATTACKS))
-def test_pickles_in_weights_run_nothing(write, number, harmless, monkeypatch):
+def test_pickles_in_weights_run_no_code(write, number, harmless, monkeypatch):
     attack, path = list(attacks(harmless.ran))[number], harmless.folder / "a.pth"
     write(path, {}, pickled=attack)
 
@@ -191,10 +189,10 @@ def test_pickles_in_weights_run_nothing(write, number, harmless, monkeypatch):
         load()
     assert not harmless.ran.exists()
     assert HARMFUL not in sys.modules
-    assert {event for event, *_ in seen} <= {"pickle.find_class"}  # asked for, and refused
+    assert {event for event, *_ in seen} <= {"pickle.find_class"}  # requested, and refused
 
 
-def test_tensors_in_weights_are_read_all_the_same(harmless, monkeypatch):
+def test_tensors_in_weights_are_still_read(harmless, monkeypatch):
     state = {"a": np.ones((2, 3), np.float32)}
     write_zip(harmless.folder / "a.pth", state, pickled=pickled_state(state))
     with watched(harmless.folder) as seen:
@@ -215,7 +213,7 @@ def link(kind):
 @pytest.mark.parametrize("where", ["../../{}", "{outside}/{}", "a/../../../{}"])
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
 def test_tar_archives_write_nothing(where, kind, harmless):
-    """Members by the names that are looked for, which lead elsewhere; the links also point there."""
+    """The members have the expected names with a path outside the folder; links also point outside."""
     folder, outside = harmless.folder, harmless.folder.parent
     with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz") as archive:
         for name in (*cifar10.TRAIN, cifar10.TEST, "evil"):
@@ -246,7 +244,7 @@ def test_zip_archives_write_nothing(where, harmless):
     assert {path for path in folder.parent.rglob("*") if folder not in path.parents} <= before
 
 
-def test_names_in_the_partition_lead_nowhere(harmless):
+def test_paths_in_celeba_s_partition_file_are_not_followed(harmless):
     folder = harmless.folder
     (folder.parent / "secret.jpg").write_bytes(b"secret")
     (folder / "img_align_celeba").mkdir()
@@ -272,7 +270,7 @@ CODE = [
 
 @pytest.mark.parametrize("name", CODE)
 @pytest.mark.parametrize("field", ["likelihood", "model", "data", "objective", "parallel", "__class__", "py/object"])
-def test_settings_name_no_code(name, field, harmless):
+def test_settings_cannot_name_code(name, field, harmless):
     folder = harmless.folder / "run"
     folder.mkdir()
     settings = {"data": "nothing.npz", "model": "conv-vae", "likelihood": "gaussian"}
@@ -291,7 +289,7 @@ def test_settings_name_no_code(name, field, harmless):
 
 @pytest.mark.parametrize("name", CODE)
 def test_names_of_data_import_nothing(name, harmless):
-    """TFDS takes `my_module/my_dataset` for code to import, and so would its own `load`."""
+    """TFDS's own `load` would import `my_module/my_dataset`."""
     folder = harmless.folder
     for source in (name, f"{HARMFUL}/x", f"huggingface:{name}", f"{HARMFUL}.Builder/config:1.0.0"):
         harmless(lambda source=source: data.load(source, data_dir=folder, download=False), DataError)
@@ -301,8 +299,8 @@ def state_of(value):
     return TrainState(jnp.asarray(1, jnp.int32), {"model": {"kernel": jnp.full((2, 3), value)}}, (), (), None)
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["manifest as it was", "manifest to match"])
-def test_checkpoints_name_no_code(whole, harmless):
+@pytest.mark.parametrize("whole", [False, True], ids=["old manifest", "matching manifest"])
+def test_checkpoints_cannot_name_code(whole, harmless):
     folder = harmless.folder / "checkpoints"
     with contextlib.closing(Checkpoints(folder, keep=1)) as checkpoints:
         checkpoints.save(state_of(1.5), seed=0, steps_per_epoch=10)
@@ -332,7 +330,7 @@ def test_checkpoints_name_no_code(whole, harmless):
 
 
 @pytest.mark.parametrize("layout", ["proto", "legacy", "nested"])
-def test_features_of_prepared_data_import_no_other_module(layout, harmless):
+def test_features_of_prepared_data_import_no_module(layout, harmless):
     folder = harmless.folder / "data"
     prepared.prepare("flowers", {"train": images(3), "test": images(2)}, folder, license="none")
     name, (path,) = f"{HARMFUL}.Feature", folder.rglob("features.json")
@@ -352,7 +350,7 @@ def test_features_of_prepared_data_import_no_other_module(layout, harmless):
     assert len(data.load("flowers_images", data_dir=folder).train) == 3
 
 
-def test_postscript_under_another_name_is_not_run(harmless):
+def test_postscript_with_another_suffix_is_not_run(harmless):
     for number in range(2):
         with (harmless.folder / f"{number}.png").open("wb") as stream:
             Image.fromarray(images(1)[0]).save(stream, format="EPS")
@@ -360,7 +358,7 @@ def test_postscript_under_another_name_is_not_run(harmless):
 
 
 @pytest.mark.parametrize("line", [*CODE, '{"py/object": "harmful_module"'])
-def test_a_log_is_data(line, harmless):
+def test_a_log_runs_no_code(line, harmless):
     path = harmless.folder / "metrics.jsonl"
     path.write_text(line + "\n" + '{"split": "train", "step": 1}\n')
     harmless(lambda: read_metrics(path), ValueError)

@@ -1,4 +1,4 @@
-"""Values and gradients of formulas, element by element in float32, and how far inputs of that precision let them be."""
+"""Values and gradients of formulas element by element in float32, and their uncertainty due to float32 inputs."""
 
 import itertools
 
@@ -14,9 +14,9 @@ def single(array):
 
 
 def elementwise(nll, *parameters):
-    """The value for each element, and the gradient by each of the parameters, in float64 from float32 arithmetic.
+    """The value of each element and its gradients, computed in float32 and returned as float64.
 
-    `nll(*parameters) -> [B]` gets every parameter as `[B, 1]`, a batch of events of one value.
+    `nll(*parameters) -> [B]` gets every parameter as `[B, 1]`: a batch of events with one value each.
     """
     columns = [single(parameter).reshape(-1, 1) for parameter in np.broadcast_arrays(*parameters)]
     value = jax.jit(nll)(*columns)
@@ -25,17 +25,17 @@ def elementwise(nll, *parameters):
 
 
 def conditioning(reference, *parameters):
-    """How much each result of `reference` moves where float32 inputs move by a unit in their last place."""
-    at = reference(*parameters)
+    """How much each result of `reference` changes if float32 inputs change by one unit in the last place."""
+    center = reference(*parameters)
     moved = [
         reference(*(np.float64(p) * (1 + sign * EPSILON) for p, sign in zip(parameters, signs, strict=True)))
         for signs in itertools.product((-1, 1), repeat=len(parameters))
     ]
-    return [np.max([np.abs(m[i] - at[i]) for m in moved], axis=0) for i in range(len(at))]
+    return [np.max([np.abs(m[i] - center[i]) for m in moved], axis=0) for i in range(len(center))]
 
 
 def assert_close(actual, expected, *, rtol=1e-5, atol=0.0, spread=0.0):
-    """Within rtol of the expected, or within what the inputs' own precision lets one know."""
+    """Assert that values are within rtol of the expected ones, or within `spread`, the uncertainty of the inputs."""
     bound = rtol * np.abs(expected) + atol + spread
     excess = np.abs(actual - expected) / np.maximum(bound, 1e-300)
     worst = int(np.argmax(excess))

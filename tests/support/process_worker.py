@@ -1,4 +1,4 @@
-"""One of several processes that train a small VAE by SGD; the first writes the losses and the last parameters.
+"""One of several processes that train a small VAE with SGD. The first writes the losses and the final parameters.
 
 Command:  python process_worker.py COORDINATOR NUM_PROCESSES PROCESS_ID OUT
 """
@@ -25,7 +25,7 @@ class VAE(nn.Module):
     def __call__(self, x, keys, train=False):
         h = nn.tanh(nn.Dense(32)(x.reshape(len(x), -1) / 255.0))
         mean, log_var = nn.Dense(4)(h), nn.Dense(4)(h)
-        keys = jax.random.split(keys, len(x)) if keys.ndim == 0 else keys  # a single one, to make the parameters
+        keys = jax.random.split(keys, len(x)) if keys.ndim == 0 else keys  # init passes a single key
         noise = jax.vmap(lambda key: jax.random.normal(key, (4,)))(keys)
         outputs = nn.Dense(x[0].size)(mean + jax.numpy.exp(0.5 * log_var) * noise)
         return Forward(outputs.reshape(x.shape), gaussian_kl(mean, log_var))
@@ -37,7 +37,7 @@ def images():
 
 
 def train(stepper, parts, feed):
-    """Losses and gradient norms of each step, and the last state."""
+    """The loss and gradient norm of each step, and the final state."""
     key = jax.random.key(0)
     first = next(data.batches(images(), BATCH_SIZE, seed=1))
     state = stepper.put_state(processes.from_leader(create_train_state(key, first, **parts)))

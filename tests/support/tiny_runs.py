@@ -1,6 +1,7 @@
-"""Runs of a few steps on images of 8 x 8, and what tests ask of them."""
+"""Runs of a few steps on images of 8 x 8, and helpers to inspect them."""
 
 import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -21,6 +22,15 @@ def write_images(path):
 
 def train_args(images, folder, *extra):
     return ["train", "--data", str(images), "--run-dir", str(folder), "--epochs", "3", "--batch-size", "16", *extra]
+
+
+def rewind(finished, folder):
+    """Copy a finished run without its newest checkpoint, like one that was killed before it saved that checkpoint."""
+    shutil.copytree(finished, folder)
+    checkpoints = folder / "checkpoints"
+    newest = max(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
+    shutil.rmtree(checkpoints / str(newest))
+    return folder
 
 
 def final_state(folder):

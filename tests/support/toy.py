@@ -8,7 +8,7 @@ from calibrax import objectives
 
 
 class LinearVAE(nn.Module):
-    """Linear Gaussian encoder with one variance a latent, linear decoder; any event shape."""
+    """A linear Gaussian encoder with one variance per latent and a linear decoder, for any event shape."""
 
     event_shape: tuple[int, ...]
     output_channels: int
