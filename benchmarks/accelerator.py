@@ -236,20 +236,21 @@ def models(options: argparse.Namespace, found: dict[str, float]) -> list[dict[st
     rows = []
     for name in options.models:
         forms: list[dict[str, Any]] = [{}, {"dtype": "bfloat16"}]
-        if "remat" in MODELS[name].fields:
+        if "remat" in MODELS[name].settings.fields_by_flat_name():
             forms += [{"remat": True}, {"remat": True, "dtype": "bfloat16"}]
         for form in forms:
             config = TrainConfig.for_model(name, **form)
-            size: int = options.model_batch or config.batch_size
+            size: int = options.model_batch or config.run.batch_size
             parts, batch = parts_and_batch(config, size)
-            step_options = config.make_step_options()
+            step_options = config.optimizer.make_step_options()
             seconds = seconds_a_step(parts, batch, options.model_steps, options.blocks, step_options)
-            title = ", ".join([name, config.dtype, *(["rematerialised"] if config.remat else [])])
+            dtype, remat = config.model.dtype, form.get("remat", False)
+            title = ", ".join([name, dtype, *(["rematerialised"] if remat else [])])
             rows.append(row(title, "1/s", [size / value for value in seconds]))
-            if not config.remat:  # XLA would count the recomputed work as well
-                arguments = step_arguments(parts, batch, ema=config.ema_decay is not None)
+            if not remat:  # XLA would count the recomputed work as well
+                arguments = step_arguments(parts, batch, ema=config.optimizer.ema_decay is not None)
                 work = flops(jit_step(**parts, options=step_options).step, *arguments)
-                limit = 1e12 * found[f"matrix product, {config.dtype}"]
+                limit = 1e12 * found[f"matrix product, {dtype}"]
                 share = [work / value / limit for value in seconds]
                 rows.append(row(f"{title}, of the product's rate", "share", share))
     return rows

@@ -120,7 +120,9 @@ def main(plan, report, *arguments):
     fuse.wrap(Checkpoints, "save", "saving")
     fuse.wrap(run, "evaluate_likelihood", "evaluation")
     for owner, name in (
-        (epoch_images, "save_grid"), (epoch_images, "save_reconstructions"), (run, "save_training_curves")
+        (epoch_images, "save_grid"),
+        (epoch_images, "save_reconstructions"),
+        (run, "save_training_curves"),
     ):
         fuse.wrap(owner, name, "pictures")
     for name in ("_drop_after", "flush", "evaluation", "sync"):

@@ -23,9 +23,9 @@ import calibrax as cx
 from calibrax._malloc import give_back_free_memory, keep_freed_memory
 from calibrax.models import ConvVAE, Forward
 from calibrax.objectives import gaussian_kl
-from calibrax.training.stepping import StepByStep, StepsInALoop
 from calibrax.training import StepOptions, create_train_state, jit_step, resident_steps
 from calibrax.training.step import PLAIN, example_keys
+from calibrax.training.stepping import StepByStep, StepsInALoop
 
 LATENT_DIM, NUM_NOISE = 20, 8
 

@@ -32,7 +32,7 @@ from calibrax.evaluation.metrics.frame_scores import ssim
 from calibrax.evaluation.metrics.inception import _forward_function, features, parameter_shapes
 from calibrax.evaluation.metrics.information import monte_carlo
 from calibrax.models import ConvVAE, layers
-from calibrax.runs.config import TrainConfig
+from calibrax.runs import LikelihoodSettings, SVGSettings, TrainConfig
 from calibrax.runs.presets import LIKELIHOODS, MODELS
 from calibrax.training import StepOptions, Stepper, create_train_state, jit_step, pmap_step, sharded_step
 from calibrax.training.devices import compiler_options
@@ -166,16 +166,17 @@ def model_seconds(model: str, batch_size: int) -> float:
     """Seconds per training step of a named model with its default settings."""
     config = TrainConfig.for_model(model)
     parts, batch = parts_and_batch(config, batch_size)
-    return float(np.median(seconds_of(stepping(parts, batch, options=config.make_step_options()))))
+    return float(np.median(seconds_of(stepping(parts, batch, options=config.optimizer.make_step_options()))))
 
 
 def parts_and_batch(config: TrainConfig, batch_size: int) -> tuple[dict[str, Any], np.ndarray]:
     """The model, likelihood and optimizer of a run, and a batch of noise of the model's first image shape."""
     shape = MODELS[config.model.name].image_shapes[0]
     parts = {
-        "model": config.make_model(shape), "likelihood": config.make_likelihood(), "optimizer": config.make_optimizer()
+        "model": config.make_model(shape), "likelihood": config.make_likelihood(), "optimizer": config.optimizer.make()
     }  # fmt: skip
-    frames = (config.n_past + config.n_future,) if config.is_video else ()
+    model = config.model
+    frames = (model.n_past + model.n_future,) if isinstance(model, SVGSettings) else ()
     return parts, RNG.integers(0, 256, (batch_size, *frames, *shape), dtype=np.uint8)
 
 

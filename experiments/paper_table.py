@@ -99,9 +99,7 @@ def samples(result: Result, data: Data, num: int) -> np.ndarray:
     return np.clip(generate(Run(result.config, data).trained(), num, key=jax.random.key(0)), 0, 1)
 
 
-def _rows_of_samples(
-    folder: Path, table: Table, results: Sequence[Result], data: Data, *, title: str
-) -> Sequence[str]:
+def _rows_of_samples(folder: Path, table: Table, results: Sequence[Result], data: Data, *, title: str) -> Sequence[str]:
     heading = f"Samples, means of p(x|z): {title}, seed 0"
     save_samples(folder / "samples.png", table.cases, results, data, title=heading)
     return ["samples.png"]

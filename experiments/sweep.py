@@ -71,7 +71,9 @@ class Case(NamedTuple):
     """One row of a table: a decoder and the paper's numbers for it."""
 
     label: str
-    settings: Mapping[str, Any]  # settings of TrainConfig by flat name: the decoder, and the model if it is not the small network
+    settings: Mapping[
+        str, Any
+    ]  # of TrainConfig, by flat name: the decoder, and the model if it is not the small network
     paper: Mapping[str, float] = {}  # the paper's numbers, by `Column.paper`
     doubts: Mapping[str, str] = {}  # why a number of the paper is wrong or cannot be compared, by the same names
     is_density: bool = True  # False: it is no density over pixels, so its -log p is left out
@@ -200,7 +202,9 @@ def _folder(config: SweepConfig, settings: TrainConfig, data: Data, case: Case) 
     shape = "x".join(map(str, data.event_shape[:-1]))
     pool = f"{data.name}-{shape}-{len(data.train)}{data.noun}-{settings.run.epochs}epochs"
     other = "".join(f"-{name}{value}" for name, value in case.settings.items() if name != "likelihood")
-    return Path(config.runs) / pool / re.sub(r"[^\w.-]", "_", f"{settings.likelihood.name}{other}-seed{settings.run.seed}")
+    return (
+        Path(config.runs) / pool / re.sub(r"[^\w.-]", "_", f"{settings.likelihood.name}{other}-seed{settings.run.seed}")
+    )
 
 
 def _finished_record(settings: TrainConfig, data: Data) -> dict[str, Any] | None:

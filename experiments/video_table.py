@@ -64,7 +64,7 @@ def _pictures(folder: Path, table: Table, results: Sequence[Result], data: Data,
     scores["last given frame, copied"] = _scores(shown[0], "copied")
     best = f"best of {shown[0].record['prediction']['samples']} samples"
     save_scores_over_time(folder / "prediction.png", scores, title=f"{title}, {best}")
-    past, clips = shown[0].config.model.n_past, first(data.test, NUM_CLIPS)
+    past, clips = Run(shown[0].config, data).past, first(data.test, NUM_CLIPS)
     rows = [("truth", clips[0]), *((result.case.label, _future(result, data, clips)) for result in shown)]
     save_prediction(folder / "samples", rows, past, title=f"One sample each: {title}")
     return ["prediction.png", "samples.png", "samples.gif"]
@@ -73,7 +73,8 @@ def _pictures(folder: Path, table: Table, results: Sequence[Result], data: Data,
 def _future(result: Result, data: Data, clips: np.ndarray) -> np.ndarray:
     """A sample of the first clip's future, [T, H, W, C]; from the same noise for every decoder."""
     keys = jax.random.split(jax.random.key(0), len(clips))
-    (sample,) = futures_of(Run(result.config, data).trained(), clips, result.config.model.n_past, 1, keys)
+    run = Run(result.config, data)
+    (sample,) = futures_of(run.trained(), clips, run.past, 1, keys)
     return np.asarray(sample[0])
 
 

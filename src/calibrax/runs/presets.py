@@ -14,7 +14,7 @@ import calibrax as cx
 from calibrax.models import CIFAR_STAGES, DENSE_STAGES, HVAE, SVG, ConvVAE, StageSpec
 from calibrax.runs.settings import ConfigError, Settings, check_name, flag, setting
 
-ImageShape = tuple[int, int, int]  # (H, W, C)
+ImageShape = tuple[int, ...]  # (H, W, C)
 
 
 @dataclasses.dataclass(frozen=True)

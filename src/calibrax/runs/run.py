@@ -181,7 +181,7 @@ class Run:
         return calibrax.data.first(self.data.train, NUM_SCORED_VIDEOS if self.data.is_video else None)
 
     @property
-    def past(self) -> int | None:
+    def past(self) -> Any:
         """The number of frames that a video model is given; None for a model of images."""
         return self.model.n_past if self.data.is_video else None
 
