@@ -45,6 +45,9 @@ def _load_images(config: TrainConfig) -> Data:
 
 
 def _load_videos(config: TrainConfig) -> Data:
+    images = f"--model {config.model} is of videos, and --data {config.data} are images; try --model conv-vae"
+    if data.is_video_source(config.data) is False:
+        raise ConfigError(images)
     length = config.n_past + config.n_future
     try:
         videos = data.load(
@@ -58,9 +61,7 @@ def _load_videos(config: TrainConfig) -> Data:
         added = f"--n-past {config.n_past} and --n-future {config.n_future} add up to {length}"
         raise ConfigError(f"{added if error.split == 'train' else f'--n-eval is {config.n_eval}'}: {error}") from error
     if not videos.is_video:
-        raise ConfigError(
-            f"--model {config.model} is of videos, and --data {config.data} are images; try another model"
-        )
+        raise ConfigError(images)
     shortest = videos.test[0].shape[0]
     if shortest <= config.n_past:
         more = f"more than the {config.n_past} that are given, --n-past"
