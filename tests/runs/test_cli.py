@@ -15,8 +15,8 @@ from tiny_runs import assert_one_line, final_state, train_args, train_rows, writ
 from calibrax import cli
 from calibrax.runs import folder as run_folder
 from calibrax.runs.config import TrainConfig
-from calibrax.runs.folder import RunError
 from calibrax.runs.run import load_data
+from calibrax.runs.folder import RunError
 from calibrax.training import read_metrics
 
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from calibrax.evaluation import comparison
-from calibrax.evaluation.figures import _style as drawing
-from calibrax.evaluation.figures import comparison as comparison_figure
 from calibrax.runs import folder as run_folder
 from calibrax.runs.config import ConfigError
+from calibrax.evaluation import comparison
+from calibrax.evaluation.figures import comparison as comparison_figure
+from calibrax.evaluation.figures import _style as drawing
 from calibrax.runs.folder import RunError
 from calibrax.training import read_metrics
 

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from calibrax.runs import folder as run_folder
+from calibrax.runs.config import ConfigError
 from calibrax.data import DataError
 from calibrax.data.download import Remote, fetch
 from calibrax.evaluation import full
 from calibrax.evaluation.metrics import inception_weights
 from calibrax.evaluation.metrics.feature_cache import cache_folder
-from calibrax.runs import folder as run_folder
-from calibrax.runs.config import ConfigError
 from calibrax.runs.run import Run
 
 NUM_CALIBRATION_VIDEOS = 32  # some million values

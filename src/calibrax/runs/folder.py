@@ -15,8 +15,8 @@ from typing import Any
 import jax
 
 from calibrax._files import write_text
-from calibrax.data import Data
 from calibrax.runs.config import ConfigError, TrainConfig
+from calibrax.data import Data
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"

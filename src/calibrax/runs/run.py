@@ -15,15 +15,18 @@ from typing import Any
 import jax
 import numpy as np
 
+from calibrax.training import multihost as processes
+from calibrax.runs import folder as run_folder
 from calibrax._malloc import give_back_free_memory
+from calibrax.runs.config import ConfigError, TrainConfig
 from calibrax.data import Data, first, steps_per_epoch
 from calibrax.evaluation import Evaluation, Trained, calibrate_on, evaluate_likelihood
-from calibrax.evaluation.figures.hierarchy import save_layer_kls
 from calibrax.evaluation.figures.training_curves import save_training_curves
+from calibrax.evaluation.figures.hierarchy import save_layer_kls
 from calibrax.evaluation.report import results_table
-from calibrax.runs import folder as run_folder
-from calibrax.runs.config import ConfigError, TrainConfig
+from calibrax.training.signals import Interrupts, catch_interrupts
 from calibrax.runs.modality import modality
+from calibrax.training.progress import ProgressBar
 from calibrax.runs.taking import FromMemory, Looped, OneByOne, Taking
 from calibrax.training import (
     BadSteps,
@@ -40,9 +43,6 @@ from calibrax.training import (
     sharded_step,
     target,
 )
-from calibrax.training import multihost as processes
-from calibrax.training.progress import ProgressBar
-from calibrax.training.signals import Interrupts, catch_interrupts
 
 STEPPERS = {"jit": jit_step, "pmap": pmap_step, "sharded": sharded_step}
 

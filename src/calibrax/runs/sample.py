@@ -5,13 +5,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from calibrax.evaluation import generate
-from calibrax.evaluation.figures.hierarchy import save_partial_samples, save_traversal
-from calibrax.evaluation.figures.images import save_grid
-from calibrax.evaluation.figures.video import save_prediction
-from calibrax.evaluation.metrics.hierarchy import Side, partial_samples, traversal
-from calibrax.evaluation.metrics.prediction import measure_predictions
 from calibrax.runs.config import ConfigError
+from calibrax.evaluation import generate
+from calibrax.evaluation.figures.images import save_grid
+from calibrax.evaluation.metrics.hierarchy import Side, partial_samples, traversal
+from calibrax.evaluation.figures.hierarchy import save_partial_samples, save_traversal
+from calibrax.evaluation.metrics.prediction import measure_predictions
+from calibrax.evaluation.figures.video import save_prediction
 from calibrax.runs.run import Run
 
 NUM_COLUMNS = 12  # test images at most
