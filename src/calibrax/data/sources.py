@@ -45,6 +45,7 @@ SOURCES = (
     Source("street-digits", "street_digits.load"),
     Source("svhn", "svhn.load", aliases=("svhn_cropped",)),
     Source("mnist", "mnist.load"),
+    Source("fashion_mnist", "fashion_mnist.load", aliases=("fashion-mnist",)),
     Source("cifar10", "cifar10.load", aliases=("cifar-10",)),
     Source("frey_face", "frey_face.load", aliases=("frey-face", "freyface")),
     Source("celeba", "celeba.load", aliases=("celeb_a",)),
