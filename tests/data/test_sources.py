@@ -126,22 +126,14 @@ def test_digits_of_videos_are_refused():
 
 
 def test_is_video_source(tmp_path):
-    for source in (
-        "bair",
-        "moving-digits",
-        "moving_mnist",
-        "moving-digits:mnist",
-        npz(tmp_path / "v.npz", train=images(2, (6, 8, 10, 3)), test=images(2, (6, 8, 10, 3))),
-    ):
-        assert data.is_video_source(source)
+    film, picture = images(2, (6, 8, 10, 3)), images(2)
+    for source in ("moving-digits:mnist", npz(tmp_path / "v.npz", train=film, test=film)):
+        assert data.is_video_source(source) is True
+    for source in (str(tmp_path), npz(tmp_path / "i.npz", train=picture, test=picture)):
+        assert data.is_video_source(source) is False
     (tmp_path / "torn.npz").write_bytes(b"PK")
-    for source in (
-        "svhn",
-        "absent.npz",
-        str(tmp_path / "torn.npz"),
-        npz(tmp_path / "i.npz", train=images(2), test=images(2)),
-    ):
-        assert not data.is_video_source(source)
+    for source in ("absent.npz", str(tmp_path / "torn.npz"), "svnh", "svhn:mnist", npz(tmp_path / "no.npz", test=film)):
+        assert data.is_video_source(source) is None
 
 
 def test_a_description_names_shapes_and_levels():

@@ -47,16 +47,16 @@ def load_npz(path: Path, options: Options) -> Data:
     return dataclasses.replace(data, **splits)
 
 
-def holds_videos(path: Path) -> bool:
-    """True if the header of the array `train` of an `.npz` file has five axes; False if it cannot be read."""
+def holds_videos(path: Path) -> bool | None:
+    """True or False by the header of the array `train` of an `.npz` file; None if that holds neither or is damaged."""
     if not os.path.isfile(path):  # opening a pipe would wait for its other end
-        return False
+        return None
     try:
         with zipfile.ZipFile(path) as archive:
             shape, _ = _read_header(path, archive, archive.getinfo("train.npy"))
     except Exception:  # zipfile raises many types of error on damaged files; loading the file reports them
-        return False
-    return len(shape) == 5
+        return None
+    return {4: False, 5: True}.get(len(shape))
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

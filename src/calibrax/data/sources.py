@@ -45,6 +45,7 @@ SOURCES = (
     Source("street-digits", "street_digits.load"),
     Source("svhn", "svhn.load", aliases=("svhn_cropped",)),
     Source("mnist", "mnist.load"),
+    Source("fashion_mnist", "fashion_mnist.load", aliases=("fashion-mnist",)),
     Source("cifar10", "cifar10.load", aliases=("cifar-10",)),
     Source("frey_face", "frey_face.load", aliases=("frey-face", "freyface")),
     Source("celeba", "celeba.load", aliases=("celeb_a",)),
@@ -168,13 +169,16 @@ def sources_in_words(data_dir: str | Path = "--data-dir") -> str:
     )
 
 
-def is_video_source(source: str | Path) -> bool:
-    """True if the source is a name of videos or an `.npz` file that holds videos; nothing is loaded."""
+def is_video_source(source: str | Path) -> bool | None:
+    """True for videos, False for images, None if only loading can tell; nothing but a header is read."""
     source = check_path("data", source)
     found, _ = _find(source)
     if found is not None:
         return found.is_video
-    return Path(source).suffix.lower() == ".npz" and holds_videos(expanded(source))
+    path = expanded(source)
+    if path.suffix.lower() == ".npz":
+        return holds_videos(path)
+    return False if os.path.isdir(path) else None
 
 
 def expanded(path: str) -> Path:
