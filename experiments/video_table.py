@@ -55,15 +55,15 @@ def make(table: Table, config: VideoSweepConfig, command: str) -> None:
 
 def _pictures(folder: Path, table: Table, results: Sequence[Result], data: VideoData, *, title: str) -> Sequence[str]:
     """Draw PSNR and SSIM per frame, and one test video as every decoder predicts it; first seed only."""
-    first = [result for case in table.cases for result in results if result.case == case and result.config.seed == 0]
-    if not first:
+    shown = [result for case in table.cases for result in results if result.case == case and result.config.seed == 0]
+    if not shown:
         return []
-    scores = {result.case.label: _scores(result, "best") for result in first}
-    scores["last given frame, copied"] = _scores(first[0], "copied")
-    best = f"best of {first[0].record['prediction']['samples']} samples"
+    scores = {result.case.label: _scores(result, "best") for result in shown}
+    scores["last given frame, copied"] = _scores(shown[0], "copied")
+    best = f"best of {shown[0].record['prediction']['samples']} samples"
     save_scores_over_time(folder / "prediction.png", scores, title=f"{title}, {best}")
-    past, clips = first[0].config.n_past, first_videos(data.test, NUM_CLIPS)
-    rows = [("truth", clips[0]), *((result.case.label, _future(result, data, clips)) for result in first)]
+    past, clips = shown[0].config.n_past, first_videos(data.test, NUM_CLIPS)
+    rows = [("truth", clips[0]), *((result.case.label, _future(result, data, clips)) for result in shown)]
     save_prediction(folder / "samples", rows, past, title=f"One sample each: {title}")
     return ["prediction.png", "samples.png", "samples.gif"]
 
