@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from calibrax.data import Data
-from calibrax.runs import run
-from calibrax.runs.config import ConfigError, TrainConfig
+from calibrax.runs import ConfigError, TrainConfig, load_data
 from calibrax.training.signals import Interrupted
 from experiments import (
     moving_digits,
     paper_figure,
     paper_table,
     report,
+    sweep,
     table1,
     table2_bair,
     table2_hvae,
@@ -30,7 +30,7 @@ from experiments import (
     table5,
 )
 from experiments.report import Table
-from experiments.sweep import Case, Result, SweepConfig, sweep
+from experiments.sweep import Case, Result, SweepConfig
 
 HVAE_TABLES = [table2_hvae.table(column, "hvae", 32) for column in table2_hvae.PAPER]
 ALL_TABLES = [
@@ -46,7 +46,7 @@ def result(case, neg_elbo, seed=0, **numbers):
     test = {"neg_elbo": neg_elbo, "discretized_neg_elbo": neg_elbo + 300, "rate": 2.0, "sigma": None} | numbers
     return Result(
         case,
-        TrainConfig(seed=seed, **case.settings),
+        TrainConfig.for_model(seed=seed, **case.settings),
         {
             "test": {"running average": test},
             "train": {"running average": {}},
@@ -120,7 +120,7 @@ def test_tables_are_consistent(table):
     assert set(table.ordering) <= set(labels)
     papers = {column.paper for column in table.columns} - {""}
     for case in table.cases:
-        likelihood = TrainConfig(**case.settings).make_likelihood()
+        likelihood = TrainConfig.for_model(**case.settings).make_likelihood()
         assert set(case.paper) | set(case.doubts) <= papers
         assert likelihood.discretized_nll is not None or not case.is_discrete
         beta = case.settings.get("beta")
@@ -223,8 +223,8 @@ def test_a_table_is_made_once_and_shares_its_runs_with_figures(tiny, monkeypatch
     assert "[1/2] tiny: low, seed 0" in capsys.readouterr().err
     before = (folder / "table.csv").read_text()
     trained = []
-    original = run.train
-    monkeypatch.setattr(run, "train", lambda *args: trained.append(args) or original(*args))
+    original = sweep.train
+    monkeypatch.setattr(sweep, "train", lambda *args: trained.append(args) or original(*args))
     paper_table.make(table, tiny, "the command")
     one_row = dataclasses.replace(tiny, only=("gaussian",), out="one")
     paper_table.make(table, one_row, "the command")
@@ -244,18 +244,18 @@ def test_a_table_is_made_once_and_shares_its_runs_with_figures(tiny, monkeypatch
 
 
 def test_an_interrupted_sweep_can_be_continued_and_a_diverged_run_is_left_out(tiny, monkeypatch, capsys):
-    data = run.load_data(TrainConfig(data="tiny.npz", image_size=8))
+    data = load_data(TrainConfig.for_model(data="tiny.npz", image_size=8))
     started = []
 
     def fake(config, data):
-        started.append((config.likelihood, config.resume))
-        if config.likelihood == "gaussian":
+        started.append((config.likelihood.name, config.run.resume))
+        if config.likelihood.name == "gaussian":
             raise FloatingPointError("the loss is nan at step 1")
         raise Interrupted("saved at step 0")
 
-    monkeypatch.setattr(run, "train", fake)
-    assert list(sweep(tiny, (HIGH,), data, source="mnist", image_size=8)) == []
+    monkeypatch.setattr(sweep, "train", fake)
+    assert list(sweep.sweep(tiny, (HIGH,), data, source="mnist", image_size=8)) == []
     assert "left out, as training diverged: high, seed 0: the loss is nan at step 1" in capsys.readouterr().err
     with pytest.raises(Interrupted, match="the same command goes on from there"):
-        list(sweep(tiny, (LOW,), data, source="mnist", image_size=8))
+        list(sweep.sweep(tiny, (LOW,), data, source="mnist", image_size=8))
     assert started == [("gaussian", False), ("optimal-sigma", False)]

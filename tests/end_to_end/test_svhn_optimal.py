@@ -4,8 +4,8 @@ import jax
 import pytest
 from tiny_runs import train_args, write_images
 
+from calibrax import runs
 from calibrax.data import DataError
-from calibrax.runs import run
 from experiments import svhn_optimal
 
 
@@ -15,32 +15,32 @@ def trained(monkeypatch):
     started = []
 
     def load_data(config):
-        if config.data == "svhn":
+        if config.data.name == "svhn":
             raise DataError("no network")
-        return config.data
+        return config.data.name
 
     def train(config, data=None):
         started.append(config)
-        assert (load_data(config) if data is None else data) == config.data
+        assert (load_data(config) if data is None else data) == config.data.name
 
-    monkeypatch.setattr(run, "load_data", load_data)
-    monkeypatch.setattr(run, "train", train)
+    monkeypatch.setattr(runs, "load_data", load_data)
+    monkeypatch.setattr(runs, "train", train)
     return started
 
 
 def test_without_svhn_it_says_so_and_uses_street_digits(trained, capsys):
     assert svhn_optimal.main([]) == 0
     (config,) = trained
-    assert (config.data, config.likelihood, config.image_size) == ("street-digits", "optimal-sigma", 28)
+    assert (config.data.name, config.likelihood.name, config.data.image_size) == ("street-digits", "optimal-sigma", 28)
     printed = capsys.readouterr()
     assert printed.err == "SVHN cannot be had here: no network\n"
     assert "NOT SVHN" in printed.out
 
 
 def test_svhn_is_used_if_it_is_found(trained, monkeypatch):
-    monkeypatch.setattr(run, "load_data", lambda config: config.data)
+    monkeypatch.setattr(runs, "load_data", lambda config: config.data.name)
     assert svhn_optimal.main([]) == 0
-    assert trained[0].data == "svhn"
+    assert trained[0].data.name == "svhn"
 
 
 @pytest.mark.parametrize("args", [["--data", "svhn"], ["--data=svhn"]])

@@ -176,11 +176,11 @@ def folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, config in {
         "one": TrainConfig(),
-        "two": TrainConfig(likelihood="beta-gaussian", beta=0.01),
+        "two": TrainConfig.for_model(likelihood="beta-gaussian", beta=0.01),
     }.items():
         (tmp_path / name).mkdir()
         write_json(tmp_path / name / "config.json", {"config": dataclasses.asdict(config)})
-        record = result(likelihood=config.likelihood, fid=measured("FID-768", 0.3))
+        record = result(likelihood=config.likelihood.name, fid=measured("FID-768", 0.3))
         write_json(tmp_path / name / "results.json", record)
         (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return tmp_path

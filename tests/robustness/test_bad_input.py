@@ -40,7 +40,7 @@ from calibrax.evaluation.metrics import frame_scores as video
 from calibrax.evaluation.metrics import inception, prediction
 from calibrax.evaluation.metrics.inception_weights import InceptionWeightsError, load_weights
 from calibrax.models import ConvVAE
-from calibrax.runs.config import ConfigError, TrainConfig
+from calibrax.runs import ConfigError, TrainConfig
 from calibrax.training import Checkpoints, create_train_state, read_metrics
 
 SECONDS = 10  # limit per case
@@ -420,8 +420,8 @@ RUN_FOLDERS = [
     Command(
         "metrics gone", "evaluate run", "cannot read run/metrics.jsonl: No such file", removed("run/metrics.jsonl")
     ),
-    Command("metrics line", "evaluate run", "metrics.jsonl: line 1 is no row of metrics", rows("oops")),
-    Command("metrics line compare", "compare run", "metrics.jsonl: line 1 is no row of metrics", rows("oops")),
+    Command("metrics line", "evaluate run", "metrics.jsonl: line 1 is not a row of metrics", rows("oops")),
+    Command("metrics line compare", "compare run", "metrics.jsonl: line 1 is not a row of metrics", rows("oops")),
     Command("metrics line resume", RESUME, "metrics.jsonl: line 1 is no row", rows("\x00")),
     Command("metrics no loss", RESUME, "line 1 is no row", rows('{"step": 1, "split": "train"}')),
     Command(
@@ -702,7 +702,7 @@ SETTINGS = [
 
 @pytest.mark.parametrize("case", by_id(SETTINGS))
 def test_an_invalid_setting_is_reported_in_one_line(case):
-    check(ConfigError, case.words, lambda: TrainConfig(**case.settings))
+    check(ConfigError, case.words, lambda: TrainConfig.from_flat(case.settings))
 
 
 # Functions
@@ -831,7 +831,7 @@ TRAINING = [
     Call(
         "file for checkpoints", lambda: [text("c")(), Checkpoints("c")], "c is a file; expected a folder of checkpoints"
     ),
-    Call("metrics", lambda: [text("m", "x\n{}\n")(), read_metrics("m")], "m: line 1 is no row of metrics"),
+    Call("metrics", lambda: [text("m", "x\n{}\n")(), read_metrics("m")], "m: line 1 is not a row of metrics"),
 ]
 
 EVALUATION = [

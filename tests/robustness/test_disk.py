@@ -11,9 +11,8 @@ import pytest
 from tiny_runs import final_state, train_args, write_images
 
 from calibrax import cli
-from calibrax.runs import run
-from calibrax.runs.taking import Looped
 from calibrax.training import Checkpoints, read_metrics
+from calibrax.training.stepping import StepsInALoop
 
 RESUME = "-m", "calibrax.cli", "train", "--resume", "--run-dir", "run", "--epochs", "2"
 
@@ -118,13 +117,13 @@ def test_a_disk_that_is_read_only(folder, mounts):
 
 def test_a_folder_that_is_deleted_during_the_run(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    take = Looped.__call__
+    take = StepsInALoop.__call__
 
     def vanishing(*args):
         shutil.rmtree(folder / "run", ignore_errors=True)
         return take(*args)
 
-    monkeypatch.setattr(Looped, "__call__", vanishing)
+    monkeypatch.setattr(StepsInALoop, "__call__", vanishing)
     assert cli.main([*RESUME[2:]]) == 1
     error = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
     assert error.startswith("calibrax: ")

@@ -336,7 +336,7 @@ def features_cases(folder):
 
 
 def config_cases(folder):
-    record = {"config": dataclasses.asdict(TrainConfig()), "data": {"name": "svhn"}}
+    record = {"config": TrainConfig().flat(), "data": {"name": "svhn"}}
     run_folder.write_json(folder / "config.json", record)
     return [case_of(folder / "config.json")]
 
@@ -425,7 +425,7 @@ ODD = ["null", "true", "-1", "0.5", "1e400", "NaN", str(2**70), '"x"', '"\\ud800
 
 
 def test_odd_settings_are_accepted_or_refused_in_one_line(tmp_path):
-    settings = {name: json.dumps(value) for name, value in dataclasses.asdict(TrainConfig()).items()}
+    settings = {name: json.dumps(value) for name, value in TrainConfig().flat().items()}
     refused = 0
     for name, odd in itertools.product(settings, ODD):
         listed = ", ".join(f'"{key}": {odd if key == name else value}' for key, value in settings.items())

@@ -17,7 +17,7 @@ from scipy.special import entr
 from calibrax.likelihoods._base import as_unit
 from calibrax.likelihoods._logistic_mixture import MIN_LOG_SCALE
 from calibrax.objectives import gaussian_kl
-from calibrax.runs.config import TrainConfig
+from calibrax.runs import LikelihoodSettings
 from calibrax.runs.presets import LIKELIHOODS
 from calibrax.training import create_train_state, train_step
 
@@ -50,7 +50,7 @@ def drawn(key, shape, dtype):
 
 
 def likelihood_of(name):
-    return TrainConfig(likelihood=name, decay=0.9).make_likelihood()
+    return LikelihoodSettings(name, decay=0.9).make()
 
 
 def setting_of(name, channels=3):

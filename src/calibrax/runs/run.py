@@ -62,6 +62,9 @@ def load_data(config: TrainConfig) -> Data:
 
 
 def _load_videos(source: str, model: SVGSettings, options: dict[str, Any]) -> Data:
+    images = f"--model {model.name} is of videos, and --data {source} are images; try --model conv-vae"
+    if calibrax.data.is_video_source(source) is False:
+        raise ConfigError(images)
     length = model.n_past + model.n_future
     try:
         videos = calibrax.data.load(source, num_frames=length, num_test_frames=model.n_eval, **options)
@@ -69,8 +72,7 @@ def _load_videos(source: str, model: SVGSettings, options: dict[str, Any]) -> Da
         added = f"--n-past {model.n_past} and --n-future {model.n_future} add up to {length}"
         raise ConfigError(f"{added if error.split == 'train' else f'--n-eval is {model.n_eval}'}: {error}") from error
     if not videos.is_video:
-        images = f"--data {source} are images"
-        raise ConfigError(f"--model {model.name} is of videos, and {images}; try --model conv-vae")
+        raise ConfigError(images)
     shortest = videos.test[0].shape[0]
     if shortest <= model.n_past:
         more = f"more than the {model.n_past} that are given, --n-past"
@@ -119,7 +121,7 @@ class Run:
         given = {"model": model, "likelihood": likelihood, "optimizer": optimizer}
         self.custom = [name for name, part in given.items() if part is not None]
         self.likelihood = likelihood or config.make_likelihood()
-        self.model: Any = model or config.make_model(data.event_shape[-3:], self.likelihood)
+        self.model: Any = model or config.make_model(data.image_shape, self.likelihood)
         optimizer = optimizer or config.optimizer.make()
         self.parts = {"model": self.model, "likelihood": self.likelihood, "optimizer": optimizer}
         self.init_key, self.train_key, self.eval_key = jax.random.split(jax.random.key(config.run.seed), 3)
