@@ -16,6 +16,13 @@ from calibrax.runs import (
 )
 from calibrax.runs.presets import LIKELIHOODS, MODELS, HVAESettings
 
+
+@pytest.fixture(autouse=True)
+def _standard_promotion():
+    with jax.numpy_dtype_promotion("standard"):  # optax's schedules promote
+        yield
+
+
 # What every version before the groups wrote: the settings of all models and likelihoods.
 OLD = {
     "data": "svhn", "data_dir": None, "image_size": 28, "fraction": 1.0, "n_past": 2, "n_future": 10, "n_eval": None,
