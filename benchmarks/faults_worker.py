@@ -102,7 +102,7 @@ def main(plan, report, *arguments):
     sys.addaudithook(fuse.hook)
 
     from calibrax import cli
-    from calibrax.runs import epoch_images, run
+    from calibrax.runs import epoch_images, evaluate, run
     from calibrax.training import Checkpoints, MetricsLog
     from calibrax.training.stepping import StepsInALoop
 
@@ -122,7 +122,7 @@ def main(plan, report, *arguments):
     for owner, name in (
         (epoch_images, "save_grid"),
         (epoch_images, "save_reconstructions"),
-        (run, "save_training_curves"),
+        (evaluate, "save_training_curves"),
     ):
         fuse.wrap(owner, name, "pictures")
     for name in ("_drop_after", "flush", "evaluation", "sync"):

@@ -7,12 +7,11 @@ import contextlib
 import dataclasses
 import io
 import itertools
-import math
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 T = TypeVar("T")
 
@@ -23,32 +22,6 @@ class EvaluateConfig:
 
     run: str
     """The run's folder."""
-    data_dir: str | None = None
-    """Where the data is now, if it moved."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleConfig:
-    """Draw images from a run's newest checkpoint into a PNG; or futures of a test video, into a PNG and a GIF."""
-
-    run: str
-    """The run's folder."""
-    num: int = 64
-    """How many images; of a video model, how many futures, of which the best and a random one are shown."""
-    out: str | None = None
-    """The PNG to write (default: samples.png in the run's folder); a GIF gets the same name."""
-    seed: int = 0
-    """Draws the latents, and the noise."""
-    clip: int = 1
-    """Of a video model: which test video to continue, from 1."""
-    noise: bool = False
-    """Draw from p(x|z) instead of showing its mean."""
-    temperature: float = 1.0
-    """Multiplies the standard deviation of the prior's draws; below 1, images are more likely and less varied."""
-    layers: Literal["none", "top", "bottom"] = "none"
-    """Of a hierarchical model: test images with more and more layers drawn from the prior, from this side."""
-    traverse: int = 0
-    """Of a hierarchical model: move the latents of this layer of a test image, 1 the bottom; 0: none."""
     data_dir: str | None = None
     """Where the data is now, if it moved."""
 
@@ -194,50 +167,9 @@ def evaluate(argv: Sequence[str]) -> None:
 
 
 def sample(argv: Sequence[str]) -> None:
-    from calibrax.runs import sample as pictures
-    from calibrax.runs.run import Run
-    from calibrax.runs.settings import ConfigError
+    from calibrax.runs.sample import SampleSettings, sample
 
-    config = parse(SampleConfig, "calibrax sample", argv)
-    if not 1 <= config.num <= 10_000:
-        raise ConfigError(f"--num is {config.num}; expected 1 to 10000")
-    if config.out is not None and Path(config.out).suffix.lower() != ".png":
-        raise ConfigError(f"--out is {config.out}; expected a name that ends in .png")
-    if not 0 <= config.temperature < math.inf:
-        raise ConfigError(f"--temperature is {config.temperature}; expected a finite number from 0")
-    if not 0 <= config.seed < 2**32:
-        raise ConfigError(f"--seed is {config.seed}; expected a number in [0, 2^32)")
-    if config.layers != "none" and config.traverse:
-        raise ConfigError("--layers and --traverse are two pictures; give one of them")
-    run = Run.open(config.run, config.data_dir)
-    _check_read(config, run.config.is_video)
-    if config.layers != "none":
-        print(pictures.sample_layers(run, config.layers, config.out, config.seed, config.temperature))
-    elif config.traverse:
-        print(pictures.traverse(run, config.traverse, config.out, config.seed))
-    elif run.config.is_video:
-        options = {"clip": config.clip, "temperature": config.temperature}
-        print(pictures.sample_futures(run, config.num, config.out, config.seed, **options))
-    else:
-        options = {"noise": config.noise, "temperature": config.temperature}
-        print(pictures.sample(run, config.num, config.out, config.seed, **options))
-
-
-def _check_read(config: SampleConfig, is_video: bool) -> None:
-    """Refuse options that have no meaning for the requested figure."""
-    from calibrax.runs.settings import ConfigError
-
-    if config.noise and is_video:
-        raise ConfigError("--noise is for images; of videos the means of p(x|z) are shown")
-    unread: dict[str, tuple[str, ...]] = {"a model of images": () if is_video else ("clip",)}
-    if config.layers != "none":
-        unread["--layers"] = ("num", "clip", "noise")
-    elif config.traverse:
-        unread["--traverse"] = ("num", "clip", "noise", "temperature")
-    for picture, names in unread.items():
-        for name in names:
-            if getattr(config, name) != getattr(SampleConfig, name):
-                raise ConfigError(f"--{name} has no meaning for {picture}")
+    print(sample(parse(SampleSettings, "calibrax sample", argv)))
 
 
 def compare(argv: Sequence[str]) -> None:

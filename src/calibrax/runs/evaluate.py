@@ -2,32 +2,39 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+
 from calibrax.data import DataError
 from calibrax.data.download import Remote, fetch
-from calibrax.evaluation import record
+from calibrax.evaluation import calibrate_on, record
+from calibrax.evaluation.figures.hierarchy import save_layer_kls
+from calibrax.evaluation.figures.training_curves import save_training_curves
 from calibrax.evaluation.metric import Subject
 from calibrax.evaluation.metrics import fid, inception_weights
 from calibrax.evaluation.metrics.feature_cache import cache_folder
 from calibrax.evaluation.record import Wanted
+from calibrax.evaluation.report import results_table
 from calibrax.runs import folder as run_folder
-from calibrax.runs.run import Run
+from calibrax.runs.run import Run, as_user_error
 from calibrax.runs.settings import ConfigError
+from calibrax.training import read_metrics, target
 
 INCEPTION = Remote(inception_weights.WEIGHTS_URL, inception_weights.WEIGHTS_SIZE, inception_weights.WEIGHTS_SHA256)
 
 
 def evaluate(run: Run, wanted: Wanted) -> dict[str, Any]:
-    """`Run.evaluate` and then the wanted metrics; written to `results.json` and printed.
+    """Score the newest checkpoint, measure the wanted metrics, write `results.json` and print all of it.
 
     Args:
-      run: with a checkpoint.
+      run: a run with a checkpoint.
       wanted: as for `measure`; `inception` may be `download`.
 
     Returns:
-      What `results.json` holds.
+      The content of `results.json`.
 
     Raises:
       ConfigError: if an option does not fit the run, or weights cannot be fetched or read; before anything is measured.
@@ -36,8 +43,63 @@ def evaluate(run: Run, wanted: Wanted) -> dict[str, Any]:
     options = wanted.get("fid")
     if options is not None and options.inception is not None:
         wanted = {**wanted, "fid": dataclasses.replace(options, inception=checked_weights(options.inception))}
-    results = measure(run, run.evaluate(), wanted)
+    results = measure(run, score(run), wanted)
     print("\n".join(record.lines(results)))
+    return results
+
+
+def score(run: Run, training: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Score the newest checkpoint by its likelihood: write `results.json` and the curves, print the table.
+
+    Args:
+      run: a run with a checkpoint.
+      training: how the model was trained, for the record; by default what the existing record says.
+
+    Returns:
+      The content of `results.json`.
+    """
+    results_file = run.folder / run_folder.RESULTS_FILE
+    if results_file.is_dir():
+        raise run_folder.RunError(f"{results_file} is a folder; expected none, or a file to replace")
+    if training is None and results_file.exists():
+        with contextlib.suppress(run_folder.RunError, AttributeError):  # a damaged record is about to be replaced
+            training = run_folder.read_json(results_file).get("training")
+    state = run.saved_state()
+    with as_user_error():  # before anything is replaced
+        rows = read_metrics(run.folder / run_folder.METRICS_FILE)
+    trained = run.trained(state)
+    columns = {"running average": trained}
+    if jax.tree.leaves(state.likelihood_state):
+        exact = calibrate_on(trained, run.train_part, key=run.eval_key, batch_size=run.batch_size)
+        columns["calibrated"] = trained._replace(likelihood_state=exact)
+    tested = {name: run.score(column, run.test) for name, column in columns.items()}
+    on_train = run.score(trained, run.train_part)
+    event_shape = jax.eval_shape(functools.partial(target, run.model), run.test[:1]).shape[1:]
+    results = {
+        "data": run.data.name,
+        "split": "test",
+        "train_examples": len(run.data.train),
+        "likelihood": run.config.likelihood.name,
+        "model": run.config.model.name,
+        "event_shape": list(event_shape),
+        "step": int(state.step),
+        "seed": run.config.run.seed,
+        "commit": run_folder.commit(),
+        "training": training,
+        "test": {name: result._asdict() for name, result in tested.items()},
+        "train": {"running average": on_train._asdict()},
+    }
+    run_folder.write_json(results_file, results)
+    title = f"{run.data.name}, {results['likelihood']}, {results['model']}, seed {results['seed']}"
+    save_training_curves(run.folder / "curves.png", rows, title=title)
+    if tested["running average"].layer_kls is not None:
+        free_bits = run.config.optimizer.free_bits or None
+        save_layer_kls(run.folder / "layers.png", rows, free_bits=free_bits, title=title)
+    noun, num_train = run.data.noun, len(run.data.train)
+    heading = f"{title}, step {results['step']}: {len(run.test):,} test {noun}, in the last column "
+    heading += f"{len(run.train_part):,} of the {num_train:,} of training"
+    frames = event_shape[0] if run.data.is_video else None
+    print(results_table(heading, {**tested, f"training {noun}": on_train}, frames=frames))
     return results
 
 
@@ -45,8 +107,8 @@ def measure(run: Run, results: dict[str, Any], wanted: Wanted) -> dict[str, Any]
     """Measure a run's newest checkpoint on the test data, and write `results.json` with what was measured.
 
     Args:
-      run: with a checkpoint.
-      results: what `Run.evaluate` returned; not changed.
+      run: a run with a checkpoint.
+      results: what `score` returned; not changed.
       wanted: the metrics to measure, with their options.
 
     Returns:

@@ -17,10 +17,7 @@ from flax import linen as nn
 
 import calibrax.data
 from calibrax.data import Data, DataError, FramesError, steps_per_epoch
-from calibrax.evaluation import Evaluation, Trained, calibrate_on, evaluate_likelihood
-from calibrax.evaluation.figures.hierarchy import save_layer_kls
-from calibrax.evaluation.figures.training_curves import save_training_curves
-from calibrax.evaluation.report import results_table
+from calibrax.evaluation import Evaluation, Trained, evaluate_likelihood
 from calibrax.likelihoods import Likelihood
 from calibrax.runs import folder as run_folder
 from calibrax.runs.config import TrainConfig
@@ -33,9 +30,7 @@ from calibrax.training import (
     create_train_state,
     jit_step,
     pmap_step,
-    read_metrics,
     sharded_step,
-    target,
 )
 from calibrax.training.loop import Schedule
 
@@ -245,66 +240,13 @@ class Run:
         """The likelihood of images or videos."""
         return evaluate_likelihood(trained, examples, key=self.eval_key, batch_size=self.batch_size)
 
-    def evaluate(self, training: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Score the newest checkpoint on the test data, write `results.json` and the curves, print the table.
-
-        Args:
-          training: how the model was trained, for the record; by default what the existing record says.
-        """
-        results_file = self.folder / run_folder.RESULTS_FILE
-        if results_file.is_dir():
-            raise run_folder.RunError(f"{results_file} is a folder; expected none, or a file to replace")
-        if training is None and results_file.exists():
-            with contextlib.suppress(run_folder.RunError, AttributeError):  # a damaged record is about to be replaced
-                training = run_folder.read_json(results_file).get("training")
-        state = self.saved_state()
-        with as_user_error():  # before anything is replaced
-            rows = read_metrics(self.folder / run_folder.METRICS_FILE)
-        columns = {"running average": self.trained(state)}
-        if jax.tree.leaves(state.likelihood_state):
-            trained = columns["running average"]
-            exact = calibrate_on(trained, self.train_part, key=self.eval_key, batch_size=self.batch_size)
-            columns["calibrated"] = trained._replace(likelihood_state=exact)
-        results = {name: self.score(column, self.test) for name, column in columns.items()}
-        on_train = self.score(columns["running average"], self.train_part)
-        event_shape = jax.eval_shape(functools.partial(target, self.model), self.test[:1]).shape[1:]
-        record = {
-            "data": self.data.name,
-            "split": "test",
-            "train_examples": len(self.data.train),
-            "likelihood": self.config.likelihood.name,
-            "model": self.config.model.name,
-            "event_shape": list(event_shape),
-            "step": int(state.step),
-            "seed": self.config.run.seed,
-            "commit": run_folder.commit(),
-            "training": training,
-            "test": {name: result._asdict() for name, result in results.items()},
-            "train": {"running average": on_train._asdict()},
-        }
-        run_folder.write_json(results_file, record)
-        title = f"{self.data.name}, {record['likelihood']}, {record['model']}, seed {record['seed']}"
-        save_training_curves(self.folder / "curves.png", rows, title=title)
-        if results["running average"].layer_kls is not None:
-            free_bits = self.config.optimizer.free_bits or None
-            save_layer_kls(self.folder / "layers.png", rows, free_bits=free_bits, title=title)
-        noun, num_train = self.data.noun, len(self.data.train)
-        heading = f"{title}, step {record['step']}: {len(self.test):,} test {noun}, in the last column "
-        heading += f"{len(self.train_part):,} of the {num_train:,} of training"
-        frames = event_shape[0] if self.data.is_video else None
-        print(results_table(heading, {**results, f"training {noun}": on_train}, frames=frames))
-        return record
-
     def caption(self, state: TrainState) -> str:
         """The beginning of the titles of pictures of a state."""
         return f"{self.data.name}, {self.config.likelihood.name}, step {int(state.step)}"
 
     def how_to_resume(self) -> str:
-        """What to tell the user after an interruption."""
-        return f"saved at step {self.checkpoints.latest_step() or 0}; resume with: {self.resume_command()}"
-
-    def resume_command(self) -> str:
-        """The command to type here to resume: the installed one, or this interpreter if that is not on the PATH."""
+        """What to tell the user after an interruption: the installed command, or this interpreter's module."""
         python = shlex.quote(os.path.relpath(sys.executable))
         command = "calibrax" if shutil.which("calibrax") else f"{python} -m calibrax.cli"
-        return f"{command} train --resume --run-dir {shlex.quote(str(self.folder))}"
+        resume = f"{command} train --resume --run-dir {shlex.quote(str(self.folder))}"
+        return f"saved at step {self.checkpoints.latest_step() or 0}; resume with: {resume}"

@@ -13,6 +13,7 @@ from calibrax.likelihoods import Likelihood
 from calibrax.runs import folder as run_folder
 from calibrax.runs.config import TrainConfig
 from calibrax.runs.epoch_images import save_epoch_images
+from calibrax.runs.evaluate import score
 from calibrax.runs.run import Run, as_user_error, load_data
 from calibrax.runs.settings import ConfigError
 from calibrax.training import (
@@ -108,7 +109,7 @@ def _train_and_evaluate(run: Run) -> dict[str, Any]:
         seconds = round(time.monotonic() - begin, 1)
         with interrupts.stop_at_once():
             training = {"from_step": first_step, "seconds": seconds, "skipped_steps": log.num_skipped}
-            record = run.evaluate(training)
+            record = score(run, training)
     multihost.wait_for_all("the end")
     return record
 
