@@ -240,7 +240,7 @@ def table(rows: Sequence[Row], versions: Mapping[str, str], options: argparse.Na
         notes += [f"* {row.decoder}, {name}: {complaint}" for name, complaint in row.complaints.items()]
     lines = [
         f"Value and gradient of -log p, {shape}, float32, {options.threads} CPU threads, {options.blocks} blocks in "
-        "turn: milliseconds a call, median [lowest, highest]; MiB of temporaries of calibrax's",
+        "turn: milliseconds per call, median [lowest, highest]; MiB of temporaries of calibrax",
         ", ".join(f"{name} {version}" for name, version in versions.items()),
         "",
         *aligned(times),

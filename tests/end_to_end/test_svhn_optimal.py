@@ -51,7 +51,7 @@ def test_an_explicit_request_for_svhn_has_no_fallback(trained, args, capsys):
 
 def test_other_images_train_and_resume(tmp_path, capsys):
     path, folder = write_images(tmp_path / "images.npz"), tmp_path / "run"
-    args = train_args(path, folder)[1:]
+    args = train_args(path, folder, "--epochs", "1")[1:]
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes
         assert svhn_optimal.main(args) == 0
         assert svhn_optimal.main(["--resume", "--run-dir", str(folder), "--epochs", "2"]) == 0
