@@ -1,5 +1,6 @@
 """Training: a pure step, wrappers that say where it runs, checkpoints and logs."""
 
+from calibrax._malloc import keep_freed_memory
 from calibrax.training.checkpoint import Checkpoints, DamagedCheckpoint
 from calibrax.training.devices import Stepper, jit_step, pmap_step, sharded_step
 from calibrax.training.find_nonfinite import first_bad_tensor
@@ -21,6 +22,7 @@ __all__ = [
     "example_keys",
     "first_bad_tensor",
     "jit_step",
+    "keep_freed_memory",
     "looped_steps",
     "pmap_step",
     "read_metrics",
