@@ -6,18 +6,12 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal
 
+import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
 import calibrax as cx
-from calibrax.runs.presets import (
-    MODELS,
-    ConvVAESettings,
-    HVAESettings,
-    ImageShape,
-    LikelihoodSettings,
-    SVGSettings,
-)
+from calibrax.runs.presets import MODELS, ConvVAESettings, HVAESettings, LikelihoodSettings, SVGSettings
 from calibrax.runs.settings import ConfigError, Settings, as_flag, check_name, flag, setting, unread
 from calibrax.training import StepOptions
 
@@ -172,10 +166,11 @@ class TrainConfig:
         likelihood = self.likelihood.make()
         return cx.framewise(likelihood) if self.is_video else likelihood
 
-    def make_model(self, image_shape: ImageShape, likelihood: cx.Likelihood | None = None) -> nn.Module:
-        """The model of images or frames of that shape, for the likelihood given (default: that of the settings)."""
-        likelihood = likelihood or self.make_likelihood()
-        return self.model.make(image_shape, likelihood.output_channels(image_shape[-1]))
+    def make_model(self, image_shape: tuple[int, ...], likelihood: cx.Likelihood | None = None) -> nn.Module:
+        """The model of images or frames (H, W, C), for the likelihood given (default: that of the settings)."""
+        channels = (likelihood or self.make_likelihood()).output_channels(image_shape[-1])
+        dtype = None if self.model.dtype == "float32" else jnp.dtype(self.model.dtype)
+        return self.model.make(image_shape=image_shape, output_channels=channels, dtype=dtype)
 
     @classmethod
     def for_model(cls, model: str = ConvVAESettings.name, **settings: Any) -> "TrainConfig":
@@ -198,22 +193,14 @@ class TrainConfig:
         if isinstance(model, str):
             check_name("model", model, MODELS)
         family: Any = MODELS[model].settings if isinstance(model, str) else ConvVAESettings  # which refuses the type
-        groups: dict[str, Any] = {
-            "data": DataSettings,
-            "model": family,
-            "likelihood": LikelihoodSettings,
-            "optimizer": OptimizerSettings,
-            "run": RunSettings,
-        }
-        given: dict[str, dict[str, Any]] = {group: {} for group in groups}
-        for name, value in settings.items():
-            for group, kind in groups.items():
-                if name in kind.fields_by_flat_name():
-                    given[group][kind.fields_by_flat_name()[name].name] = value
-                    break
-            else:
-                _check_of_other_family(name, value, model)
-        return cls(**{group: kind(**given[group]) for group, kind in groups.items()})
+        kinds: dict[str, Any] = {"data": DataSettings, "model": family, "likelihood": LikelihoodSettings}
+        kinds |= {"optimizer": OptimizerSettings, "run": RunSettings}
+        unused, groups = dict(settings), {}
+        for group, kind in kinds.items():
+            named = kind.fields_by_flat_name().items()
+            groups[group] = kind(**{field.name: unused.pop(name) for name, field in named if name in unused})
+        _check_of_other_families(unused, model)
+        return cls(**groups)
 
     def flat(self) -> dict[str, Any]:
         """The settings that this run reads, by flat name."""
@@ -225,17 +212,16 @@ class TrainConfig:
         return self.from_flat(self.flat() | settings)
 
 
-def _check_of_other_family(name: str, value: Any, model: str) -> None:
-    """Refuse a setting that no group has, or one of another model family that has been changed.
+def _check_of_other_families(settings: Mapping[str, Any], model: str) -> None:
+    """Refuse settings that no group has, and settings of other model families that have been changed.
 
     Older versions wrote the settings of all families, at their defaults, into every config.json.
     """
-    defaults = {
-        field_name: field.default
-        for preset in MODELS.values()
-        for field_name, field in preset.settings.fields_by_flat_name().items()
-    }
-    if name not in defaults:
-        raise ConfigError(f"{as_flag(name)} is unknown: this version has no setting {name!r}")
-    if value != defaults[name]:
-        raise unread(name, "model", model)
+    fields: dict[str, Any] = {}
+    for preset in MODELS.values():
+        fields |= preset.settings.fields_by_flat_name()
+    for name, value in settings.items():
+        if name not in fields:
+            raise ConfigError(f"{as_flag(name)} is unknown: this version has no setting {name!r}")
+        if value != fields[name].default:
+            raise unread(name, "model", model)

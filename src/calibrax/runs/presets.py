@@ -14,7 +14,7 @@ import calibrax as cx
 from calibrax.models import CIFAR_STAGES, DENSE_STAGES, HVAE, SVG, ConvVAE, StageSpec
 from calibrax.runs.settings import ConfigError, Settings, check_name, flag, setting
 
-ImageShape = tuple[int, ...]  # (H, W, C)
+LATENT_DIM = "at least 1, at most 2^20", lambda value: 1 <= value <= 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,16 +82,12 @@ class ModelSettings(Settings):
     """Data type of the network's computation; parameters, likelihoods and KLs are always float32."""
 
     def _check_name(self) -> None:
-        check_name(self.group, self._name, MODELS)
-        if MODELS[self._name].settings is not type(self):
-            raise ConfigError(f"--model {self._name} has settings of another kind than {type(self).__name__}")
+        check_name(self.group, self.name, MODELS)
+        if MODELS[self.name].settings is not type(self):
+            raise ConfigError(f"--model {self.name} has settings of another kind than {type(self).__name__}")
 
-    def make(self, image_shape: ImageShape, output_channels: int) -> nn.Module:
-        """The model for images or frames of that shape."""
-        dtype = None if self.dtype == "float32" else jnp.dtype(self.dtype)
-        return self._make(image_shape=image_shape, output_channels=output_channels, dtype=dtype)
-
-    def _make(self, **shared: Any) -> nn.Module:
+    def make(self, **arguments: Any) -> nn.Module:
+        """The model; `arguments` are the image shape (H, W, C), the output channels and the dtype of its module."""
         raise NotImplementedError
 
 
@@ -101,11 +97,11 @@ class ConvVAESettings(ModelSettings):
 
     name: Annotated[str, flag("model")] = "conv-vae"
     """A preset; `calibrax models` lists them."""
-    latent_dim: int = setting(20, "at least 1, at most 2^20", lambda value: 1 <= value <= 2**20)
+    latent_dim: int = setting(20, *LATENT_DIM)
     """Latent dimensions."""
 
-    def _make(self, **shared):
-        return ConvVAE(latent_dim=self.latent_dim, **shared)
+    def make(self, **arguments):
+        return ConvVAE(latent_dim=self.latent_dim, **arguments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,14 +119,14 @@ class HVAESettings(ModelSettings):
     remat: bool = False
     """Recompute the blocks in the backward pass instead of keeping them in memory."""
 
-    def _make(self, **shared):
+    def make(self, **arguments):
         return HVAE(
             **MODELS[self.name].sizes,
             skip=self.skip_connections,
             log_var=self.log_var,
             dropout=self.dropout,
             remat=self.remat,
-            **shared,
+            **arguments,
         )
 
 
@@ -142,7 +138,7 @@ class SVGSettings(ModelSettings):
 
     name: Annotated[str, flag("model")] = "svg"
     """A preset; `calibrax models` lists them."""
-    latent_dim: int = setting(20, "at least 1, at most 2^20", lambda value: 1 <= value <= 2**20)
+    latent_dim: int = setting(20, *LATENT_DIM)
     """Latent dimensions of one step of time."""
     n_past: int = setting(2, "at least 1", lambda value: value >= 1)
     """Frames that the model is given."""
@@ -162,14 +158,14 @@ class SVGSettings(ModelSettings):
                 f"--n-eval is {self.n_eval}; expected more than the {self.n_past} frames that are given, --n-past"
             )
 
-    def _make(self, **shared):
+    def make(self, **arguments):
         return SVG(
             **MODELS[self.name].sizes,
             z_dim=self.latent_dim,
             n_past=self.n_past,
             running_average_at_test=self.running_batch_norm,
             remat=self.remat,
-            **shared,
+            **arguments,
         )
 
 
@@ -186,7 +182,7 @@ class Preset(NamedTuple):
     settings: type[ModelSettings]
     sizes: dict[str, Any]
     defaults: dict[str, Any]
-    image_shapes: tuple[ImageShape, ...]
+    image_shapes: tuple[tuple[int, ...], ...]
 
 
 HVAE_DEFAULTS: dict[str, Any] = {
@@ -239,7 +235,7 @@ def model_table() -> str:
         defaults = {key: preset.defaults[key] for key in ("latent_dim",) if key in preset.defaults}
         settings: Any = preset.settings(**{"name": name, **defaults})
         for image_shape in preset.image_shapes:
-            model: Any = settings.make(image_shape, image_shape[-1])
+            model = settings.make(image_shape=image_shape, output_channels=image_shape[-1])
             frames = (2,) if preset.settings.is_video else ()
             image = jax.ShapeDtypeStruct((1, *frames, *image_shape), jnp.float32)
             variables = jax.eval_shape(model.init, jax.random.key(0), image, jax.random.key(0))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import functools
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -60,56 +59,44 @@ class Settings:
     """
 
     group: typing.ClassVar[str] = ""
+    name: typing.ClassVar[str] = ""  # a group that is chosen by name has a field of this name instead
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            name, value = self.flat_name(field), getattr(self, field.name)
-            self._check_type(field, name, value)
-            accepts = field.metadata.get("accepts")
+        kinds = typing.get_type_hints(type(self))
+        for flat_name, field in self.fields_by_flat_name().items():
+            value, accepts = getattr(self, field.name), field.metadata.get("accepts")
+            _check_type(flat_name, value, kinds[field.name])
             if accepts is not None and value is not None and not accepts(value):
                 shown = repr(value) if isinstance(value, str) else value
-                raise ConfigError(f"{as_flag(name)} is {shown}; expected {field.metadata['expected']}")
+                raise ConfigError(f"{as_flag(flat_name)} is {shown}; expected {field.metadata['expected']}")
         self._check_name()
-        for field in dataclasses.fields(self):
+        for flat_name, field in self.fields_by_flat_name().items():
             if not self._reads(field) and getattr(self, field.name) != field.default:
-                raise unread(self.flat_name(field), self.group, self._name)
-
-    @classmethod
-    def flat_name(cls, field: dataclasses.Field) -> str:
-        return cls.group if field.name == "name" else field.name
+                raise unread(flat_name, self.group, self.name)
 
     @classmethod
     def fields_by_flat_name(cls) -> dict[str, dataclasses.Field]:
-        return {cls.flat_name(field): field for field in dataclasses.fields(cls)}
+        return {cls.group if field.name == "name" else field.name: field for field in dataclasses.fields(cls)}
 
     def flat(self) -> dict[str, Any]:
         """The settings that are read, by flat name."""
-        read = (field for field in dataclasses.fields(self) if self._reads(field))
-        return {self.flat_name(field): getattr(self, field.name) for field in read}
-
-    @property
-    def _name(self) -> str:
-        return getattr(self, "name", "")
+        named = self.fields_by_flat_name().items()
+        return {flat_name: getattr(self, field.name) for flat_name, field in named if self._reads(field)}
 
     def _reads(self, field: dataclasses.Field) -> bool:
         only = field.metadata.get("only")
-        return not only or self._name in only
+        return not only or self.name in only
 
     def _check_name(self) -> None:
-        """Refuse an unknown name. Called before any check that depends on the name."""
+        """Refuse an unknown name. Called before the checks that depend on the name."""
 
-    @classmethod
-    @functools.cache
-    def _types(cls) -> dict[str, Any]:
-        return typing.get_type_hints(cls)
 
-    def _check_type(self, field: dataclasses.Field, name: str, value: Any) -> None:
-        """Settings from a file or from a caller's program may have any type."""
-        kind = self._types()[field.name]
-        kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-        if not any(_is_of_type(value, one) for one in kinds):
-            expected = " or ".join(TYPES_IN_WORDS.get(one) or ", ".join(typing.get_args(one)) for one in kinds)
-            raise ConfigError(f"{as_flag(name)} is {value!r}; expected {expected}")
+def _check_type(flat_name: str, value: Any, kind: Any) -> None:
+    """Settings from a file or from a caller's program may have any type."""
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if not any(_is_of_type(value, one) for one in kinds):
+        expected = " or ".join(TYPES_IN_WORDS.get(one) or ", ".join(typing.get_args(one)) for one in kinds)
+        raise ConfigError(f"{as_flag(flat_name)} is {value!r}; expected {expected}")
 
 
 def _is_of_type(value: Any, kind: Any) -> bool:
