@@ -1,6 +1,5 @@
 import jax
 import numpy as np
-import optax
 import pytest
 from toy import LinearVAE
 
@@ -8,7 +7,6 @@ import calibrax as cx
 from calibrax import objectives, running_average
 from calibrax.evaluation import Trained, calibrate_on, evaluate_likelihood
 from calibrax.evaluation.report import results_table
-from calibrax.training import create_train_state
 
 EVENT = (4, 5, 3)
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, *EVENT), dtype=np.uint8)
@@ -19,10 +17,9 @@ UNIT = IMAGES.astype(np.float32) / 255
 
 def trained(likelihood):
     model = LinearVAE(EVENT, likelihood.output_channels(3))
-    state = create_train_state(
-        jax.random.key(0), IMAGES[:1].astype(np.float32), model=model, likelihood=likelihood, optimizer=optax.sgd(1)
-    )
-    return Trained(model, likelihood, state.eval_params, state.likelihood_state)
+    params = jax.jit(model.init)(jax.random.key(0), UNIT[:1], jax.random.key(0))["params"]
+    likelihood_params, state = likelihood.init(EVENT)
+    return Trained(model, likelihood, {"model": params, "likelihood": likelihood_params}, state)
 
 
 @pytest.mark.parametrize("likelihood", [cx.optimal_sigma(), cx.bernoulli()])

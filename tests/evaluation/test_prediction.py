@@ -154,9 +154,10 @@ def test_memory_does_not_grow_with_the_number_of_samples(trained, monkeypatch):
     held = []
 
     def noted(*args):
-        for sample in futures(*args):
-            gc.collect()
-            held.append(sum(array.nbytes for array in jax.live_arrays()))
+        for index, sample in enumerate(futures(*args)):
+            if index > 1:  # from the third sample on, as many are held as ever
+                gc.collect()
+                held.append(sum(array.nbytes for array in jax.live_arrays()))
             yield sample
 
     monkeypatch.setattr(prediction, "futures", noted)
@@ -166,8 +167,8 @@ def test_memory_does_not_grow_with_the_number_of_samples(trained, monkeypatch):
         measured(trained, num_samples=num_samples, num_films=0)
         return max(held)
 
-    most_bytes(2)  # what is compiled keeps constants
-    assert most_bytes(8) <= most_bytes(4) + VIDEOS.size
+    most_bytes(3)  # what is compiled keeps constants
+    assert most_bytes(7) <= most_bytes(3) + VIDEOS.size
 
 
 @pytest.mark.parametrize("decoder", [cx.categorical(4), cx.bernoulli()])
