@@ -94,7 +94,7 @@ def test_fewer_images_are_the_first_ones(folder, network, tmp_path, capsys, monk
     assert len(list((tmp_path / "other" / "calibrax" / "fid").iterdir())) == 1
 
 
-def test_mistaken_numbers_of_images_are_one_line(folder, network, capsys):
+def test_bad_numbers_of_images_are_refused_in_one_line(folder, network, capsys):
     before = (folder / "results.json").read_bytes()
     for number, match in (
         ("3", "--fid-images is 3; expected 0, or 4 to 10, the test images"),
@@ -147,7 +147,7 @@ def test_weights_are_downloaded_once(server, tmp_path, monkeypatch):
     assert measure.weights_file("some.npz") == "some.npz"
 
 
-def test_another_file_is_not_taken_for_the_weights(server, tmp_path, monkeypatch):
+def test_a_download_with_another_checksum_is_refused(server, tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "INCEPTION", remote(server, "/wrong"))
     with pytest.raises(ConfigError, match=r"^--inception download: http.* is not the file it should be: .*FILE"):
         measure.weights_file("download")

@@ -34,7 +34,7 @@ def test_numbers_do_not_depend_on_the_batches(likelihood):
     assert (one.sigma is None) == (one.bits_per_dim is None) == (one.effective_beta is None)
 
 
-def test_sigma_and_beta_are_the_running_average_s_and_bits_are_of_levels():
+def test_sigma_and_beta_come_from_the_running_average_and_bits_from_levels():
     running = {"mse": running_average.update(running_average.init(), 0.04, decay=0.9)}
     model = trained(cx.optimal_sigma())._replace(likelihood_state=running)
     result = evaluate_likelihood(model, UNIT, key=jax.random.key(1))
