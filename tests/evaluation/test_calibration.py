@@ -126,7 +126,7 @@ def test_a_single_sigma_fills_two_bins_at_most():
 
 
 def test_ties_are_broken_at_random():
-    """A decoder that is sure of one level: if right, every rank is a tie and the PIT is flat; if wrong, it is at an end."""
+    """A decoder that is sure of one level: if right, every rank is a tie and the PIT is flat; if wrong, at an end."""
     num = 60
     levels = jax.random.randint(KEY, (num, *EVENT), 0, 256)
     likelihood = cx.categorical()

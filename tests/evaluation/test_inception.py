@@ -1,4 +1,4 @@
-"""The Inception network against a plain NumPy one, and the reader of weights against files written byte by byte here."""
+"""The Inception network against a plain NumPy one, and the reader of weights against files written here."""
 
 import itertools
 import math
