@@ -1,4 +1,4 @@
-"""A decoder against its own samples is calibrated; against others' it is seen not to be."""
+"""A decoder is found calibrated on its own samples, and not calibrated on data from another distribution."""
 
 import math
 
@@ -94,7 +94,7 @@ def test_a_fifth_too_much_or_too_little_is_found(factor):
     assert (result.coverage[0.8].observed > 0.8) == (factor > 1)
 
 
-def test_a_biased_mean_slopes():
+def test_a_biased_mean_gives_a_slope():
     logits, x = noisy(0.1)
     counts = with_sigma(0.1, logits, x + 0.1).pit_counts
     assert counts[:10].sum() < 0.25 * counts.sum()
@@ -117,8 +117,8 @@ def test_predicted_sigma_follows_the_error_of_each_value():
     assert np.corrcoef(np.log(wrong.predicted), np.log(wrong.actual))[0, 1] < 0
 
 
-def test_a_single_sigma_stays_single():
-    """Bins are chosen by other draws than those that predict: chance makes no spread of predicted σ."""
+def test_a_single_sigma_fills_two_bins_at_most():
+    """Different draws choose the bin and predict σ, so that chance does not spread the predicted σ."""
     bins = with_sigma(0.12, *noisy(0.12)).sigma_bins  # near an edge, so in two bins
     many = bins.num_values > 300
     assert many.sum() == 2
@@ -126,7 +126,7 @@ def test_a_single_sigma_stays_single():
 
 
 def test_ties_are_broken_at_random():
-    """A decoder sure of one level: right, and every rank is a tie, so flat; wrong, and all values are at an end."""
+    """A decoder that is sure of one level: if right, every rank is a tie and the PIT is flat; if wrong, at an end."""
     num = 60
     levels = jax.random.randint(KEY, (num, *EVENT), 0, 256)
     likelihood = cx.categorical()
@@ -141,13 +141,13 @@ def test_ties_are_broken_at_random():
     assert above.coverage[0.8].observed < 0.02
 
 
-def test_intensities_are_no_bernoulli():
+def test_intensities_are_not_bernoulli_distributed():
     logits, _ = noisy(0.1)
     half = evaluate(cx.bernoulli(), {}, {}, jnp.zeros_like(logits), jnp.full(logits.shape, 0.5))
     assert half.coverage[0.5].observed > 0.99  # neither 0 nor 1 is in the middle, and all data are
 
 
-def test_batches_change_nothing():
+def test_the_result_does_not_depend_on_the_batches():
     likelihood = GAUSSIAN
     params, state, outputs, x = own_samples(likelihood, num=12)
     whole = evaluate(likelihood, params, state, outputs, x, num_draws=9)
@@ -172,7 +172,7 @@ def test_memory_does_not_grow_with_the_draws():
     assert temporaries(2000) <= 1.05 * temporaries(10)
 
 
-def test_standard_errors_know_that_pixels_share_their_image():
+def test_standard_errors_allow_for_correlated_pixels():
     logits, x = noisy(0.1)
     shift = 0.1 * jax.random.normal(jax.random.key(5), (B, 1, 1, 1))
     result = with_sigma(0.1 * math.sqrt(2), logits, x + shift)
@@ -230,7 +230,7 @@ def _results():
     return {f"σ = {sigma}": with_sigma(sigma, logits, x) for sigma in (1.0, 0.06, 0.03)}
 
 
-def test_the_figure_is_there_whole(tmp_path, results):
+def test_the_figure_is_a_whole_png_of_all_decoders(tmp_path, results):
     path = tmp_path / "new" / "calibration.png"
     save_calibration_figure(path, results, title="a unit-variance Gaussian, a calibrated one, a narrow one")
     assert [entry.name for entry in path.parent.iterdir()] == ["calibration.png"]
@@ -261,7 +261,7 @@ def test_the_figure_draws_the_numbers(results):
 
 
 def test_figures_of_odd_results(tmp_path, results):
-    """One example, no predicted error at all, seven runs of long names: drawn without a warning."""
+    """One example, no predicted error at all, or seven runs with long names: drawn without a warning."""
     logits, x = noisy(0.06)
     alone = with_sigma(0.06, logits[:1], x[:1])
     sure = results["σ = 1.0"]._replace(sigma_bins=calibration.SigmaBins(*np.zeros((3, 1))), sigma_ratio=math.inf)

@@ -48,7 +48,7 @@ def test_the_figure_is_a_whole_png(tmp_path):
     assert os.listdir(path.parent) == ["figure.PNG"]
 
 
-def test_an_svg_holds_its_words_and_is_the_same_each_time(tmp_path):
+def test_an_svg_keeps_text_and_is_reproducible(tmp_path):
     for path in (tmp_path / "one.svg", tmp_path / "two.svg"):
         save_comparison_curves(path, RUNS, title="SVHN")
     texts = [node.text for node in ElementTree.parse(tmp_path / "one.svg").iter() if node.tag.endswith("}text")]
@@ -97,7 +97,7 @@ def axes_of(runs):
     return figure.axes
 
 
-def test_curves_show_test_values_or_else_training_batches():
+def test_curves_show_test_values_or_training_batches_without_them():
     left, right = axes_of(RUNS)
     assert [len(xy(line)) for line in left.lines] == [4, 4, 200]
     np.testing.assert_allclose(xy(left.lines[0]), [(s, -2990 + 100 / s) for s in (50, 100, 150, 200)])
@@ -107,7 +107,7 @@ def test_curves_show_test_values_or_else_training_batches():
     assert left.get_ylim()[1] < -1000  # the first batches do not squash the rest
 
 
-def test_a_value_far_off_is_marked_at_the_edge():
+def test_an_outlier_is_marked_at_the_edge():
     runs = {"far": [*rows(), {"step": 201, "split": "test", "neg_elbo": 1e7}]}
     left, _ = axes_of(runs)
     (edge,) = (line for line in left.lines if line.get_marker() == "^" and len(xy(line)) == 1)

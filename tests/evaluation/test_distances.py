@@ -40,7 +40,7 @@ def test_distance_to_itself_is_zero_even_where_singular(rng, num):
     assert 0 <= distances.frechet_distance(same, same).value < 1e-11 * np.trace(same.covariance)
 
 
-def test_small_samples_are_noted(rng):
+def test_singular_covariances_are_noted(rng):
     small, large = (distances.moments(correlated(rng, num, 32)) for num in (32, 33))
     note = distances.frechet_distance(large, small).note
     assert note is not None
@@ -117,7 +117,7 @@ def test_kid_stderr_is_the_scatter_over_data_sets(rng):
     assert 0.75 < stderr / scatter < 1.6  # on the side of caution: one factor stands for both sets
 
 
-def test_kid_says_what_it_did(rng):
+def test_kid_reports_its_subsets(rng):
     a, b = rng.normal(size=(50, 6)), rng.normal(size=(41, 6))
     result = distances.kid(a, b, subsets=10)
     assert result[2:7] == ("KID-6", 50, 41, 10, 20)

@@ -1,6 +1,5 @@
 import jax
 import numpy as np
-import optax
 import pytest
 from toy import LinearVAE
 
@@ -8,7 +7,6 @@ import calibrax as cx
 from calibrax import objectives, running_average
 from calibrax.evaluation import Trained, calibrate_on, evaluate_likelihood
 from calibrax.evaluation.report import results_table
-from calibrax.training import create_train_state
 
 EVENT = (4, 5, 3)
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, *EVENT), dtype=np.uint8)
@@ -19,10 +17,9 @@ UNIT = IMAGES.astype(np.float32) / 255
 
 def trained(likelihood):
     model = LinearVAE(EVENT, likelihood.output_channels(3))
-    state = create_train_state(
-        jax.random.key(0), IMAGES[:1].astype(np.float32), model=model, likelihood=likelihood, optimizer=optax.sgd(1)
-    )
-    return Trained(model, likelihood, state.eval_params, state.likelihood_state)
+    params = jax.jit(model.init)(jax.random.key(0), UNIT[:1], jax.random.key(0))["params"]
+    likelihood_params, state = likelihood.init(EVENT)
+    return Trained(model, likelihood, {"model": params, "likelihood": likelihood_params}, state)
 
 
 @pytest.mark.parametrize("likelihood", [cx.optimal_sigma(), cx.bernoulli()])
@@ -37,7 +34,7 @@ def test_numbers_do_not_depend_on_the_batches(likelihood):
     assert (one.sigma is None) == (one.bits_per_dim is None) == (one.effective_beta is None)
 
 
-def test_sigma_and_beta_are_the_running_average_s_and_bits_are_of_levels():
+def test_sigma_and_beta_come_from_the_running_average_and_bits_from_levels():
     running = {"mse": running_average.update(running_average.init(), 0.04, decay=0.9)}
     model = trained(cx.optimal_sigma())._replace(likelihood_state=running)
     result = evaluate_likelihood(model, UNIT, key=jax.random.key(1))

@@ -1,4 +1,4 @@
-"""Features kept on disk: used for exactly what they belong to, computed anew where anything is wrong."""
+"""Features kept on disk are used only for what they belong to, and computed again if anything is wrong."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_the_identity_is_of_pixels_network_and_feature(images):
     assert len(paths) == 1 + len(others)
 
 
-def test_features_of_other_images_lie_beside_one_another(kept, images):
+def test_features_of_several_image_sets_are_kept_side_by_side(kept, images):
     folder, identity, values, _ = kept
     fewer = features_identity(images[:9], **OPTIONS)
     features, note = cached_features(folder, fewer, lambda: values[:9])
@@ -85,7 +85,7 @@ def test_a_file_of_other_images_is_refused(kept, images):
         assert_same(load_features(elsewhere, other), values[: other["num"]])
 
 
-def test_a_file_cut_short_is_computed_anew(kept):
+def test_a_truncated_file_is_computed_again(kept):
     folder, identity, values, path = kept
     whole = path.read_bytes()
     for length in (0, 10, len(whole) // 2, len(whole) - 1):

@@ -57,7 +57,7 @@ def test_a_title_stands_above_the_unchanged_grid(tmp_path):
     assert (long[:16, -40:] < 50).any()  # not cut off
 
 
-def test_floats_are_clipped_and_nan_does_no_harm():
+def test_floats_are_clipped_and_nan_is_black():
     images = np.array([-1.0, 0.5, 2.0, np.nan, np.inf]).reshape(5, 1, 1, 1)
     np.testing.assert_array_equal(figures.as_pixels(images)[:, 0, 0, 0], [0, 128, 255, 0, 255])
 
@@ -136,7 +136,7 @@ def curves_of(rows):
     "extra",
     [{"log_sigma": -2.5}, {"mse": 0.01}, {}, {"log_sigma": None, "mse": None}, {"log_sigma": 1e9}, {"mse": -1.0}],
 )
-def test_curves_survive_what_runs_hold(tmp_path, extra):
+def test_curves_are_drawn_without_missing_and_odd_values(tmp_path, extra):
     rows = run_rows(**extra)
     rows[40]["loss"], rows[41]["rate"], rows[42]["distortion"] = math.nan, math.inf, None
     rows[-1]["neg_elbo"] = math.nan
@@ -149,13 +149,13 @@ def test_curves_survive_what_runs_hold(tmp_path, extra):
     assert sorted(os.listdir(tmp_path)) == ["curves.png", "few.png"]
 
 
-def test_the_first_steps_do_not_squash_the_rest():
+def test_the_axes_leave_out_the_first_steps():
     low, high = curves_of(run_rows())[0].get_ylim()
     assert -3300 < low < -3000
     assert -2990 < high < -1500
 
 
-def test_a_test_value_far_off_is_marked_at_the_edge():
+def test_a_test_outlier_is_marked_at_the_edge():
     rows = run_rows()
     rows[-1]["neg_elbo"] = 1e7
     axes = curves_of(rows)[0]

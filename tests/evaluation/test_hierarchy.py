@@ -1,4 +1,4 @@
-"""Samples, traversals and KLs by layer of a hierarchical VAE, and their pictures."""
+"""Samples and traversals of the layers of a hierarchical VAE, and the figures of its layers."""
 
 import functools
 import itertools
@@ -83,22 +83,22 @@ def test_the_first_row_is_a_reconstruction_and_the_last_a_sample(side):
         assert differ(above, below).all()
 
 
-def test_the_rows_between_keep_what_they_should():
-    """The same as `partial_sample`, which leaves the layers out; so the two sides meet in no row between."""
+def test_the_rows_between_equal_partial_samples_of_the_model():
+    """They equal `partial_sample`, which leaves the layers out; the two sides differ in all rows between."""
     for side, k in (("top", 1), ("bottom", 2)):
         outputs = apply(images(), KEY, **{side: k}, method="partial_sample")
         np.testing.assert_allclose(samples(side)[k], means(outputs), atol=1e-5)
     assert differ(samples("top")[1], samples("bottom")[1]).all()
 
 
-def test_without_skips_the_upper_layers_are_of_no_account_once_the_lowest_is_given():
+def test_without_skips_the_upper_layers_do_not_matter_given_the_lowest():
     rows = samples("top", skip=False)
     np.testing.assert_array_equal(rows[1], rows[0])
     assert differ(rows[2], rows[0]).all()
     assert differ(samples("bottom", skip=False)[1], rows[0]).all()
 
 
-def test_temperature_0_leaves_no_noise_but_the_posterior_s():
+def test_temperature_0_leaves_only_the_posterior_s_noise():
     cold, cold_again = (
         partial_samples(trained(), images(), side="bottom", key=jax.random.key(seed), temperature=0.0)
         for seed in (0, 1)
@@ -108,7 +108,7 @@ def test_temperature_0_leaves_no_noise_but_the_posterior_s():
     assert differ(cold_again[2], cold[2]).all()
 
 
-def test_all_rows_sides_temperatures_and_layers_are_one_program(monkeypatch):
+def test_all_rows_sides_temperatures_and_layers_share_one_program(monkeypatch):
     purposes = []
 
     def counted(keys, purpose, shapes):
@@ -234,7 +234,7 @@ def matches(picture, left, top, image, scale):
     return shown.shape == expected.shape and np.abs(shown.astype(int) - expected).max() <= 1
 
 
-def test_a_traversal_s_picture(tmp_path):
+def test_the_figure_of_a_traversal(tmp_path):
     moved = traversal(trained(), images(), layer=2, key=KEY, steps=3, dimensions=2)
     hierarchy_figure.save_traversal(tmp_path / "t.png", moved, title="layer 2 of 3")
     assert os.listdir(tmp_path) == ["t.png"]
@@ -273,7 +273,7 @@ def test_the_layers_kls_are_drawn(tmp_path, layers, evaluations):
     assert len(colors) == layers + 1  # and the free bits'
 
 
-def test_free_bits_above_every_layer_are_in_the_picture():
+def test_free_bits_above_every_layer_are_visible():
     rows = kl_rows(3, scale=0.001)
     for axes, limits in zip(kl_axes(rows, free_bits=2.0), ("xlim", "ylim"), strict=True):
         assert getattr(axes, f"get_{limits}")()[1] > 2
@@ -305,7 +305,7 @@ def test_small_negative_and_missing_kls_are_drawn(tmp_path):
         ),
     ],
 )
-def test_bad_arguments_of_pictures_are_refused(tmp_path, call, message):
+def test_bad_arguments_of_figures_are_refused(tmp_path, call, message):
     with pytest.raises(ValueError, match=f"^{message}[^\n]*$"):
         call(tmp_path / "x.png", np.zeros((3, 2, 4, 4, 3)))
     assert not os.listdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The importance-weighted bound where log p(x) is known: a linear Gaussian model."""
+"""The importance-weighted bound of a linear Gaussian model, whose log p(x) is known."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def bounds(model, num_samples, **options):
 
 
 class Drawn(nn.Module):
-    """The same model, as one that tells nothing but the KL of its draw."""
+    """The same model, but it returns only the KL of its draw."""
 
     def setup(self):
         self.linear = Linear()

@@ -1,4 +1,4 @@
-"""The Inception network against a plain NumPy one, its weights' files against files written here byte by byte."""
+"""The Inception network against a plain NumPy one, and the reader of weights against files written here."""
 
 import itertools
 import math
@@ -189,7 +189,7 @@ def test_preprocessing_is_a_plain_resize(shape):
     np.testing.assert_allclose(actual, np.broadcast_to(expected, actual.shape), atol=tolerance)
 
 
-def test_images_become_what_a_file_would_hold():
+def test_images_become_uint8_as_in_a_file():
     levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     np.testing.assert_array_equal(inception.to_uint8(levels / np.float32(255)), levels)
     np.testing.assert_array_equal(inception.to_uint8(jnp.asarray(levels / 255, jnp.float32)), levels)
@@ -434,7 +434,7 @@ def test_damaged_published_files_are_refused(state, tmp_path):
             refused("weights.pth")
 
 
-def test_digest_tells_networks_apart(params):
+def test_digests_of_different_weights_differ(params):
     other = jax.tree.map(np.copy, params)
     assert inception_weights.weights_digest(other) == inception_weights.weights_digest(params)
     other[STEM[0]]["bias"][0] += 1e-3

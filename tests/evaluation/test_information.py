@@ -1,4 +1,4 @@
-"""Bounds of mutual information and marginal KL against encoders for which both are known in closed form."""
+"""Bounds of mutual information and marginal KL, for encoders whose true values have a closed form."""
 
 import math
 
@@ -111,7 +111,7 @@ def assert_the_plain_estimate_shows_its_cap(width):
     np.testing.assert_allclose(info.held_out.mutual_information, truth, rtol=0.02, atol=0.15)
 
 
-def test_where_m_is_not_gaussian_the_fitted_density_is_the_tight_one():
+def test_the_fitted_density_is_tight_if_m_is_not_gaussian():
     """Two clusters: KL(m || p) by quadrature; a Gaussian of the same moments is nearly the prior."""
     offset, variance = 0.95, 0.05
     mean = np.zeros((N, D))
@@ -162,7 +162,7 @@ def test_mixture_densities_against_scipy():
         np.testing.assert_allclose(each.reshape(-1, 3)[:11], by_dimension, rtol=1e-5, atol=1e-5)
 
 
-def test_block_sizes_change_nothing():
+def test_the_result_does_not_depend_on_the_block_size():
     mean, log_var, _ = linear_gaussian(300)
     results = [monte_carlo(mean, log_var, key=KEY, num_draws=200, block_size=size) for size in (1000, 17)]
     fits = [held_out(mean, log_var, key=KEY, components=(2,), block_size=size) for size in (1000, 17)]

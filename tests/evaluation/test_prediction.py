@@ -1,4 +1,4 @@
-"""Predicted videos: what is drawn, what is measured, and that memory does not grow with the number of samples."""
+"""Predicted videos: their draws, their scores, and memory that does not grow with the number of samples."""
 
 import functools
 import gc
@@ -57,7 +57,7 @@ def measured(trained, videos=VIDEOS, **options):
     return measure_predictions(trained, videos, **{"past": PAST, "num_samples": 3, "key": jax.random.key(2), **options})
 
 
-def test_a_future_is_its_key_s(trained):
+def test_a_future_depends_on_its_key_alone(trained):
     first = predict(trained, VIDEOS[:, :PAST], KEYS, 2)
     assert first.shape == (CLIPS, 2, 64, 64, 1)
     assert 0 <= first.min() < first.max() <= 1
@@ -69,12 +69,12 @@ def test_a_future_is_its_key_s(trained):
     np.testing.assert_array_equal(still[0], still[1])
 
 
-def test_more_frames_go_on_where_fewer_end(trained):
+def test_a_longer_prediction_begins_like_a_shorter_one(trained):
     longer = predict(trained, VIDEOS[:, :PAST], KEYS, 3)
     np.testing.assert_allclose(predict(trained, VIDEOS[:, :PAST], KEYS, 2), longer[:, :2], atol=1e-6)
 
 
-def test_frame_by_frame_is_the_model_s_own_loop(trained):
+def test_frame_by_frame_equals_the_model_s_own_loop(trained):
     def to_image(outputs):
         return jax.nn.sigmoid(outputs)
 
@@ -154,9 +154,10 @@ def test_memory_does_not_grow_with_the_number_of_samples(trained, monkeypatch):
     held = []
 
     def noted(*args):
-        for sample in futures(*args):
-            gc.collect()
-            held.append(sum(array.nbytes for array in jax.live_arrays()))
+        for index, sample in enumerate(futures(*args)):
+            if index > 1:  # from the third sample on, as many are held as ever
+                gc.collect()
+                held.append(sum(array.nbytes for array in jax.live_arrays()))
             yield sample
 
     monkeypatch.setattr(prediction, "futures", noted)
@@ -166,8 +167,8 @@ def test_memory_does_not_grow_with_the_number_of_samples(trained, monkeypatch):
         measured(trained, num_samples=num_samples, num_films=0)
         return max(held)
 
-    most_bytes(2)  # what is compiled keeps constants
-    assert most_bytes(8) <= most_bytes(4) + VIDEOS.size
+    most_bytes(3)  # what is compiled keeps constants
+    assert most_bytes(7) <= most_bytes(3) + VIDEOS.size
 
 
 @pytest.mark.parametrize("decoder", [cx.categorical(4), cx.bernoulli()])
@@ -177,7 +178,7 @@ def test_any_decoder_predicts(decoder):
     np.testing.assert_allclose(found.best.psnr, found.random.psnr, rtol=1e-6)
 
 
-def test_running_averages_let_a_clip_stand_alone():
+def test_with_running_averages_a_batch_of_one_clip_works():
     trained = make(running_average_at_test=True)
     together = predict(trained, VIDEOS[:, :PAST], KEYS, FRAMES - PAST)
     alone = predict(trained, VIDEOS[1:2, :PAST], KEYS[1:2], FRAMES - PAST)
@@ -210,12 +211,12 @@ def test_frames_for_fid_are_bytes_of_what_was_predicted(trained):
         ({"videos": VIDEOS[:3], "batch_size": 2}, "3 clips in batches of at most 2 leave one alone"),
     ],
 )
-def test_what_cannot_be_measured_is_named(trained, options, message):
+def test_bad_arguments_of_predictions_are_refused(trained, options, message):
     with pytest.raises(ValueError, match=rf"^[^\n]*{message}"):
         measured(trained, **options)
 
 
-def test_no_frame_to_copy_is_named():
+def test_copying_needs_a_given_frame():
     for past in (0, FRAMES):  # frame -1 would be the last true one
         with pytest.raises(ValueError, match=f"^past is {past}; expected 1 to 3"):
             copied(VIDEOS, past)

@@ -89,7 +89,7 @@ def test_defaults_and_zeros_fit_every_run():
         (lambda: FidOptions(None, 8), "--fid-images is 8, but FID and KID are measured with --inception alone"),
     ],
 )
-def test_options_that_cannot_be_are_refused(make, message):
+def test_options_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         make()
 

@@ -1,4 +1,4 @@
-"""Runs side by side: labels, the table, and the command with its mistakes."""
+"""Runs side by side: labels, the table, and the command with a user's mistakes."""
 
 import dataclasses
 import json
@@ -68,7 +68,7 @@ def test_the_table_holds_the_running_average_s_numbers():
     assert len({len(line) for line in table.splitlines()[:3]}) == 1  # aligned
 
 
-def test_the_likelihood_has_a_column_where_labels_do_not_say_it():
+def test_the_likelihood_has_a_column_if_labels_do_not_name_it():
     (row,), _ = cells(report.comparison_table({"mine": result()}))
     assert row["likelihood"] == "optimal-sigma"
 
@@ -94,7 +94,7 @@ def test_fid_of_other_features_keeps_its_name():
 
 
 @pytest.mark.parametrize("other", [{"data": "mnist"}, {"num_examples": 500}, {"event_shape": [32, 32, 3]}])
-def test_other_test_images_are_said_not_to_compare(other):
+def test_different_test_images_are_reported_as_not_comparable(other):
     table = report.comparison_table({"optimal-sigma, a": result(), "optimal-sigma, b": result(**other)})
     assert "these runs were tested on different data; their nats do not compare: svhn 28x28x3, 1,000" in table
 
@@ -109,7 +109,7 @@ def labels_of(*records):
     return report.labels([f"runs/folder{index}" for index in range(len(records))], records)
 
 
-def test_labels_say_what_differs_and_no_more():
+def test_labels_name_only_what_differs():
     beta = {"likelihood": "beta-gaussian"}
     assert labels_of(result(seed=4)) == ["optimal-sigma"]
     assert labels_of(result(), result(likelihood="bernoulli", seed=7)) == ["optimal-sigma", "bernoulli"]
@@ -154,7 +154,7 @@ def any_records(draw):
 
 @settings(max_examples=100, deadline=None)
 @given(any_records(), st.data())
-def test_labels_are_never_the_same(records, data):
+def test_labels_are_unique(records, data):
     folder = st.tuples(st.sampled_from("abc"), st.sampled_from("xyz")).map("/".join)
     folders = data.draw(st.lists(folder, min_size=len(records), max_size=len(records), unique=True))
     names = report.labels(folders, records)
@@ -200,7 +200,7 @@ def test_compare_prints_the_table_and_draws_the_figure(folders):
     assert "beta-gaussian (no values)" in (folders / "new" / "figure.svg").read_text()
 
 
-def test_settings_of_the_runs_tell_them_apart(folders):
+def test_settings_distinguish_runs(folders):
     config = json.loads((folders / "two" / "config.json").read_text())["config"]
     for name, settings_ in {"two": config, "three": config | {"latent_dim": 40}}.items():
         (folders / name).mkdir(exist_ok=True)

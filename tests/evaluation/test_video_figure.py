@@ -1,4 +1,4 @@
-"""Pictures of videos: every frame at its place and unchanged, what was given told from what was predicted."""
+"""Figures of videos: every frame is unchanged and at its place; colours separate given from predicted frames."""
 
 import math
 import os
@@ -115,7 +115,7 @@ def test_an_animation_shows_every_frame_with_its_border(tmp_path):
     assert os.listdir(tmp_path / "new") == ["film.gif"]
 
 
-def test_frames_that_do_not_change_stay_apart(tmp_path):
+def test_equal_frames_are_not_merged(tmp_path):
     still = np.full((5, 8, 8, 1), 0.5)
     save_gif(tmp_path / "still.gif", [("truth", still)], 2)
     frames, durations = animation(tmp_path / "still.gif")
@@ -123,7 +123,7 @@ def test_frames_that_do_not_change_stay_apart(tmp_path):
     assert durations == [200] * 5
 
 
-def test_moving_digits_and_the_same_bytes_again(tmp_path):
+def test_films_are_reproducible_to_the_byte(tmp_path):
     videos = moving_digits(None, 2, num_frames=14)
     rows = [("truth", videos[0]), ("a sample with a rather long name", videos[1] / 255)]
     for name, save in (("a.png", save_film), ("b.gif", save_gif)):

@@ -83,7 +83,7 @@ def test_figures_are_whole_pngs(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_an_svg_holds_its_words_and_is_the_same_each_time(tmp_path, name):
+def test_an_svg_keeps_text_and_is_reproducible(tmp_path, name):
     save, args, options, _ = FIGURES[name]
     for path in (tmp_path / "one.svg", tmp_path / "two.svg"):
         save(path, *args, **options, title="SVHN")
@@ -174,7 +174,7 @@ def test_the_sweep_is_a_curve_in_the_order_of_the_rate():
         assert axes.get_xscale() == scale
 
 
-def test_labels_of_a_crowded_curve_keep_apart():
+def test_labels_of_a_crowded_curve_do_not_overlap():
     points = [
         Point(f"β {0.01 + 0.001 * index:g}", 60.0 + 7 * index, -3400.0 - 9 * index, swept=True) for index in range(9)
     ]
@@ -221,7 +221,7 @@ def test_scores_stand_in_the_rows_of_their_labels():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_labels_are_spread_in_their_order(positions):
+def test_labels_are_spread_and_keep_their_order(positions):
     moved = sigma_curves._spread(positions, 0.05)
     order = np.argsort(positions, kind="stable")
     assert np.all(moved[order][1:] - moved[order][:-1] >= 0.05 - 1e-9)

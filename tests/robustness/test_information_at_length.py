@@ -17,7 +17,7 @@ def test_the_plain_estimate_shows_its_cap(width):
 
 @pytest.mark.usefixtures("x64")
 def test_x64_mode_changes_nothing():
-    """Which other code may have switched on: what is computed in float32 stays there."""
+    """Other code may have switched it on; what is computed in float32 stays float32."""
     mean, log_var, truth = linear_gaussian(600)
     info = measure_information(mean, log_var, key=KEY, components=(2,), num_draws=100)
     np.testing.assert_allclose(info.moment_matched.marginal_kl, truth["kl"], atol=0.3)
@@ -25,7 +25,7 @@ def test_x64_mode_changes_nothing():
 
 
 def test_a_held_out_density_never_promises_more_than_there_is():
-    """Few examples, many components: what overfits is evaluated on other draws."""
+    """Even an overfitted density, of few examples and many components, is evaluated on other draws."""
     variance = np.full(10, 0.5)
     for seed in range(5):
         bound = held_out(*matching_encoder(variance, 60, seed), key=jax.random.key(seed), components=(16, 100))

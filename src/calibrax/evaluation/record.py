@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from calibrax.evaluation.metric import Metric, Record, Subject, plain
-from calibrax.evaluation.metrics import calibration, fid, importance, information, prediction
+from calibrax.evaluation.metrics import calibration, fid, importance, information, prediction, reconstruction
 
 Wanted = Mapping[str, Any]  # the options of the metrics to measure, by the metric's name
 
@@ -15,6 +15,7 @@ METRICS: tuple[Metric, ...] = (
     importance.METRIC,
     calibration.METRIC,
     information.METRIC,
+    reconstruction.METRIC,
     prediction.METRIC,
     fid.METRIC,
 )

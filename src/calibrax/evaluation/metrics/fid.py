@@ -97,17 +97,14 @@ def _lines(record: Record) -> Iterator[str]:
 
 def _columns(record: Record) -> dict[str, str]:
     """Under the names that were stored: distances of other features, such as FID-768, are other numbers."""
-    distance, kernel = record.get("fid"), record.get("kid")
-    cells = {distance["name"]: with_stderr(distance.get("value"), None, "{:.2f}")} if distance else {}
-    if kernel:
-        cells[kernel["name"]] = with_stderr(kernel.get("mean"), kernel.get("stderr"), "{:.5f}")
-    return cells
+    distance, kernel = record["fid"], record["kid"]
+    kid_cell = with_stderr(kernel["mean"], kernel["stderr"], "{:.5f}")
+    return {distance["name"]: with_stderr(distance["value"], None, "{:.2f}"), kernel["name"]: kid_cell}
 
 
 def _caveats(records: list[Record]) -> list[str]:
-    distances = [record["fid"] for record in records if record.get("fid")]
-    counts = {(distance["name"], distance.get("num_a"), distance.get("num_b")) for distance in distances}
-    several = len(counts) > len({distance["name"] for distance in distances})
+    counts = {tuple(record["fid"][name] for name in ("name", "num_a", "num_b")) for record in records}
+    several = len(counts) > len({name for name, *_ in counts})
     return ["FID depends on the number of images, which differs between these runs"] if several else []
 
 

@@ -92,7 +92,7 @@ def test_psnr_is_its_definition(case):
 
 
 @pytest.mark.parametrize("case", SCIKIT_IMAGE)
-def test_both_are_scikit_image_s(case):
+def test_both_equal_scikit_image(case):
     x, y, data_range = drawn(case)
     similarity, decibels = SCIKIT_IMAGE[case]
     np.testing.assert_allclose(ssim(x, y, data_range), similarity, rtol=0, atol=SSIM_ROUNDING)
@@ -138,7 +138,7 @@ def test_a_perfect_image():
         ((np.zeros((8, 8, 1), int), np.zeros((8, 8, 1), int)), "dtype int.*; expected uint8"),
     ],
 )
-def test_what_cannot_be_scored(arguments, match):
+def test_bad_images_are_refused(arguments, match):
     for score in (psnr, ssim):
         with pytest.raises(ValueError, match=rf"^[^\n]*{match}[^\n]*$"):
             score(*arguments)
@@ -180,8 +180,8 @@ def test_the_best_sample_of_each_clip():
         jax.tree.map(np.testing.assert_array_equal, again, best)
 
 
-def test_samples_are_taken_one_by_one():
-    """No sample is held while the next but one is drawn."""
+def test_samples_are_scored_one_by_one():
+    """A sample is freed before the next but one is drawn."""
     drawn, freed = [], []
 
     class Sample(np.ndarray):
@@ -214,7 +214,7 @@ def test_equal_samples_and_those_with_nan():
         ([TRUTH], -1, "past is -1"),
     ],
 )
-def test_samples_that_will_not_do(samples, past, match):
+def test_bad_samples_are_refused(samples, past, match):
     with pytest.raises(ValueError, match=rf"^[^\n]*{match}[^\n]*$"):
         best_of(TRUTH, samples, past=past)
 
@@ -240,6 +240,6 @@ def test_scores_of_one_clip_and_of_perfect_frames():
 
 
 @pytest.mark.parametrize("shapes", [((2, 3), (2, 4)), ((3,), (3,)), ((0, 3), (0, 3))])
-def test_scores_that_will_not_do(shapes):
+def test_bad_scores_are_refused(shapes):
     with pytest.raises(ValueError, match=r"^psnr has shape [^\n]*; expected \[N, T\] both, not empty$"):
         frame_scores(*(np.zeros(shape) for shape in shapes))
