@@ -1,6 +1,7 @@
 """The command line: `calibrax train | evaluate | sample | compare | data | models`.
 
-A user's mistake is one line on stderr and exit code 2; Ctrl-C is exit code 130 with everything saved.
+A user's mistake is reported in one line on stderr, with exit code 2. After Ctrl-C, everything is saved and the exit
+code is 130.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ class EvaluateConfig:
     run: str
     """The run's folder."""
     data_dir: str | None = None
-    """Where the data is now, if it moved."""
+    """Where the data are now, if they were moved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def guarded(command: Any) -> int:
-    """Call a command; turn a user's mistake into one line on stderr and exit code 2, an interruption into 130."""
+    """Call a command and report errors in one line on stderr; returns the exit code: 2 for a user's mistake."""
     from calibrax._malloc import keep_freed_memory
     from calibrax.data import DataError
     from calibrax.runs.folder import RunError
@@ -90,7 +91,7 @@ def guarded(command: Any) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 141
-    except OSError as error:  # a full disk, a folder that vanished or that nobody may write to
+    except OSError as error:  # such as a full disk, or a folder that vanished or is read-only
         where = f"{error.filename}: " if error.filename else ""
         return fail(f"{where}{error.strerror or error}; what was written before is whole", code=1)
     return 0
@@ -130,7 +131,7 @@ def train(argv: Sequence[str]) -> None:
 
 
 def _join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Join the other processes of a run, where there are any."""
+    """Join the other processes of a run, if the options name any."""
     from calibrax.runs.settings import ConfigError
 
     if coordinator is None:
@@ -161,8 +162,7 @@ def evaluate(argv: Sequence[str]) -> None:
     options = [(metric.name, metric.options, metric.options()) for metric in METRICS]
     kind = dataclasses.make_dataclass("EvaluateArguments", options, bases=(EvaluateConfig,), frozen=True)
     kind.__doc__ = EvaluateConfig.__doc__
-    # The flags of all metrics stand side by side: --futures, not --prediction.futures.
-    given: Any = parse(import_tyro().conf.OmitArgPrefixes[kind], "calibrax evaluate", argv)
+    given: Any = parse(kind, "calibrax evaluate", argv)
     evaluate(Run.open(given.run, given.data_dir), {name: getattr(given, name) for name, *_ in options})
 
 
@@ -221,7 +221,7 @@ def models(argv: Sequence[str]) -> None:
 
 
 def parse(kind: type[T], prog: str, argv: Sequence[str], *, default: T | None = None) -> T:
-    """A config from the command line by tyro, whose boxed errors become a one-line `ConfigError`."""
+    """Parse the command line with tyro; its boxed errors become a `ConfigError` of one line."""
     from calibrax.runs.settings import ConfigError
 
     tyro, options = import_tyro(), {} if default is None else {"default": default}
@@ -232,7 +232,7 @@ def parse(kind: type[T], prog: str, argv: Sequence[str], *, default: T | None = 
                 kind,
                 prog=prog,
                 args=list(argv),
-                config=(
+                config=(  # the flags of all groups side by side: --latent-dim, not --model.latent-dim
                     tyro.conf.PositionalRequiredArgs,
                     tyro.conf.OmitArgPrefixes,
                     tyro.conf.AvoidSubcommands,
@@ -242,7 +242,7 @@ def parse(kind: type[T], prog: str, argv: Sequence[str], *, default: T | None = 
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise ConfigError(unboxed(stderr.getvalue())) from None
+        raise ConfigError(_error_text(stderr.getvalue())) from None
 
 
 def import_tyro() -> Any:
@@ -258,8 +258,8 @@ def import_tyro() -> Any:
     return tyro
 
 
-def unboxed(message: str) -> str:
-    """The text of tyro's error box on one line, without the pointer to the help."""
+def _error_text(message: str) -> str:
+    """The text in tyro's error box as one line, without the pointer to the help."""
     lines = (re.sub(r"\x1b\[[0-9;]*m", "", line) for line in message.splitlines()[1:])
     lines = (line.strip("│| \n") for line in lines)
     text = " ".join(line for line in lines if re.search(r"[^-+─╭╮╰╯]", line))  # ASCII where the stream is
@@ -267,16 +267,16 @@ def unboxed(message: str) -> str:
     return re.sub(r"^Error parsing \w+: ", "", text)
 
 
-def parse_train(kind: type[T], prog: str, argv: Sequence[str], default: T) -> T:
+def parse_train(kind: type[T], prog: str, argv: Sequence[str], default: Any) -> T:
     """A `TrainConfig`, or a subclass, from the command line; ConfigError for an option that the model does not read."""
     from calibrax.runs.presets import MODELS
     from calibrax.runs.settings import as_flag, unread
 
-    model = getattr(default, "model")  # noqa: B009
+    options = {part.split("=", 1)[0] for part in argv}
     for preset in MODELS.values():
-        for name in preset.settings.fields_by_flat_name().keys() - model.fields_by_flat_name().keys():
-            if given(argv, as_flag(name)) or as_flag(name) in argv or as_flag(f"no_{name}") in argv:
-                raise unread(name, "model", model.name)
+        for name in preset.settings.fields_by_flat_name().keys() - default.model.fields_by_flat_name().keys():
+            if options & {as_flag(name), as_flag(f"no_{name}")}:
+                raise unread(name, "model", default.model.name)
     return parse(kind, prog, argv, default=default)
 
 
@@ -300,7 +300,7 @@ def train_defaults(argv: Sequence[str], **settings: Any) -> Any:
 
 
 def given(argv: Sequence[str], flag: str) -> list[str]:
-    """What the command line gives for a flag, which may be there several times."""
+    """The values that the command line gives for an option, which may occur several times."""
     apart = [value for name, value in itertools.pairwise(argv) if name == flag]
     return apart + [part.split("=", 1)[1] for part in argv if part.startswith(f"{flag}=")]
 
