@@ -1,4 +1,4 @@
-"""Convolutions in plain NumPy, one tap of the kernel at a time, with PyTorch's geometry; the dtype is that of the input.
+"""Convolutions in plain NumPy with PyTorch's geometry, one tap of the kernel at a time, in the dtype of the input.
 
 Images are [B, H, W, C], kernels [kh, kw, in, out].
 """
@@ -38,7 +38,9 @@ def conv_transpose_gradients(x, kernel, grad, stride=1, padding=0):
 
 
 def _scattered(x, kernel, stride, padding, size):
-    reach = [max((n - 1) * stride + k, m + 2 * padding) for n, k, m in zip(x.shape[1:3], kernel.shape, size)]
+    reach = [
+        max((n - 1) * stride + k, m + 2 * padding) for n, k, m in zip(x.shape[1:3], kernel.shape[:2], size, strict=True)
+    ]
     y = np.zeros((len(x), *reach, kernel.shape[3]), x.dtype)
     for a, b, rows, columns in _taps(kernel.shape, x.shape[1:3], stride):
         y[:, rows, columns] += x @ kernel[a, b]

@@ -20,7 +20,7 @@ from calibrax.models import cpu_conv
 
 LOG_VAR_BOUND = 20.0  # exp(20) is finite; within ±15 the soft clip moves nothing that float32 shows
 
-Initializer = Callable[..., jax.Array]  # (key, shape) -> float32
+Initializer = Callable[..., jax.Array]  # (key, shape), or (key, shape, dtype) for biases
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
@@ -146,7 +146,7 @@ class Conv(nn.Module):
             self.kernel_size**2 * (self.features if self.transpose else x.shape[-1])
         )
         kernel = self.param("kernel", kernel_init, shape)
-        bias = self.param("bias", bias_init, (self.features,))
+        bias = self.param("bias", bias_init, (self.features,), jnp.float32)
         dtype = self.dtype or x.dtype
         form = conv_transpose if self.transpose else conv
         images = x.astype(dtype).reshape(-1, *x.shape[-3:])
@@ -178,7 +178,7 @@ class Dense(nn.Module):
         """[..., in] -> [..., features]."""
         kernel_init, bias_init = self.initializers(x.shape[-1])
         kernel = self.param("kernel", kernel_init, (x.shape[-1], self.features))
-        bias = self.param("bias", bias_init, (self.features,))
+        bias = self.param("bias", bias_init, (self.features,), jnp.float32)
         dtype = self.dtype or x.dtype
         return x.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
