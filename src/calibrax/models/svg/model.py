@@ -112,7 +112,8 @@ class SVG(nn.Module):
         Args:
           x: [B, T, 64, 64, C], T at least 2, floats in [0, 1] or uint8.
           key: one key for the batch, or B keys, one per example; the noise of a step depends on key and step alone.
-          train: whether batch norm uses and averages the batch's own statistics; without effect on the rest.
+          train: if False, and `running_average_at_test` is set, batch norm uses the running averages; else the batch's
+            own statistics.
           n_past: replaces the model's own; with T, every step has the skips of the frame before it.
 
         Returns:
@@ -128,14 +129,7 @@ class SVG(nn.Module):
         running, steps = not train and self.running_average_at_test, x.shape[1] - 1
         num_skips = min(max(n_past - 1, 1), steps)
         codes, skips = self._encode(x.swapaxes(0, 1), num_skips, running)
-
-        def infer(model, states, inputs):
-            states, code, kl = model.dynamics.infer(states, *inputs)
-            return states, (code, kl)
-
-        noise = step_noise(key, x.shape[0], steps, self.z_dim).astype(self._wide)
-        inputs = (codes[:-1], codes[1:], noise)
-        _, (predicted, kl) = over_steps(self, infer, self.dynamics.initial(x.shape[0]), inputs)
+        _, (predicted, kl) = self._infer(codes, key)
         source = jnp.minimum(jnp.arange(steps), num_skips - 1)  # the frame whose skips the step takes
         return Forward(self._decode_all(predicted, skips, source, running).swapaxes(0, 1), jnp.sum(kl, axis=0))
 
@@ -187,16 +181,8 @@ class SVG(nn.Module):
         """What `imagine` needs to know of the given frames; arguments as in `predict`."""
         self._check_video("x_past", x_past, 1)
         batch_size, n_past = x_past.shape[:2]
-        running, num_skips = self.running_average_at_test, max(n_past - 1, 1)
-        codes, skips = self._encode(x_past.swapaxes(0, 1), num_skips, running)
-        noise = step_noise(key, batch_size, n_past - 1, self.z_dim).astype(self._wide)
-        states = self.dynamics.initial(batch_size)
-
-        def observe(model, states, inputs):
-            return model.dynamics.infer(states, *inputs)[0], None
-
-        if n_past > 1:
-            states, _ = over_steps(self, observe, states, (codes[:-1], codes[1:], noise))
+        codes, skips = self._encode(x_past.swapaxes(0, 1), max(n_past - 1, 1), self.running_average_at_test)
+        states = self._infer(codes, key)[0] if n_past > 1 else self.dynamics.initial(batch_size)
         return Memory(states, codes[-1], jax.tree.map(lambda skip: skip[-1], skips))
 
     def imagine(
@@ -219,6 +205,17 @@ class SVG(nn.Module):
         if image.shape != expected:
             raise ValueError(f"to_image gives shape {image.shape}; expected {expected}")
         return memory._replace(states=states, code=self.encoder(self._unit(image), running)[0]), outputs
+
+    def _infer(self, codes, key):
+        """The states after the codes [T, B, g_dim]; the predicted codes [T - 1, B, g_dim] and KLs [T - 1, B]."""
+        steps, batch_size = len(codes) - 1, codes.shape[1]
+
+        def infer(model, states, inputs):
+            states, code, kl = model.dynamics.infer(states, *inputs)
+            return states, (code, kl)
+
+        noise = step_noise(key, batch_size, steps, self.z_dim).astype(self._wide)
+        return over_steps(self, infer, self.dynamics.initial(batch_size), (codes[:-1], codes[1:], noise))
 
     def _encode(self, frames, num_skips, running):
         """Codes [T, B, g_dim] of frames [T, B, ...], and skips [num_skips, B, ...] of the first `num_skips` frames."""
