@@ -68,11 +68,11 @@ def seconds_of(call: Callable[[], Any], repeats: int = REPEATS) -> list[float]:
 
 def flops(function: Any, *args: Any) -> float:
     """Floating-point operations of a function as XLA counts them, with the convolutions in their plain form."""
-    chosen, layers._use_native = layers._use_native, lambda native: True
+    chosen, layers._on_cpu = layers._on_cpu, lambda: False
     try:
         counted: Any = (function if hasattr(function, "lower") else jax.jit(function)).lower(*args).cost_analysis()
     finally:
-        layers._use_native = chosen
+        layers._on_cpu = chosen
     return (counted[0] if isinstance(counted, list) else counted)["flops"]
 
 

@@ -83,10 +83,11 @@ def test_the_first_row_is_a_reconstruction_and_the_last_a_sample(side):
         assert differ(above, below).all()
 
 
-def test_the_rows_between_equal_partial_samples_of_the_model():
-    """They equal `partial_sample`, which leaves the layers out; the two sides differ in all rows between."""
-    for side, k in (("top", 1), ("bottom", 2)):
-        outputs = apply(images(), KEY, **{side: k}, method="partial_sample")
+def test_the_rows_between_equal_a_generative_path_without_the_resampled_latents():
+    """The two sides have no row between in common."""
+    z = [latent.z for latent in apply(images(), KEY, method="inference_path")]
+    for side, k, kept in (("top", 1, [*z[:2], None]), ("bottom", 2, [None, None, z[2]])):
+        outputs, _ = apply(kept, KEY, method="generative_path")
         np.testing.assert_allclose(samples(side)[k], means(outputs), atol=1e-5)
     assert differ(samples("top")[1], samples("bottom")[1]).all()
 

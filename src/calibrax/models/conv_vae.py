@@ -1,28 +1,18 @@
 """The small convolutional VAE of the SVHN experiments (appendix B)."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from calibrax.likelihoods import soft_clip
-from calibrax.models.interface import example_keys
-from calibrax.models.layers import Conv, ConvTranspose, Dense
+from calibrax.models.interface import Forward, check_images, split_keys
+from calibrax.models.layers import Conv, ConvTranspose, Dense, bounded
 from calibrax.objectives import gaussian_kl
-
-LOG_VAR_BOUND = 20.0  # exp(20) is finite; within ±15 the soft clip moves nothing that float32 shows
-
-
-class Forward(NamedTuple):
-    """What a model gives for a batch."""
-
-    outputs: jax.Array  # [B, ..., output_channels], the decoder's unconstrained reals, float32
-    kl: jax.Array  # [B], nats, float32; [B, L] of a model of L layers
 
 
 class Encoder(nn.Module):
-    """Images to the mean and log variance of the posterior."""
+    """From images to the mean and log variance of the posterior."""
 
     features: int
     latent_dim: int
@@ -37,11 +27,11 @@ class Encoder(nn.Module):
         h = h.reshape(h.shape[0], -1)
         mean = Dense(self.latent_dim, dtype=self.dtype, name="mean")(h).astype(jnp.float32)
         log_var = Dense(self.latent_dim, dtype=self.dtype, name="log_var")(h).astype(jnp.float32)
-        return mean, soft_clip(log_var, -LOG_VAR_BOUND, LOG_VAR_BOUND)
+        return mean, bounded(log_var)
 
 
 class Decoder(nn.Module):
-    """Latents to what the likelihood reads."""
+    """From latents to the outputs that the likelihood reads."""
 
     image_size: tuple[int, int]
     output_channels: int
@@ -62,17 +52,18 @@ class Decoder(nn.Module):
 class ConvVAE(nn.Module):
     """The authors' SVHN network, 992,427 parameters for 28×28×3 images and a three-channel mean.
 
-    Encoder: convolutions to 32 (3×3), 64 (4×4, stride 2) and 128 channels (5×5, stride 2), ReLU after each, two linear
-    heads. Decoder: a linear layer without activation, transposed convolutions to 64 and 32 (6×6, stride 2) with ReLU,
-    and to the likelihood's channels (5×5). PyTorch's default initialisation, as the authors had. The prior is a unit
-    Gaussian, the posterior a diagonal one; its log variance is bounded softly at ±20, which keeps the KL finite.
+    The encoder has convolutions to 32 (3×3), 64 (4×4, stride 2) and 128 channels (5×5, stride 2), a ReLU after each,
+    and two linear heads. The decoder has a linear layer without activation, transposed convolutions to 64 and 32
+    channels (6×6, stride 2) with ReLU, and one to the likelihood's channels (5×5). Initialisation is PyTorch's default,
+    as the authors had it. The prior is a unit Gaussian and the posterior a diagonal one, whose log variance is bounded
+    softly at ±20 to keep the KL finite.
 
     Attributes:
       image_shape: (H, W, C) of one image, H and W at least 4.
-      output_channels: what the decoder emits for each position: `likelihood.output_channels(C)`.
+      output_channels: values that the decoder emits per position, `likelihood.output_channels(C)`.
       latent_dim: latent dimensions.
       features: channels of the first convolution; the later ones have twice and four times as many.
-      dtype: of the network's computation, None for float32. Outputs and KL are float32.
+      dtype: of the network's computation; None for float32. Outputs and KL are always float32.
 
     Example:
       >>> likelihood = cx.optimal_sigma()
@@ -91,7 +82,7 @@ class ConvVAE(nn.Module):
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes of the latents of one image, here of one layer."""
+        """The shape of one image's latents, as a tuple of one layer."""
         return ((self.latent_dim,),)
 
     def setup(self):
@@ -105,18 +96,19 @@ class ConvVAE(nn.Module):
 
         Args:
           x: [B, H, W, C], floats in [0, 1] or uint8.
-          key: one key for the batch, or B keys, one an example.
-          train: without effect, as the network has no dropout.
+          key: one key for the batch, or B keys, one per example.
+          train: has no effect, as the network has no dropout.
         """
         del train
         mean, log_var = self.encode(x)
-        z = mean + jnp.exp(0.5 * log_var) * self._noise(key, mean.shape)
+        keys = split_keys(key, mean.shape[0])
+        noise = jax.vmap(lambda example_key: jax.random.normal(example_key, mean.shape[1:]))(keys)
+        z = mean + jnp.exp(0.5 * log_var) * noise
         return Forward(self.decode(z), gaussian_kl(mean, log_var))
 
     def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and log variance of q(z | x), each [B, latent_dim]."""
-        if x.shape[1:] != tuple(self.image_shape):
-            raise ValueError(f"x has shape {x.shape}; expected {('B', *self.image_shape)}, the model's image_shape")
+        check_images(x, self.image_shape)
         dtype = self.dtype or jnp.float32
         return self.encoder(x.astype(dtype) / 255 if x.dtype == jnp.uint8 else x.astype(dtype))
 
@@ -125,10 +117,6 @@ class ConvVAE(nn.Module):
         return self.decoder(z)
 
     def generate(self, key: jax.Array, num: int, temperature: jax.typing.ArrayLike = 1.0) -> jax.Array:
-        """The decoder's outputs for `num` draws from the prior, whose standard deviation the temperature multiplies."""
+        """The decoder's outputs for `num` draws from the prior, its standard deviation times the temperature."""
         noise = jax.random.normal(key, (num, self.latent_dim))
         return self.decode(noise * jnp.asarray(temperature, jnp.float32))
-
-    def _noise(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """Standard normal noise; an example's depends on its own key alone."""
-        return jax.vmap(lambda one: jax.random.normal(one, shape[1:]))(example_keys(key, shape[0]))

@@ -1,4 +1,4 @@
-"""The hierarchical VAE: `spec` (sizes), `block`, `latent`, `stage`, `model`, upwards in this order."""
+"""The hierarchical VAE. `model` is made of `stage`s, a stage of `block`s and `latent` heads; `spec` holds the sizes."""
 
 from calibrax.models.hvae.latent import Gaussian, Latent
 from calibrax.models.hvae.model import HVAE

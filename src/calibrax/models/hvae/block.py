@@ -1,4 +1,4 @@
-"""The gated residual block, the one building stone of the inference and the generative path."""
+"""The gated residual block, of which both the inference and the generative path are made."""
 
 from typing import Any
 
@@ -7,25 +7,24 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from calibrax.models.hvae.noise import dropout
 from calibrax.models.hvae.weight_norm import WeightNormConv
 
 
 class GatedBlock(nn.Module):
     """y = a·sigmoid(b) + shortcut(x), with (a, b) = conv(dropout(ELU(conv(ELU(x)) + aux_conv(ELU(aux))))).
 
-    The shortcut is x itself, after a 3×3 average pool (zeros counted) where the block has a stride, cut to the block's
-    channels where x has more. There is none where x has fewer channels, or where the block enlarges the image. The
-    auxiliary input passes a 1×1 convolution, or, where it is larger or smaller than x, one with the block's kernel and
-    the stride or transposed stride that makes it fit.
+    The shortcut is x itself. If the block has a stride, x first passes a 3×3 average pool, which counts padding as
+    zeros; if x has more channels than the block, it is cut to the block's. There is no shortcut if x has fewer
+    channels, or if the block enlarges the image. The auxiliary input passes a 1×1 convolution. If it is larger or
+    smaller than x, that convolution has the block's kernel size and the stride or transposed stride that makes it fit.
 
     Attributes:
       features: output channels.
       kernel_size: of both convolutions.
       stride: of the second convolution.
-      transpose: the stride enlarges the image instead of reducing it.
-      residual: False leaves out the ELU on x and the shortcut: for images and latents, which are no feature maps.
-      dropout: rate, where the call is given a mask.
+      transpose: whether the stride enlarges the image instead of reducing it.
+      residual: False leaves out the ELU on x and the shortcut, for inputs that are images or latents.
+      dropout: the rate with which the mask of a call was drawn.
       dtype: of the computation; None for that of the input.
       axis_name: the mapped axis over which `init`'s batch is spread, if any.
 
@@ -48,8 +47,11 @@ class GatedBlock(nn.Module):
 
         Args:
           x: the block's input.
-          aux: [B, H'', W'', any], H and W a whole multiple or fraction of its size; None for none.
-          mask: [B, H, W, features], False where dropout acts; None for no dropout.
+          aux: [B, H'', W'', any], the auxiliary input, its sides a whole multiple or fraction of H and W; or None.
+          mask: [B, H, W, features], False where dropout sets a zero; None for no dropout.
+
+        Raises:
+          ValueError: if the auxiliary input does not fit.
         """
         x = x.astype(self.dtype or x.dtype)
         y = self._conv(self.features, self.kernel_size, name="conv_1")(nn.elu(x) if self.residual else x)
@@ -57,14 +59,17 @@ class GatedBlock(nn.Module):
             y = y + self._aux_conv(aux.shape, x.shape)(nn.elu(aux.astype(x.dtype)))
         y = nn.elu(y)
         if mask is not None:
-            y = dropout(y, mask, self.dropout)
+            y = jnp.where(mask, y / (1 - self.dropout), 0.0)
         enlarges = self.transpose and self.stride > 1
         y = self._conv(2 * self.features, self.kernel_size, self.stride, enlarges, name="conv_2")(y)
         value, gate = jnp.split(y, 2, axis=-1)
         y = value * nn.sigmoid(gate)
         if not self.residual or enlarges or x.shape[-1] < self.features:
             return y
-        return y + _shortcut(x[..., : self.features], self.stride)
+        shortcut = x[..., : self.features]
+        if self.stride > 1:
+            shortcut = nn.pooling.pool(shortcut, 0.0, lax.add, (3, 3), (self.stride, self.stride), "SAME") / 9
+        return y + shortcut
 
     def _conv(self, features, kernel_size, stride=1, transpose=False, *, name):
         return WeightNormConv(
@@ -72,7 +77,7 @@ class GatedBlock(nn.Module):
         )
 
     def _aux_conv(self, aux_shape, shape):
-        """The layer that brings an auxiliary input to the size of x."""
+        """The convolution that brings the auxiliary input to the size of x."""
         sizes, aux_sizes = shape[1:3], aux_shape[1:3]
         if aux_sizes == sizes:
             return self._conv(self.features, 1, name="conv_aux")
@@ -82,9 +87,3 @@ class GatedBlock(nn.Module):
         if tuple(n * stride for n in small) != tuple(big):
             raise ValueError(f"aux has shape {aux_shape}; expected a whole multiple or fraction of x's {sizes}")
         return self._conv(self.features, self.kernel_size, stride, not larger, name="conv_aux")
-
-
-def _shortcut(x: jax.Array, stride: int) -> jax.Array:
-    if stride == 1:
-        return x
-    return nn.pooling.pool(x, 0.0, lax.add, (3, 3), (stride, stride), "SAME") / 9

@@ -1,4 +1,4 @@
-"""The stochastic layer: diagonal Gaussians, a draw from one, and the KL of that draw."""
+"""A layer of latents: diagonal Gaussians, draws from them, and the KL of a draw."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from calibrax.models.hvae.weight_norm import WeightNormConv, WeightNormDense
 
-# From a head's raw output to the log variance.
+# Functions from a head's raw output to the log variance.
 LOG_VAR = {"softplus": nn.softplus, "tanh": jnp.tanh, "none": lambda raw: raw}
 
 
@@ -29,7 +29,7 @@ class Latent(NamedTuple):
 
 
 def draw(gaussian: Gaussian, noise: jax.Array) -> Latent:
-    """The draw that the noise makes, of the shape of the mean."""
+    """The draw that this standard normal noise makes."""
     return Latent(gaussian.mean + jnp.exp(0.5 * gaussian.log_var) * noise, noise, *gaussian)
 
 
@@ -37,7 +37,8 @@ def sampled_kl(latent: Latent, prior: Gaussian) -> jax.Array:
     """log q(z) - log p(z) of the one draw z ~ q, summed over the latents of each example: [B], nats.
 
     With z = μ_q + σ_q·ε and δ = (z - μ_p)/σ_p - ε = (μ_q - μ_p)/σ_p + (σ_q/σ_p - 1)·ε, a dimension contributes
-    δ·(ε + δ/2) - log(σ_q/σ_p): no difference of squares, and exact where the posterior is close to the prior.
+    δ·(ε + δ/2) - log(σ_q/σ_p). This has no difference of squares, and so stays exact if the posterior is close to the
+    prior.
     """
     log_ratio = 0.5 * (latent.log_var - prior.log_var)
     shift = (latent.mean - prior.mean) * jnp.exp(-0.5 * prior.log_var) + jnp.expm1(log_ratio) * latent.noise
@@ -46,13 +47,13 @@ def sampled_kl(latent: Latent, prior: Gaussian) -> jax.Array:
 
 
 class GaussianHead(nn.Module):
-    """Features to a Gaussian over a layer's latents.
+    """From features to a Gaussian over a layer's latents.
 
     Attributes:
-      latents: channels N of a latent map, or the length of a latent vector.
-      kernel_size: of the convolution that gives a latent map; None for a latent vector and a linear layer.
-      log_var: "softplus", "tanh" or "none" (unbounded): what makes the log variance of the raw output.
-      dtype: of the layer; the Gaussian is float32.
+      latents: channels N of a latent map, or length N of a latent vector.
+      kernel_size: of the convolution to a latent map; None for a linear layer to a latent vector.
+      log_var: "softplus", "tanh" or "none" (unbounded), the function from raw output to log variance.
+      dtype: of the computation; the Gaussian is float32.
       axis_name: the mapped axis over which `init`'s batch is spread, if any.
     """
 

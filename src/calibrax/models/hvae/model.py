@@ -1,6 +1,5 @@
 """The hierarchical VAE of the paper's CelebA and CIFAR-10 experiments."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,38 +7,37 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from calibrax.models.conv_vae import Forward
 from calibrax.models.hvae.latent import LOG_VAR, Gaussian, Latent, draw, sampled_kl
 from calibrax.models.hvae.noise import POSTERIOR, PRIOR, layer_noise
 from calibrax.models.hvae.spec import CIFAR_STAGES, StageSpec, feature_maps, latent_shape
 from calibrax.models.hvae.stage import Stage
 from calibrax.models.hvae.weight_norm import WeightNormConv
-from calibrax.models.interface import example_keys, is_single
+from calibrax.models.interface import Forward, check_images, check_positive, check_temperature, is_single, split_keys
 
 
 class HVAE(nn.Module):
-    """A VAE with a chain of latent layers, the baseline of Maaløe et al. that the paper trains: no top-down inference.
+    """A VAE with a chain of latent layers and no top-down inference, the baseline of Maaløe et al. in the paper.
 
-    Inference runs upwards, h_l = blocks(z_{l-1}, aux = h_{l-1}) and z_l ~ q(· | h_l), from the image in [-1, 1];
-    generation downwards, d_l = blocks(z_l, aux = the blocks of l + 1) with z_l ~ p(· | d_{l+1}), z_L ~ N(0, I), and the
-    likelihood's channels from d_1 by a 1×1 convolution. Nothing passes from d to q. All layers are weight-normalised
-    and take gain and bias from the batch given to `init`: give it a real one. Its dropout is active there as elsewhere
-    only with `train=True`, with which the original initialised.
+    Inference runs upwards from the image in [-1, 1]: h_l = blocks(z_{l-1}, aux = h_{l-1}) and z_l ~ q(· | h_l).
+    Generation runs downwards: z_L ~ N(0, I), d_l = blocks(z_l, aux = the blocks of l + 1) and z_l ~ p(· | d_{l+1}); a
+    1×1 convolution of d_1 gives the likelihood's channels. Nothing passes from d to q. All layers are weight-normalised
+    and take gain and bias from the batch given to `init`, which must therefore be a real one. The original initialised
+    with dropout; pass `train=True` to `init` to do the same.
 
     With `log_var="softplus"`, the default of the original and so of the paper, every conditional log variance is
     softplus(raw) >= 0: no layer's standard deviation, posterior or prior, can fall below 1.
 
     Attributes:
       image_shape: (H, W, C) of one image, H and W multiples of the product of the strides.
-      output_channels: what the decoder emits for each position: `likelihood.output_channels(C)`.
+      output_channels: values that the decoder emits per position, `likelihood.output_channels(C)`.
       stages: bottom first. `CIFAR_STAGES`, 54.4 million parameters at 32×32, or `DENSE_STAGES` for MNIST.
-      skip: the deterministic connections h_{l-1} and d_{l+1} beside the latents. Without them z_L -> ... -> z_1 -> x is
-        a Markov chain.
+      skip: whether the deterministic connections h_{l-1} and d_{l+1} exist beside the latents. Without them
+        z_L -> ... -> z_1 -> x is a Markov chain.
       log_var: "softplus", "tanh" or "none", the function from a head's output to a log variance.
-      dropout: rate in the inference blocks, in training.
-      num_blocks: of each stage, in each direction.
-      dtype: of the network's computation, None for float32. Parameters, Gaussians, KL and outputs are float32.
-      remat: recompute the blocks' insides in the backward pass instead of keeping them in memory.
+      dropout: rate in the inference blocks during training.
+      num_blocks: blocks of each stage in each direction.
+      dtype: of the network's computation; None for float32. Parameters, Gaussians, KL and outputs are always float32.
+      remat: recompute the blocks' intermediate values in the backward pass instead of keeping them in memory.
       axis_name: the mapped axis over which the batch of `init` is spread, if any; `apply` does not need it.
 
     Example:
@@ -64,55 +62,44 @@ class HVAE(nn.Module):
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shapes of the latents of one image, bottom first: (H, W, N) of a map, (N,) of a vector."""
+        """The shapes of one image's latents, bottom first: (H, W, N) for a map, (N,) for a vector."""
         maps = feature_maps(self.image_shape, self.stages)
         return tuple(latent_shape(spec, features) for spec, features in zip(self.stages, maps, strict=True))
 
     def setup(self):
         features = feature_maps(self.image_shape, self.stages)
-        for name in ("output_channels", "num_blocks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        check_positive(output_channels=self.output_channels, num_blocks=self.num_blocks)
         if self.log_var not in LOG_VAR:
             raise ValueError(f"log_var is {self.log_var!r}; expected one of {', '.join(LOG_VAR)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; expected a rate in [0, 1)")
+        shared = ("num_blocks", "log_var", "dropout", "remat", "dtype", "axis_name")
+        options: Any = {name: getattr(self, name) for name in shared}
         self.stage = [
-            Stage(
-                spec,
-                layer,
-                features=features[layer],
-                features_below=features[layer - 1] if layer else None,
-                num_blocks=self.num_blocks,
-                log_var=self.log_var,
-                dropout=self.dropout,
-                remat=self.remat,
-                dtype=self.dtype,
-                axis_name=self.axis_name,
-            )
+            Stage(spec, layer, features[layer], features[layer - 1] if layer else None, **options)
             for layer, spec in enumerate(self.stages)
         ]
         self.head = WeightNormConv(self.output_channels, 1, dtype=self.dtype, axis_name=self.axis_name)
 
     def __call__(self, x: jax.Array, key: jax.Array, train: bool = False) -> Forward:
-        """Infer, generate from the latents inferred, compare.
+        """Infer the latents, generate from them, and compare posteriors with priors.
 
         Args:
           x: [B, H, W, C], floats in [0, 1] or uint8.
-          key: one key for the batch, or B keys, one an example, of which its noise and its dropout are made.
-          train: with dropout.
+          key: one key for the batch, or B keys, one per example, for noise and dropout.
+          train: whether dropout is active.
 
         Returns:
-          The outputs, and [B, L] KLs, one column a layer, bottom first: log q(z_l) - log p(z_l) of the one draw, nats.
+          The outputs, and the KLs [B, L], bottom layer first: log q(z_l) - log p(z_l) of the one draw, in nats.
         """
         latents = self.inference_path(x, key, train)
         outputs, priors = self.generative_path([latent.z for latent in latents])
         return Forward(outputs, jnp.stack([sampled_kl(q, p) for q, p in zip(latents, priors, strict=True)], axis=1))
 
     def inference_path(self, x: jax.Array, key: jax.Array, train: bool = False) -> tuple[Latent, ...]:
-        """A draw of every layer's latents from the posterior, with the Gaussian it comes from, bottom first."""
+        """A draw of every layer's latents from the posterior, with its Gaussian, bottom first."""
         below, skip, latents = self._scaled(x), None, []
-        keys = example_keys(key, x.shape[0])
+        keys = split_keys(key, x.shape[0])
         noise = layer_noise(keys, POSTERIOR, self.latent_shapes)
         for layer, stage in enumerate(self.stage):
             h, posterior = stage.infer(below, skip, keys if train else None)
@@ -129,16 +116,17 @@ class HVAE(nn.Module):
     ) -> tuple[jax.Array, tuple[Gaussian, ...]]:
         """The decoder's outputs [B, H, W, output_channels], and the prior of every layer given those above it.
 
+        For a latent traversal, take the latents of `inference_path`, move one layer's z, set the layers below it to
+        None, and the temperature to 0.
+
         Args:
-          z: the latents of each layer, bottom first; None where they are to be drawn from the prior.
-          key: for those draws: B keys, or one key if any layer is given. A latent traversal: `inference_path`, the
-            layer's z moved, the layers under it None, the temperature 0.
-          temperature: what multiplies the prior's standard deviation in those draws; 0 takes its mean.
-          from_prior: [L] bool, True where a layer is drawn from the prior although `z` gives it. Unlike None in `z` it
+          z: the latents of each layer, bottom first; None for a layer to be drawn from the prior.
+          key: for those draws: B keys; one key is enough if any layer is given.
+          temperature: factor on the prior's standard deviation in those draws; 0 takes the prior's mean.
+          from_prior: [L] bool, True for a layer to be drawn from the prior although `z` gives it. Unlike None in `z` it
             may be traced, so that one compiled program serves every choice.
         """
-        if isinstance(temperature, int | float) and not 0 <= temperature < math.inf:
-            raise ValueError(f"temperature is {temperature}; expected a number from 0")
+        check_temperature(temperature)
         if from_prior is not None and jnp.shape(from_prior) != (len(self.stages),):
             raise ValueError(f"from_prior has shape {jnp.shape(from_prior)}; expected {(len(self.stages),)}")
         if from_prior is not None and key is None:
@@ -161,49 +149,21 @@ class HVAE(nn.Module):
 
         Args:
           key: one key, or `num`.
-          num: how many.
-          temperature: what multiplies the standard deviation of every layer's draw; 1 samples the model.
+          num: the number of draws.
+          temperature: factor on the standard deviation of every layer's draw; 1 samples the model.
         """
-        return self.generative_path(len(self.stages) * [None], example_keys(key, num), temperature)[0]
-
-    def partial_sample(
-        self, x: jax.Array, key: jax.Array, top: int = 0, bottom: int = 0, temperature: jax.typing.ArrayLike = 1.0
-    ) -> jax.Array:
-        """The decoder's outputs with the `top` uppermost and the `bottom` lowest layers drawn from the prior.
-
-        The other layers are one draw of q(z | x), made upwards before anything is resampled: as q sees nothing from
-        above, they do not adapt. The prior's draws are conditional on the layers above them, whatever those are.
-
-        - `bottom=k` shows what the layers hold: the k lowest follow the model given the posterior's upper layers, and
-          what still resembles x is what those L - k layers know of it.
-        - `top=k` shows how far the image depends on the top k beyond what the layers below already fix. That passes
-          by the skips alone; without skips the outputs depend on z_1 only and stay the same for every k < L.
-        - Both 0 is a reconstruction; together L, an unconditional sample.
-
-        Args:
-          x, key: as in `__call__`; the prior's draws are independent of the posterior's.
-          top, bottom: numbers of layers, together at most L.
-          temperature: of the prior's draws.
-        """
-        layers = len(self.stages)
-        if min(top, bottom) < 0 or top + bottom > layers:
-            raise ValueError(f"top is {top} and bottom {bottom}; expected numbers from 0, together at most {layers}")
-        keys = example_keys(key, x.shape[0])
-        latents = self.inference_path(x, keys)
-        kept = [latent.z if bottom <= layer < layers - top else None for layer, latent in enumerate(latents)]
-        return self.generative_path(kept, keys, temperature)[0]
+        return self.generative_path(len(self.stages) * [None], split_keys(key, num), temperature)[0]
 
     def _scaled(self, x: jax.Array) -> jax.Array:
-        if x.shape[1:] != tuple(self.image_shape):
-            raise ValueError(f"x has shape {x.shape}; expected {('B', *self.image_shape)}, the model's image_shape")
+        check_images(x, self.image_shape)
         unit = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x.astype(jnp.float32)
         return (2 * unit - 1).astype(self.dtype or jnp.float32)
 
     def _batch_of(self, z: Sequence[jax.Array | None], key: jax.Array | None) -> tuple[int, jax.Array | None]:
-        """The batch size, and a key for each example if there is a key."""
-        given = [latent.shape[0] for latent in z if latent is not None]
+        """The batch size, and one key per example if there is a key."""
         if len(z) != len(self.stages):
             raise ValueError(f"z has {len(z)} layers; expected {len(self.stages)}")
+        given = [latent.shape[0] for latent in z if latent is not None]
         if len(given) < len(z) and key is None:
             raise ValueError("key is None; expected one, as some layers of z are None, to be drawn from the prior")
         if not given and (key is None or is_single(key)):
@@ -213,4 +173,4 @@ class HVAE(nn.Module):
             expected = (batch_size, *shape)
             if latent is not None and latent.shape != expected:
                 raise ValueError(f"z[{layer}] has shape {latent.shape}; expected {expected}")
-        return batch_size, None if key is None else example_keys(key, batch_size)
+        return batch_size, None if key is None else split_keys(key, batch_size)

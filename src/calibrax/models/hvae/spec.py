@@ -1,23 +1,25 @@
-"""What the stages of a hierarchical VAE are, as data."""
+"""The sizes of a hierarchical VAE's stages."""
 
 import dataclasses
 import math
 from collections.abc import Sequence
 
+from calibrax.models.interface import check_positive
+
 
 @dataclasses.dataclass(frozen=True)
 class StageSpec:
-    """One layer of latents with its blocks below and above.
+    """The sizes of one layer of latents and of the blocks around it.
 
     Attributes:
       filters: channels of the blocks.
       kernel_size: of the blocks.
       stride: of the last inference block and the first generative block.
-      latents: channels of the latent map, or the length of the latent vector.
-      latent_kernel: kernel of the convolutions to mean and log variance; None for a latent vector, by a linear layer.
+      latents: channels of the latent map, or length of the latent vector.
+      latent_kernel: kernel size of the convolution to the latent map; None for a linear layer to a latent vector.
 
     Raises:
-      ValueError: unless all are positive whole numbers, and the kernel at least as large as the stride.
+      ValueError: if a size is not a positive whole number, or the kernel is smaller than the stride.
     """
 
     filters: int
@@ -27,12 +29,10 @@ class StageSpec:
     latent_kernel: int | None
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name == "latent_kernel" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field.name} is {value!r}; expected a positive whole number")
+        sizes = dataclasses.asdict(self)
+        if self.latent_kernel is None:
+            del sizes["latent_kernel"]
+        check_positive(**sizes)
         if self.kernel_size < self.stride:
             raise ValueError(f"kernel_size is {self.kernel_size}; expected at least the stride, {self.stride}")
 
@@ -46,8 +46,8 @@ CIFAR_STAGES = (
     StageSpec(96, 3, 2, 10, 4),
 )
 
-# The network for binary images in vlievin/biva-pytorch: 6 latent vectors, for 28×28 images such as MNIST's. Without the
-# original's projection of the top latents for a layer above, of which there is none.
+# The network for binary images in vlievin/biva-pytorch: 6 latent vectors, for 28×28 images such as MNIST's. The
+# original also projects the top latents for a layer above them, which does not exist; that projection is left out.
 DENSE_STAGES = (
     StageSpec(64, 5, 2, 48, None),
     *(StageSpec(64, 3, 1, latents, None) for latents in (40, 32, 24, 16)),
@@ -56,10 +56,10 @@ DENSE_STAGES = (
 
 
 def feature_maps(image_shape: Sequence[int], stages: Sequence[StageSpec]) -> list[tuple[int, int, int]]:
-    """(height, width, filters) of every stage's features, bottom first.
+    """The (height, width, filters) of each stage's features, bottom first.
 
     Raises:
-      ValueError: if there is no stage, or the image's sides are no multiples of the product of the strides.
+      ValueError: if there is no stage, or the image's sides are not multiples of the product of the strides.
     """
     if not stages or not all(isinstance(stage, StageSpec) for stage in stages):
         raise ValueError(f"stages is {stages!r}; expected one StageSpec or more, bottom first")
@@ -77,5 +77,5 @@ def feature_maps(image_shape: Sequence[int], stages: Sequence[StageSpec]) -> lis
 
 
 def latent_shape(spec: StageSpec, features: tuple[int, int, int]) -> tuple[int, ...]:
-    """(H, W, N) of a latent map, or (N,) of a latent vector, of the stage whose features have this shape."""
+    """(H, W, N) for a latent map, (N,) for a latent vector, in a stage whose features have this shape."""
     return (spec.latents,) if spec.latent_kernel is None else (*features[:2], spec.latents)

@@ -1,4 +1,4 @@
-"""One layer of latents with the blocks below it, from data to posterior, and those under it, from prior to data."""
+"""One layer of latents, with the blocks that lead to its posterior and those that lead from it to the data."""
 
 import math
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ from calibrax.models.hvae.weight_norm import WeightNormDense
 
 
 class Stage(nn.Module):
-    """q(z_l | z_{l-1}, h_{l-1}) and p(z_l | d_{l+1}), each a Gaussian, and the blocks that give h_l and d_l.
+    """The Gaussians q(z_l | z_{l-1}, h_{l-1}) and p(z_l | d_{l+1}), and the blocks that give h_l and d_l.
 
     Attributes:
-      spec: sizes.
-      layer: l, 0 at the bottom. The first inference block there is not residual, as it reads the image.
-      features: (height, width, filters) of this stage's features h_l, the map on which its latents live.
-      features_below: the same of the stage below; of no account at the bottom.
-      num_blocks: in each direction.
+      spec: the sizes.
+      layer: l, which is 0 at the bottom. The first inference block there reads the image and is not residual.
+      features: (height, width, filters) of this stage's features h_l.
+      features_below: the same of the stage below; unused at the bottom.
+      num_blocks: blocks in each direction.
       log_var: as in `GaussianHead`.
       dropout: rate in the inference blocks.
-      remat: recompute the insides of the blocks in the backward pass instead of keeping them.
+      remat: recompute the intermediate values of the blocks in the backward pass instead of keeping them.
       dtype: of the computation.
       axis_name: the mapped axis over which `init`'s batch is spread, if any.
     """
@@ -56,7 +56,7 @@ class Stage(nn.Module):
         ]
         self.posterior_head = GaussianHead(spec.latents, spec.latent_kernel, self.log_var, **options)
         self.prior_head = GaussianHead(spec.latents, spec.latent_kernel, self.log_var, **options)
-        # Called where latents are vectors.
+        # Called only if the latents are vectors.
         self.features_of_latent = WeightNormDense(math.prod(self.features), **options)
         self.features_of_latent_below = WeightNormDense(math.prod(self.features_below or ()), **options)
 
@@ -67,14 +67,14 @@ class Stage(nn.Module):
 
         Args:
           below: the image, or z_{l-1}.
-          skip: h_{l-1}, read by every block; None for none.
+          skip: h_{l-1}, which every block reads, or None.
           keys: [B], the examples' keys, for dropout; None for no dropout.
         """
         h = below
         if h.ndim == 2:
             h = self.features_of_latent_below(h).reshape(-1, *(self.features_below or ()))
         masks = self.num_blocks * [None]
-        if keys is not None and self.dropout > 0:  # those of all blocks at once, which act before the stride
+        if keys is not None and self.dropout > 0:  # drawn for all blocks at once; dropout acts before the stride
             shape = (self.num_blocks, *h.shape[1:3], self.spec.filters)
             masks = list(dropout_masks(keys, self.layer, shape, self.dropout).swapaxes(0, 1))
         for block, mask in zip(self.inference, masks, strict=True):
@@ -82,18 +82,18 @@ class Stage(nn.Module):
         return h, self.posterior_head(h)
 
     def prior(self, above: jax.Array | None, batch_size: int) -> Gaussian:
-        """The prior of z_l given d_{l+1}; N(0, I) at the top, where there is none."""
+        """The prior of z_l given `above`, which is d_{l+1}; N(0, I) at the top, where `above` is None."""
         if above is not None:
             return self.prior_head(above)
         zeros = jnp.zeros((batch_size, *latent_shape(self.spec, self.features)))
         return Gaussian(zeros, zeros)
 
     def generate(self, z: jax.Array, skips: Sequence[jax.Array] | None = None) -> list[jax.Array]:
-        """The outputs of all blocks, the last of which is d_l, each at the size of the features below.
+        """The outputs of all blocks, each of the size of the features below; the last one is d_l.
 
         Args:
           z: z_l [B, H, W, N] or [B, N].
-          skips: the outputs of the blocks of the stage above, read each by the block of the same place; None for none.
+          skips: the outputs of the stage above, of which block j reads the j-th, or None.
         """
         d = z if z.ndim == 4 else self.features_of_latent(z).reshape(-1, *self.features)
         outputs = []

@@ -1,10 +1,10 @@
-"""Weight-normalised layers whose gain and bias come from the first batch.
+"""Weight-normalised layers whose gain and bias come from the first batch, which `flax.linen.WeightNorm` cannot do.
 
-A layer's weight is g·v/‖v‖, the norm taken for each output channel. `init` draws v from N(0, 0.05²), runs the layer on
-the batch it is given with g = 1 and b = 0, and sets g and b such that every channel of the output has mean 0 and
-standard deviation 0.01 over that batch. The layers of a model initialise in the order in which they are called, each
-on what the ones before it emit after their own initialisation: call `init` with a real training batch. Under `pmap`
-the batch is the global one if the layer knows the axis, under `jit` on sharded arrays without further ado.
+A layer's weight is g·v/‖v‖, with one norm per output channel. `init` draws v from N(0, 0.05²), runs the layer on its
+batch with g = 1 and b = 0, and then sets g and b so that every channel of the output has mean 0 and standard deviation
+0.01 over that batch. The layers of a model initialise in the order of their calls, each on the outputs of the
+initialised layers before it: call `init` with a real training batch. Under `pmap` that is the global batch if the layer
+has `axis_name`; under `jit` on sharded arrays it is the global batch in any case.
 
 References:
   Salimans and Kingma 2016, section 3; constants from vlievin/biva-pytorch (ba37aca), `biva/layers/convolution.py`.
@@ -15,10 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 
-from calibrax.models.hvae.noise import normal_init
-from calibrax.models.layers import conv, conv_transpose
+from calibrax.models.layers import conv, conv_transpose, moments, normal_init
 
 DIRECTION_STD = 0.05
 OUTPUT_STD = 0.01
@@ -28,14 +26,14 @@ EPSILON = 1e-8  # added to the variance
 class WeightNormConv(nn.Module):
     """A weight-normalised convolution with "SAME" padding, or its transpose.
 
-    A stride divides height and width, rounding up; a transposed layer multiplies them by it. Of an odd padding the
-    larger part goes to the bottom and the right: 7 before and 8 after for a 16×16 kernel.
+    A stride divides height and width and rounds up; a transposed layer multiplies them by the stride. The larger part
+    of an odd padding goes to the bottom and the right: a 16×16 kernel pads 7 before and 8 after.
 
     Attributes:
       features: output channels.
       kernel_size: height and width of the square kernel.
       stride: in both directions.
-      transpose: a transposed convolution; input pixel i adds kernel[a] to output pixel stride·i + a - crop.
+      transpose: transposed, so that input pixel i adds kernel[a] to output pixel stride·i + a - crop.
       dtype: of the computation; None for that of the input. Parameters are float32.
       axis_name: the mapped axis over which `init`'s batch is spread, if any.
 
@@ -69,7 +67,7 @@ class WeightNormConv(nn.Module):
         return y + b.astype(y.dtype).reshape(1, 1, 1, -1)
 
     def _whole(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """Without bias, and a transposed layer without its crop: the first batch's statistics count the border."""
+        """The convolution before bias and crop: the first batch's statistics include the border that is cropped."""
         kernel = kernel.astype(x.dtype)
         if self.transpose:
             return conv_transpose(x, kernel, self.stride)
@@ -105,28 +103,11 @@ def _unit(v: jax.Array) -> jax.Array:
 
 
 def _gain_and_bias(layer: Any, first: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """The parameters g and b [features]; `first` is what the layer gives for g = 1 and b = 0, in `init` alone."""
-    g = b = jnp.zeros(layer.features)  # Flax compares shapes with these once the parameters exist
+    """The parameters g and b [features]; `first` is the output with g = 1 and b = 0 during `init`, else None."""
+    g = b = jnp.zeros(layer.features)  # once the parameters exist, Flax only compares shapes with these
     if first is not None:
-        mean, variance = _moments(first.astype(jnp.float32), layer.axis_name)
-        g = OUTPUT_STD / jnp.sqrt(variance + EPSILON)
+        mean, variance, count = moments(first.astype(jnp.float32), tuple(range(first.ndim - 1)), layer.axis_name)
+        # The unbiased variance. That of a single value, such as a linear layer's for one example, is 0.
+        g = OUTPUT_STD / jnp.sqrt(variance * (count / max(count - 1, 1)) + EPSILON)
         b = -mean * g
     return layer.param("g", lambda _: g), layer.param("b", lambda _: b)
-
-
-def _moments(y: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
-    """Mean and unbiased variance of each channel over the global batch and space.
-
-    The mean first and the squares about it second: their difference from raw moments would cost digits.
-    """
-    axes = tuple(range(y.ndim - 1))
-    count = y.size // y.shape[-1]
-    mean = jnp.mean(y, axes, keepdims=True)
-    if axis_name is not None:
-        mean = lax.pmean(mean, axis_name)
-        count *= lax.psum(1, axis_name)
-    spread = jnp.mean(jnp.square(y - mean), axes)
-    if axis_name is not None:
-        spread = lax.pmean(spread, axis_name)
-    # A single value, as one example gives a linear layer, has no variance: EPSILON is left.
-    return mean.reshape(-1), spread * (count / max(count - 1, 1))

@@ -1,4 +1,4 @@
-"""SVG-LP, the video model: `batch_norm`, `layers`, `vgg` and `dcgan`, `lstm`, `dynamics`, `steps`, `model`, upwards."""
+"""SVG-LP, the video model: `model` joins a `backbone` (encoder and decoder) with `dynamics` (LSTMs) over `steps`."""
 
 from calibrax.models.svg.model import SVG, Memory
 from calibrax.models.svg.steps import step_noise

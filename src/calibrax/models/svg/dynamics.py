@@ -1,26 +1,26 @@
-"""What SVG does in one step of time between a frame's code and the next one's."""
+"""One time step of SVG, from a frame's code to the next frame's code."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
-from calibrax.models.svg.lstm import GaussianLSTM, LSTMState, Predictor
-from calibrax.models.svg.precision import at_least_float32
+from calibrax.models.svg.lstm import CellStates, GaussianLSTM, LSTMState, Predictor
 from calibrax.objectives import gaussian_kl
 
 
 class States(NamedTuple):
-    """The states of the LSTM cells of each recurrent part."""
+    """The states of all LSTM cells, by recurrent part."""
 
-    posterior: tuple[LSTMState, ...]
-    prior: tuple[LSTMState, ...]
-    predictor: tuple[LSTMState, ...]
+    posterior: CellStates
+    prior: CellStates
+    predictor: CellStates
 
 
 class Dynamics(nn.Module):
-    """Posterior, learned prior and predictor, between codes h: z ~ q(z | next h) or p(z | h), next h = predictor(h, z).
+    """Posterior, learned prior and predictor of codes h: z ~ q(z | next h) or p(z | h), and next h = predictor(h, z).
 
     Attributes:
       g_dim, z_dim, rnn_size, predictor_layers, posterior_layers, prior_layers, dtype: as in `SVG`.
@@ -40,23 +40,24 @@ class Dynamics(nn.Module):
         self.prior = GaussianLSTM(self.z_dim, self.rnn_size, self.prior_layers, self.dtype)
 
     def initial(self, batch_size: int) -> States:
-        """Zeros."""
-        zeros = jnp.zeros((batch_size, self.rnn_size), at_least_float32(self.dtype))
+        """The states before the first step, which are zeros."""
+        zeros = jnp.zeros((batch_size, self.rnn_size), np.promote_types(self.dtype or np.float32, np.float32))
         layers = (self.posterior_layers, self.prior_layers, self.predictor_layers)
         return States(*(num * (LSTMState(zeros, zeros),) for num in layers))
 
     def infer(
         self, states: States, code: jax.Array, next_code: jax.Array, noise: jax.Array
     ) -> tuple[States, jax.Array, jax.Array]:
-        """One step where the next frame is known.
+        """One step in which the next frame is known.
 
         Args:
-          states: after the step before.
-          code, next_code: of this frame and of the next, [B, g_dim].
-          noise: [B, z_dim], standard normal, which makes the draw from the posterior.
+          states: the states after the previous step.
+          code, next_code: the codes of this frame and of the next, [B, g_dim].
+          noise: [B, z_dim], standard normal, for the draw from the posterior.
 
         Returns:
-          The states, the next frame's code as predicted [B, g_dim], and KL(q || p) [B], nats, summed over latents.
+          The new states, the predicted code of the next frame [B, g_dim], and KL(q || p) [B], in nats, summed over the
+          latents.
         """
         posterior, (mean, log_var) = self.posterior(states.posterior, next_code)
         prior, (prior_mean, prior_log_var) = self.prior(states.prior, code)
@@ -67,7 +68,7 @@ class Dynamics(nn.Module):
         return States(posterior, prior, predictor), predicted, kl
 
     def generate(self, states: States, code: jax.Array, noise: jax.Array) -> tuple[States, jax.Array]:
-        """One step where the next frame is unknown: the draw is from the prior; arguments and results as of `infer`."""
+        """One step in which the next frame is unknown: z is drawn from the prior; the rest is as in `infer`."""
         prior, (mean, log_var) = self.prior(states.prior, code)
         predictor, predicted = self.predictor(states.predictor, code, mean + jnp.exp(0.5 * log_var) * noise)
         return states._replace(prior=prior, predictor=predictor), predicted

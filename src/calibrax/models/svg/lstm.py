@@ -1,33 +1,34 @@
-"""SVG's recurrent parts: a stack of LSTM cells, the predictor and the two Gaussians over latents."""
+"""SVG's recurrent parts: a stack of LSTM cells, and on it the predictor and the Gaussians over latents."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from calibrax.likelihoods import soft_clip
-from calibrax.models.conv_vae import LOG_VAR_BOUND
-from calibrax.models.layers import uniform_fan_in
+from calibrax.models.layers import bounded, uniform_fan_in
 from calibrax.models.svg.layers import Dense
 
 
 class LSTMState(NamedTuple):
-    """What an LSTM cell hands to its next step."""
+    """The state that an LSTM cell hands to its next step."""
 
-    h: jax.Array  # [B, size], the output, float32 at least
-    c: jax.Array  # [B, size], the cell, the same
+    h: jax.Array  # [B, size], the output, float32 or wider
+    c: jax.Array  # [B, size], the cell, of the same dtype
+
+
+CellStates = tuple[LSTMState, ...]  # of a stack of cells
 
 
 class LSTMCell(nn.Module):
     """PyTorch's LSTM cell with its parameters: two biases, gates in the order i, f, g, o.
 
-    (i, f, g, o) = x·W_ih + b_ih + h·W_hh + b_hh; c' = σ(f)·c + σ(i)·tanh(g); h' = σ(o)·tanh(c'). All parameters begin
-    uniform in ±1/sqrt(size). Products are computed in `dtype`, the rest in float32 at least.
+    (i, f, g, o) = x·W_ih + b_ih + h·W_hh + b_hh; c' = σ(f)·c + σ(i)·tanh(g); h' = σ(o)·tanh(c'). All parameters start
+    uniform in ±1/sqrt(size). `flax.linen.LSTMCell` will not do: it has a single bias and another initialisation, and
+    computes its gates in `dtype` too. Here only the products are in `dtype`, the rest in float32 or wider.
 
     Attributes:
-      size: of the state.
+      size: length of the state.
       dtype: of the products; None for that of the input.
     """
 
@@ -53,8 +54,8 @@ class LSTM(nn.Module):
     """A linear layer and a stack of cells.
 
     Attributes:
-      size: of every state.
-      num_layers: cells.
+      size: length of every state.
+      num_layers: number of cells.
       dtype: of the products.
     """
 
@@ -63,8 +64,8 @@ class LSTM(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, states: Sequence[LSTMState], x: jax.Array) -> tuple[tuple[LSTMState, ...], jax.Array]:
-        """The cells' next states and the last one's output [B, size], for an input [B, in]."""
+    def __call__(self, states: CellStates, x: jax.Array) -> tuple[CellStates, jax.Array]:
+        """The next states of the cells and the output [B, size] of the last one, for an input [B, in]."""
         h, new = Dense(self.size, self.dtype, name="embed")(x), []
         for layer in range(self.num_layers):
             new.append(LSTMCell(self.size, self.dtype, name=f"cell_{layer}")(states[layer], h))
@@ -73,7 +74,7 @@ class LSTM(nn.Module):
 
 
 class Predictor(nn.Module):
-    """The code of the next frame, in ±1, from this frame's and the latents; 1,134,976 parameters by default.
+    """The next frame's code, in ±1, from this frame's code and the latents; 1,134,976 parameters by default.
 
     Attributes:
       code_dim: length of the code.
@@ -86,9 +87,7 @@ class Predictor(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(
-        self, states: Sequence[LSTMState], code: jax.Array, z: jax.Array
-    ) -> tuple[tuple[LSTMState, ...], jax.Array]:
+    def __call__(self, states: CellStates, code: jax.Array, z: jax.Array) -> tuple[CellStates, jax.Array]:
         """The next states, and [B, code_dim]."""
         inputs = jnp.concatenate([code.astype(z.dtype), z], axis=-1)
         states, h = LSTM(self.size, self.num_layers, self.dtype, name="lstm")(states, inputs)
@@ -96,10 +95,10 @@ class Predictor(nn.Module):
 
 
 class GaussianLSTM(nn.Module):
-    """A diagonal Gaussian over one step's latents, from the codes so far; 592,256 parameters by default.
+    """A diagonal Gaussian over the latents of a step, from the codes so far; 592,256 parameters by default.
 
     Attributes:
-      z_dim: latents.
+      z_dim: number of latents.
       size, num_layers, dtype: as in `LSTM`.
     """
 
@@ -109,12 +108,10 @@ class GaussianLSTM(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(
-        self, states: Sequence[LSTMState], code: jax.Array
-    ) -> tuple[tuple[LSTMState, ...], tuple[jax.Array, jax.Array]]:
-        """The next states, and mean and log variance, [B, z_dim] each, float32 at least; the latter softly in ±20."""
+    def __call__(self, states: CellStates, code: jax.Array) -> tuple[CellStates, tuple[jax.Array, jax.Array]]:
+        """The next states; mean and log variance [B, z_dim], float32 or wider, the log variance softly within ±20."""
         states, h = LSTM(self.size, self.num_layers, self.dtype, name="lstm")(states, code)
         mean, log_var = (
             Dense(self.z_dim, self.dtype, name=name)(h).astype(states[-1].c.dtype) for name in ("mean", "log_var")
         )
-        return states, (mean, soft_clip(log_var, -LOG_VAR_BOUND, LOG_VAR_BOUND))
+        return states, (mean, bounded(log_var))

@@ -1,4 +1,4 @@
-"""Over the steps of a video: the loop, whose program does not grow with the number of steps, and its noise."""
+"""The loop over the steps of a video, whose program does not grow with the number of steps, and its noise."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,25 +7,25 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from calibrax.models.interface import example_keys
+from calibrax.models.interface import split_keys
 
 
 def over_steps(model: Any, body: Callable, carry: Any, inputs: Any) -> tuple[Any, Any]:
-    """`body(model, carry, inputs of a step) -> (carry, outputs)` at every step, as `lax.scan`.
+    """A `lax.scan` of `body(model, carry, inputs of a step) -> (carry, outputs of the step)`.
 
-    Parameters are the same at every step; where `batch_stats` is mutable, a step goes on with the averages of the one
-    before.
+    Parameters are the same at every step. If `batch_stats` is mutable, each step continues with the averages of the
+    previous one.
 
     Args:
-      model: a bound Linen module, whose `remat` and `unroll` decide on the form of the loop.
-      body: reads variables of its first argument alone.
-      carry: before the first step.
-      inputs: a pytree of arrays, steps first.
+      model: a bound Linen module, whose `remat` and `unroll` decide the form of the loop.
+      body: the step; it reads the variables of its first argument only.
+      carry: the carry before the first step.
+      inputs: a pytree of arrays with the steps first.
 
     Returns:
-      The last carry, and the outputs, steps first.
+      The last carry, and the outputs with the steps first.
     """
-    if model.is_initializing():  # a scan takes over running averages, it cannot make them
+    if model.is_initializing():  # a scan carries running averages along but cannot create them
         body(model, carry, jax.tree.map(lambda leaf: leaf[0], inputs))
     if model.remat:
         body = nn.remat(body, prevent_cse=model.unroll)
@@ -43,17 +43,17 @@ def over_steps(model: Any, body: Callable, carry: Any, inputs: Any) -> tuple[Any
 
 
 def step_noise(key: jax.Array, batch_size: int, steps: int, size: int) -> jax.Array:
-    """Standard normal [steps, B, size], float32: of an example's key and the step's number, from 1, and nothing else.
+    """Standard normal noise [steps, B, size], float32, of the example's key and the step's number alone.
 
     Args:
-      key: one key for the batch, or B keys, one an example.
+      key: one key for the batch, or B keys, one per example.
       batch_size: B.
-      steps: how many.
-      size: numbers for each step and example.
+      steps: number of steps; the first has number 1.
+      size: length of the noise of one step and example.
     """
 
     def draw(step, key):
         return jax.random.normal(jax.random.fold_in(key, step), (size,), jnp.float32)
 
     over_batch = jax.vmap(draw, (None, 0))
-    return jax.vmap(over_batch, (0, None))(1 + jnp.arange(steps), example_keys(key, batch_size))
+    return jax.vmap(over_batch, (0, None))(1 + jnp.arange(steps), split_keys(key, batch_size))
