@@ -370,10 +370,10 @@ def test_damaged_kept_faces_are_reported(folder):
     np.save(wrong, np.zeros((3, 28, 28, 3), np.float32))
     for content in (whole[:-10], whole[:20], b"", wrong.getvalue()):
         path.write_bytes(content)
-        with one_line("test.npy is damaged, remove .*28x28 to prepare it again"):
+        with one_line(r"28x28 cannot be read \(remove it to prepare it again\): "):
             data.load("celeba", data_dir=folder, image_size=28)
     path.unlink()
-    with one_line("test.npy is damaged"):
+    with one_line("28x28 cannot be read"):
         data.load("celeba", data_dir=folder, image_size=28)
 
 

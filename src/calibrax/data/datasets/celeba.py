@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from calibrax.data.batches import read_ahead
-from calibrax.data.datasets.celeba_jpegs import NUM_IMAGES, Photographs, find_photographs
+from calibrax.data.datasets.celeba_jpegs import NUM_IMAGES, find_photographs
 from calibrax.data.download import free_space
 from calibrax.data.tfds_cache import prepared_name
 from calibrax.data.transforms import View
@@ -52,12 +52,10 @@ def load(options: Options) -> Data:
     kept = options.data_dir / prepared_name("celeba") / f"{size[0]}x{size[1]}"
     if not kept.is_dir():
         _prepare(options.data_dir, kept, size)
-    return Data(
-        name="celeba",
-        **{split: _read_kept(kept / f"{split}.npy", (num, *size, 3)) for split, num in NUM_IMAGES.items()},
-        license="for non-commercial research only (Liu et al. 2015)",
-        origin=f"{kept}, made from {_read_origin(kept)}",
-    )
+    with readable(kept, "(remove it to prepare it again)"):
+        splits = {split: _read_kept(kept / f"{split}.npy", (num, *size, 3)) for split, num in NUM_IMAGES.items()}
+        origin = f"{kept}, made from {(kept / ORIGIN_FILE).read_text(encoding='utf-8')}"
+    return Data("celeba", **splits, license="for non-commercial research only (Liu et al. 2015)", origin=origin)
 
 
 def face(photograph: tuple[str, bytes], size: tuple[int, int]) -> np.ndarray:
@@ -87,7 +85,7 @@ def face(photograph: tuple[str, bytes], size: tuple[int, int]) -> np.ndarray:
 def _prepare(data_dir: Path, kept: Path, size: tuple[int, int]) -> None:
     """Decode, crop and resize every photograph, and write the result into the folder `kept`."""
     with contextlib.ExitStack() as stack:
-        splits = find_photographs(data_dir, stack)
+        where, splits = find_photographs(data_dir, stack)
         free, needed = free_space(data_dir), sum(NUM_IMAGES.values()) * size[0] * size[1] * 3
         if free < needed:
             raise DataError(f"{data_dir} has {free >> 20} MiB free; celeba at this size needs {needed >> 20} MiB")
@@ -95,7 +93,7 @@ def _prepare(data_dir: Path, kept: Path, size: tuple[int, int]) -> None:
             with _appears_whole(kept) as folder, _progress(kept.name) as bar:
                 for split, photographs in splits.items():
                     _write(folder / f"{split}.npy", _faces(photographs, size, bar))
-                (folder / ORIGIN_FILE).write_text(_origin(splits["train"].where, size), encoding="utf-8")
+                (folder / ORIGIN_FILE).write_text(_origin(where, size), encoding="utf-8")
         except OSError as error:
             raise DataError(f"celeba cannot be kept in {kept}: {error.strerror or error}") from error
 
@@ -116,10 +114,10 @@ def _write(path: Path, images: np.ndarray) -> None:
         os.fsync(file.fileno())
 
 
-def _faces(photographs: Photographs, size: tuple[int, int], bar) -> np.ndarray:
+def _faces(photographs: View, size: tuple[int, int], bar) -> np.ndarray:
     """All faces of a split, uint8 [N, H, W, 3]. Besides them only a few photographs are in memory at a time."""
     faces = np.empty((len(photographs), *size, 3), np.uint8)
-    source = View(photographs, len(photographs), functools.partial(face, size=size))
+    source = View(photographs, functools.partial(face, size=size))
     for target, image in zip(faces, read_ahead(source, READ_AHEAD), strict=True):
         target[:] = image
         bar.update()
@@ -154,18 +152,7 @@ def _appears_whole(path: Path) -> Iterator[Path]:
 
 def _read_kept(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """An array of a known shape; its header is checked before anything is allocated."""
-    try:
-        header = np.load(path, mmap_mode="r", allow_pickle=False)
-        if header.shape != shape or header.dtype != np.uint8:
-            raise ValueError(f"it is {header.dtype} {header.shape}, expected uint8 {shape}")
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = str(error).replace("\n", " ")
-        raise DataError(f"{path} is damaged, remove {path.parent} to prepare it again: {reason}") from error
-
-
-def _read_origin(kept: Path) -> str:
-    try:
-        return (kept / ORIGIN_FILE).read_text(encoding="utf-8").strip().replace("\n", " ")
-    except (OSError, UnicodeDecodeError):
-        return "a source not on record"
+    header = np.load(path, mmap_mode="r", allow_pickle=False)
+    if header.shape != shape or header.dtype != np.uint8:
+        raise ValueError(f"{path.name} is {header.dtype} {header.shape}; expected uint8 {shape}")
+    return np.load(path, allow_pickle=False)
