@@ -213,7 +213,7 @@ def test_the_error_for_missing_files_names_them_and_says_how_to_get_them(tmp_pat
 
 @pytest.mark.parametrize("size", [0, 141, (32, 150)])
 def test_sizes_larger_than_the_crop_are_refused(folder, size):
-    with one_line(r"image size is 0x0; expected 1 or more|image size of celeba is .*; expected 1 to 140"):
+    with one_line(r"image size is 0x0; expected one whole number|image size of celeba is .*; expected 1 to 140"):
         data.load("celeba", data_dir=folder, image_size=size)
 
 

@@ -23,10 +23,9 @@ def checked_size(image_size: Size) -> tuple[int, int] | None:
     if image_size is None:
         return None
     size = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
-    if len(size) != 2:
-        raise DataError(f"image size is {image_size!r}; expected one number, or height and width")
-    if not all(is_whole(side) and 1 <= side <= MAX_SIDE for side in size):
-        raise DataError(f"image size is {size[0]}x{size[1]}; expected 1 or more, a whole number up to {MAX_SIDE}")
+    if len(size) != 2 or not all(is_whole(side) and 1 <= side <= MAX_SIDE for side in size):
+        words = "x".join(map(str, size))
+        raise DataError(f"image size is {words}; expected one whole number, or height and width, 1 to {MAX_SIDE}")
     return size[0], size[1]
 
 

@@ -59,12 +59,7 @@ def load(options: Options) -> Data:
 
 
 def face(photograph: tuple[str, bytes], size: tuple[int, int]) -> np.ndarray:
-    """The face in one photograph, uint8 [H, W, 3].
-
-    Args:
-      photograph: the name, for messages, and the content of the JPEG file.
-      size: H and W.
-    """
+    """The face in a photograph, given as a name for messages and the content of a JPEG file; uint8 [*size, 3]."""
     from PIL import Image, UnidentifiedImageError
 
     name, content = photograph
@@ -90,21 +85,12 @@ def _prepare(data_dir: Path, kept: Path, size: tuple[int, int]) -> None:
         if free < needed:
             raise DataError(f"{data_dir} has {free >> 20} MiB free; celeba at this size needs {needed >> 20} MiB")
         try:
-            with _appears_whole(kept) as folder, _progress(kept.name) as bar:
+            with _appears_whole(kept) as folder:
                 for split, photographs in splits.items():
-                    _write(folder / f"{split}.npy", _faces(photographs, size, bar))
+                    _write(folder / f"{split}.npy", _faces(photographs, size))
                 (folder / ORIGIN_FILE).write_text(_origin(where, size), encoding="utf-8")
         except OSError as error:
             raise DataError(f"celeba cannot be kept in {kept}: {error.strerror or error}") from error
-
-
-def _progress(size: str):
-    """A progress bar on stderr."""
-    from tqdm import tqdm
-
-    interval = 0.2 if sys.stderr.isatty() else 30  # seconds between lines
-    options = {"unit": "img", "unit_scale": True, "mininterval": interval, "maxinterval": 2 * interval}
-    return tqdm(desc=f"celeba {size}", total=sum(NUM_IMAGES.values()), leave=False, **options)
 
 
 def _write(path: Path, images: np.ndarray) -> None:
@@ -114,13 +100,17 @@ def _write(path: Path, images: np.ndarray) -> None:
         os.fsync(file.fileno())
 
 
-def _faces(photographs: View, size: tuple[int, int], bar) -> np.ndarray:
+def _faces(photographs: View, size: tuple[int, int]) -> np.ndarray:
     """All faces of a split, uint8 [N, H, W, 3]. Besides them only a few photographs are in memory at a time."""
+    from tqdm import tqdm
+
     faces = np.empty((len(photographs), *size, 3), np.uint8)
-    source = View(photographs, functools.partial(face, size=size))
-    for target, image in zip(faces, read_ahead(source, READ_AHEAD), strict=True):
-        target[:] = image
-        bar.update()
+    images = read_ahead(View(photographs, functools.partial(face, size=size)), READ_AHEAD)
+    # A log file gets a line every 30 seconds.
+    options = {"unit": "img", "unit_scale": True, "mininterval": 0.2 if sys.stderr.isatty() else 30, "maxinterval": 60}
+    with tqdm(images, f"celeba {size[0]}x{size[1]}", len(faces), leave=False, **options) as bar:
+        for target, image in zip(faces, bar, strict=True):
+            target[:] = image
     return faces
 
 
