@@ -79,10 +79,8 @@ def find_builder(folder_name: str, data_dir: Path, feature: str = "image") -> An
     for info in reversed(versions):
         if not list(info.parent.glob("*.array_record*")):
             continue
-        try:
-            import tensorflow_datasets as tfds
-        except ImportError as error:
-            raise DataError(f"{info.parent} needs tensorflow-datasets to be read: {error}") from error
+        import tensorflow_datasets as tfds
+
         with quiet(), readable(str(info.parent)):
             _check_features(info.with_name("features.json"))
             builder = tfds.builder_from_directory(str(info.parent))

@@ -18,9 +18,7 @@ NUM_IMAGES = {"train": 162_770, "validation": 19_867, "test": 19_962}  # the off
 TFDS_NAME = "celeb_a"
 IMAGES, PARTITION = "img_align_celeba", "list_eval_partition.txt"
 MAX_JPEG, MAX_PARTITION = 1 << 20, 1 << 24  # bytes; the real files have about 1e4 and 2.6e6
-
-
-Photographs = tuple[str, dict[str, View]]
+Photographs = tuple[str, dict[str, View]]  # as `find_photographs` returns them
 
 
 def find_photographs(data_dir: Path, stack: contextlib.ExitStack) -> Photographs:
