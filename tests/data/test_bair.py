@@ -149,7 +149,7 @@ def test_robot_sequences_of_another_shape_are_refused(tmp_path):
     small = {split: [sequence[:20, ::2, ::2] for sequence in some] for split, some in ROBOT.items()}
     write_tfds(tmp_path, small, shape=(32, 32, 3), length=20)
     train = load("bair", data_dir=tmp_path, num_frames=12).train
-    with one_line(r"sequence 0 is uint8 \(12, 32, 32, 3\); expected uint8 \(12, 64, 64, 3\)"):
+    with one_line(r"sequence 0 cannot be read: it is uint8 \(12, 32, 32, 3\); expected uint8 \(12, 64, 64, 3\)"):
         train[0]
 
 

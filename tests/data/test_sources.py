@@ -110,8 +110,8 @@ def test_moving_mnist_of_real_digits(real_data):
     [
         ({"num_frames": 0}, "moving-digits: num_frames is 0; expected 1 or more"),
         ({"seed": -1}, "moving-digits: seed is -1"),
-        ({"num_train": 0}, "moving-digits: num is 0"),
-        ({"image_size": 0}, "image size is 0x0; expected 1 or more"),
+        ({"num_train": 0}, "moving-digits: num_train is 0"),
+        ({"image_size": 0}, "image size is 0x0; expected one whole number"),
     ],
 )
 def test_moving_digits_refuse_arguments_out_of_range(arguments, match):

@@ -63,12 +63,10 @@ def read_ahead(examples: Any, num: int) -> Iterator[Any]:
     """The examples of a random-access source in order, read by several threads, at most `num` of them in advance.
 
     Raises:
-      DataError: if Grain is not installed, or if the source raises DataError.
+      DataError: if the source raises it.
     """
-    try:
-        import grain
-    except ImportError as error:
-        raise DataError(f"examples that are not in memory need grain to be read: {error}") from error
+    import grain
+
     options = grain.ReadOptions(num_threads=min(MAX_THREADS, os.cpu_count() or 1), prefetch_buffer_size=num)
     try:
         yield from grain.MapDataset.source(examples).to_iter_dataset(options)

@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ SLOWEST = 1 << 10  # bytes per second
 WAITS = (1.0, 4.0, 16.0)  # seconds before each further attempt
 LONGEST_WAIT = 60.0  # seconds that a server may ask to wait
 PERMANENT = str, socket.gaierror, ConnectionRefusedError, PermissionError, ssl.SSLCertVerificationError, ValueError
-DISK_ERRORS = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EISDIR
+DISK_ERRORS = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST
 TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)  # worth another attempt
 
 
@@ -71,7 +71,7 @@ def fetch(remote: Remote, path: Path, *, timeout: float, sleep: Callable[[float]
 
     Args:
       remote: the file to fetch.
-      path: where to put it. Its folder is created, and removed again if nothing was downloaded.
+      path: where to put it. Its folder is created when the server answers.
       timeout: an attempt ends after this many seconds of silence, or of less than 1 KiB per second.
       sleep: waits for a number of seconds.
 
@@ -79,23 +79,22 @@ def fetch(remote: Remote, path: Path, *, timeout: float, sleep: Callable[[float]
       DataError: if the server cannot be reached, keeps breaking off, or sends another file.
     """
     _check_scheme(remote.url, remote, "")
-    with _folder_of(path):
-        free = free_space(path.parent)
-        if remote.size is not None and free < 2 * remote.size:
-            raise DataError(f"{path.parent} has {free >> 20} MiB free; {path.name} needs {2 * remote.size >> 20} MiB")
-        partial = path.with_name(path.name + ".part")
-        for wait in (*WAITS, None):
-            try:
-                _attempt(remote, partial, timeout)
-                break
-            except _TransientError as error:
-                if wait is None:
-                    raise DataError(f"{error}; gave up after {len(WAITS) + 1} attempts") from error
-                wait = wait if error.wait is None else error.wait
-                print(f"calibrax: {error}; trying again in {wait:.0f} s", file=sys.stderr)
-                sleep(wait)
-        os.replace(partial, path)
-        sync_folder(path.parent)
+    free = free_space(path.parent)
+    if remote.size is not None and free < 2 * remote.size:
+        raise DataError(f"{path.parent} has {free >> 20} MiB free; {path.name} needs {2 * remote.size >> 20} MiB")
+    partial = path.with_name(path.name + ".part")
+    for wait in (*WAITS, None):
+        try:
+            _attempt(remote, partial, timeout)
+            break
+        except _TransientError as error:
+            if wait is None:
+                raise DataError(f"{error}; gave up after {len(WAITS) + 1} attempts") from error
+            wait = wait if error.wait is None else error.wait
+            print(f"calibrax: {error}; trying again in {wait:.0f} s", file=sys.stderr)
+            sleep(wait)
+    os.replace(partial, path)
+    sync_folder(path.parent)
 
 
 def file_sha256(path: Path) -> str:
@@ -160,6 +159,7 @@ def _receive(remote: Remote, response, partial: Path, start: int, timeout: float
 
     expected, limit = response.length, _limit(remote)
     _check_size(remote, partial, start + (expected or 0))
+    partial.parent.mkdir(parents=True, exist_ok=True)
     with (
         partial.open("ab" if start else "wb") as file,
         tqdm(desc=partial.stem, initial=start, total=remote.size, unit="B", unit_scale=True, leave=False) as bar,
@@ -193,31 +193,12 @@ def _check_size(remote: Remote, partial: Path, size: int) -> None:
 
 
 def _asked_wait(value: str | None) -> float | None:
-    """Seconds to wait according to a Retry-After header, which holds a number or a date."""
-    if value is None:
-        return None
+    """Seconds to wait according to a Retry-After header, which holds a number or a date; None if it holds neither."""
+    if value is not None and value.strip().isdecimal():
+        return float(value)
     with contextlib.suppress(ValueError, OverflowError):
-        if value.strip().isdigit():
-            return float(value)
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+        return max(0.0, email.utils.parsedate_to_datetime(value or "").timestamp() - time.time())
     return None
-
-
-@contextlib.contextmanager
-def _folder_of(path: Path) -> Iterator[None]:
-    """Create the folder of a file; after an error, remove the folders that were created if they are empty."""
-    made = [folder for folder in path.parents if not folder.exists()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{path.parent} cannot be made: {error.strerror}") from error
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):  # it holds a partial file
-            for folder in made:
-                folder.rmdir()
-        raise
 
 
 def free_space(folder: Path) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import math
 import os
 import warnings
 import zipfile
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from calibrax.data.types import LAYOUTS, Data, DataError, FramesError, Options, is_whole, readable
+from calibrax.data.types import Data, DataError, FramesError, Options, check_layout, is_whole, readable
 
 SPLITS = ("train", "validation", "test")
 LICENSE = "see its source"
@@ -62,31 +63,21 @@ def holds_videos(path: Path) -> bool | None:
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays of the splits. Headers are checked before anything is allocated, and pickles are not opened."""
     with readable(path, "as an .npz file"), zipfile.ZipFile(path) as archive:
-        members = {name: [] for name in SPLITS}
-        for info in archive.infolist():
-            members.get(info.filename.removesuffix(".npy"), []).append(info)
-        splits, axes = {}, tuple(LAYOUTS)
-        for name, found in members.items():
-            if len(found) > 1:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        for name in SPLITS:
+            if names.count(name) > 1:
                 raise DataError(f"{path} has several arrays '{name}'; expected one")
-            if found:
-                splits[name] = _read_member(path, archive, found[0], axes)
-                axes = (splits[name].ndim,)
-            elif name != "validation":
-                layouts = " or ".join(LAYOUTS[num] for num in axes)
-                raise DataError(f"{path} has no array '{name}'; expected uint8 arrays 'train' and 'test' {layouts}")
-        return splits
+            if name not in names and name != "validation":
+                raise DataError(f"{path} has no array '{name}'; expected uint8 arrays 'train' and 'test'")
+        infos = dict(zip(names, archive.infolist(), strict=True))
+        return {name: _read_member(path, archive, infos[name], name) for name in SPLITS if name in infos}
 
 
-def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, axes: tuple[int, ...]) -> np.ndarray:
-    """One array, with one of these numbers of axes."""
-    name = Path(info.filename).stem
+def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.ndarray:
     with readable(f"{path}: array '{name}'"):
         shape, dtype = _read_header(path, archive, info)
-        if dtype != np.uint8 or len(shape) not in axes:
-            layouts = " or ".join(LAYOUTS[num] for num in axes)
-            raise DataError(f"{path}: '{name}' is {dtype} {shape}; expected uint8 {layouts}")
-        size = int(np.prod([int(n) for n in shape], dtype=object))
+        check_layout(f"{path}: '{name}'", dtype, shape)
+        size = math.prod(shape)
         if size > min(info.file_size, MAX_BYTES):
             raise DataError(f"{path}: the header of '{name}' promises {size} bytes, more than the file holds")
         with archive.open(info) as stream:

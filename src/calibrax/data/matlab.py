@@ -4,11 +4,12 @@ SciPy's reader will not do for files that others provide: it decompresses whatev
 checksums of compressed elements, and crashes the process on some files that differ in one byte of a tag.
 """
 
+import io
 import math
 import struct
 import zlib
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import numpy as np
 
@@ -19,37 +20,7 @@ HEADER_BYTES, VERSION = 128, 0x0100
 INT8, UINT8, INT32, UINT32, MATRIX, COMPRESSED = 1, 2, 5, 6, 14, 15  # types of elements
 UINT8_CLASS, COMPLEX = 9, 0x800  # class and flag of an array
 MAX_PART = 128  # bytes of the flags, the dimensions or the name of an array; names have at most 63
-CHUNK = 1 << 16
-
-
-class _Source(Protocol):
-    def read(self, num: int, /) -> bytes: ...
-
-
-class _Inflated:
-    """The content of a compressed element, decompressed only as far as it is read."""
-
-    def __init__(self, stream: BinaryIO, size: int):
-        self._stream, self._left, self._inflate = stream, size, zlib.decompressobj()
-
-    def read(self, num: int) -> bytes:
-        content = bytearray()
-        while len(content) < num and not self._inflate.eof:
-            packed = self._inflate.unconsumed_tail or self._packed()
-            if not packed:
-                break
-            content += self._inflate.decompress(packed, num - len(content))
-        return bytes(content)
-
-    def check_end(self) -> None:
-        """Raise ValueError if content is left, or if the checksum, which is at the end, does not match."""
-        if self.read(1) or not self._inflate.eof:
-            raise ValueError("a compressed element does not end where it should")
-
-    def _packed(self) -> bytes:
-        packed = self._stream.read(min(self._left, CHUNK))
-        self._left -= len(packed)
-        return packed
+MAX_FRAME = 4 * MAX_PART  # bytes of an array besides its elements
 
 
 def read_uint8(path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -63,23 +34,31 @@ def read_uint8(path: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarr
         order = {b"IM": "<", b"MI": ">"}.get(header[126:])
         if order is None or struct.unpack(f"{order}H", header[124:126]) != (VERSION,):
             raise ValueError("it is not of MATLAB's version 5")
+        file_size, left = path.stat().st_size, MAX_BYTES + MAX_FRAME
+        # No more of a compressed element is inflated than an array of this shape can have.
+        most = left if None in shape else math.prod(n for n in shape if n is not None) + MAX_FRAME
         while tag := stream.read(8):
             kind, size = struct.unpack(f"{order}2I", tag)
             following = stream.tell() + size
-            inflated = _Inflated(stream, size) if kind == COMPRESSED else None
-            if inflated is not None:
-                kind, _ = struct.unpack(f"{order}2I", inflated.read(8))
-            if kind == MATRIX:
-                array = _read_matrix(inflated or stream, order, name, shape)
-                if array is not None:
-                    if inflated is not None:
-                        inflated.check_end()
-                    return array
+            source, inflate = stream, zlib.decompressobj()
+            if kind == COMPRESSED:
+                content = inflate.decompress(stream.read(min(size, file_size)), most)
+                left -= len(content)
+                if left < 0:
+                    raise ValueError(f"it inflates to more than {MAX_BYTES} bytes")
+                source = io.BytesIO(content)
+                kind, _ = struct.unpack(f"{order}2I", source.read(8))
+            array = _read_matrix(source, order, name, shape) if kind == MATRIX else None
+            if array is not None:
+                # The checksum is at the end of a compressed element.
+                if source is not stream and (source.read(1) or not inflate.eof):
+                    raise ValueError("a compressed element does not end where it should")
+                return array
             stream.seek(following)
     raise DataError(f"{path} has no variable '{name}'")
 
 
-def _read_matrix(source: _Source, order: str, name: str, expected: tuple[int | None, ...]) -> np.ndarray | None:
+def _read_matrix(source: BinaryIO, order: str, name: str, expected: tuple[int | None, ...]) -> np.ndarray | None:
     """The array of an element, or None if it has another name."""
     flags = struct.unpack(f"{order}2I", _read_part(source, order, UINT32))[0]
     dimensions = _read_part(source, order, INT32)
@@ -100,7 +79,7 @@ def _read_matrix(source: _Source, order: str, name: str, expected: tuple[int | N
     return np.frombuffer(content, np.uint8).reshape(shape, order="F")
 
 
-def _read_part(source: _Source, order: str, kind: int, max_bytes: int = MAX_PART) -> bytes:
+def _read_part(source: BinaryIO, order: str, kind: int, max_bytes: int = MAX_PART) -> bytes:
     """The content of the next element inside an array; ValueError unless it has this type."""
     tag = source.read(8)
     found, size = struct.unpack(f"{order}2I", tag)

@@ -46,7 +46,8 @@ class Original(NamedTuple):
         self._fetch_missing(options)
         splits = self.read(folder)
         data = Data(self.name, **splits, license=self.license, origin=f"original files in {folder}")
-        with contextlib.suppress(ImportError):  # without tensorflow-datasets the original files are read each time
+        # Without array_record, which some systems lack, the original files are read each time.
+        with contextlib.suppress(ImportError):
             prepare(self.name, splits, folder, license=self.license)
         return data
 

@@ -23,10 +23,9 @@ def checked_size(image_size: Size) -> tuple[int, int] | None:
     if image_size is None:
         return None
     size = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
-    if len(size) != 2:
-        raise DataError(f"image size is {image_size!r}; expected one number, or height and width")
-    if not all(is_whole(side) and 1 <= side <= MAX_SIDE for side in size):
-        raise DataError(f"image size is {size[0]}x{size[1]}; expected 1 or more, a whole number up to {MAX_SIDE}")
+    if len(size) != 2 or not all(is_whole(side) and 1 <= side <= MAX_SIDE for side in size):
+        words = "x".join(map(str, size))
+        raise DataError(f"image size is {words}; expected one whole number, or height and width, 1 to {MAX_SIDE}")
     return size[0], size[1]
 
 
@@ -59,10 +58,9 @@ def resize_data(data: Data, size: tuple[int, int] | None) -> Data:
     """All splits at `size` (height, width), or as they are if it is None. Only arrays are resized at once."""
     if size is None or size == data.image_shape[:2]:
         return data
+    resized = functools.partial(resize, size=size)
     splits = {
-        name: resize(examples, size)
-        if isinstance(examples, np.ndarray)
-        else View(examples, len(examples), functools.partial(resize, size=size))
+        name: resized(examples) if isinstance(examples, np.ndarray) else View(examples, resized)
         for name, examples in data.splits.items()
     }
     height, width = data.image_shape[:2]
@@ -82,7 +80,7 @@ def take_fraction(data: Data, fraction: float) -> Data:
     num = max(1, round(fraction * whole))
     if num == whole:
         return data
-    train = data.train[:num] if isinstance(data.train, np.ndarray) else View(data.train, num)
+    train = data.train[:num] if isinstance(data.train, np.ndarray) else View(data.train, num=num)
     note = f"{data.origin}; the first {num:,} of {whole:,} training {data.noun}"
     return dataclasses.replace(data, train=train, origin=note)
 
@@ -94,15 +92,15 @@ def first(examples: Examples, num: int | None = None) -> np.ndarray:
 
 
 class View:
-    """The first examples of a random-access source, each passed through a function when it is read."""
+    """A random-access source: the first `num` examples of another, each passed through a function when it is read."""
 
-    def __init__(self, examples: Any, num: int, function: Callable[[Any], np.ndarray] = lambda example: example):
-        self._examples, self._num, self._function = examples, num, function
+    def __init__(self, examples: Any, function: Callable[[Any], Any] = lambda example: example, num: int | None = None):
+        self._examples, self._function, self._num = examples, function, len(examples) if num is None else num
 
     def __len__(self) -> int:
         return self._num
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def __getitem__(self, index: int) -> Any:
         if not 0 <= index < self._num:
             raise IndexError(f"index is {index}; expected 0 to {self._num - 1}")
         return self._function(self._examples[index])

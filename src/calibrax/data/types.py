@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-LAYOUTS = {4: "[N, H, W, C]", 5: "[N, T, H, W, C]"}  # of the arrays of a split, by their number of axes
 TIMEOUT = 10.0  # seconds without data from a server; TFDS alone would retry for minutes
 
 
@@ -56,7 +55,7 @@ class Data:
       origin: where the examples were read from, and how they were processed.
 
     Raises:
-      DataError: if an array has another dtype or shape, or is empty.
+      DataError: if an array has another dtype or shape, or a size of 0.
     """
 
     name: str
@@ -70,17 +69,9 @@ class Data:
         where = self.origin or self.name
         arrays = {name: examples for name, examples in self.splits.items() if isinstance(examples, np.ndarray)}
         for name, array in arrays.items():
-            axes = np.ndim(arrays.get("train", array))
-            if array.dtype != np.uint8:
-                raise DataError(f"{where}: '{name}' has dtype {array.dtype}; expected uint8 in 0..255")
-            if array.ndim != axes or axes not in LAYOUTS or 0 in array.shape[1:]:
-                layout = LAYOUTS.get(axes, " or ".join(LAYOUTS.values()))
-                raise DataError(f"{where}: '{name}' has shape {array.shape}; expected {layout}")
-            if len(array) == 0:
-                raise DataError(f"{where}: '{name}' is empty; expected at least one example")
-        shapes = {name: array.shape[-3:] for name, array in arrays.items()}  # videos may differ in their length
-        if len(set(shapes.values())) > 1:
-            listed = ", ".join(f"'{name}' {shape}" for name, shape in shapes.items())
+            check_layout(f"{where}: '{name}'", array.dtype, array.shape)
+        if len({(array.ndim, array.shape[-3:]) for array in arrays.values()}) > 1:  # videos may differ in their length
+            listed = ", ".join(f"'{name}' {array.shape}" for name, array in arrays.items())
             what = "frames" if self.is_video else "images"
             raise DataError(f"{where}: {what} differ in shape between splits: {listed}")
 
@@ -129,15 +120,31 @@ class Options:
     download: bool = True
     timeout: float = TIMEOUT
 
-    def nums(self, train: int, test: int) -> dict[str, int]:
-        """The number of examples to draw for each split, given a source's defaults."""
-        given = {"train": (self.num_train, train), "test": (self.num_test, test)}
-        return {split: default if num is None else num for split, (num, default) in given.items()}
+    def draws(self, train: int, test: int) -> dict[str, tuple[int, int]]:
+        """The number of examples to draw and their seed for each split, given a source's default numbers.
+
+        Raises:
+          DataError: if a number or the seed is out of its range.
+        """
+        check_whole("seed", self.seed, 0)
+        nums = {
+            "train": train if self.num_train is None else self.num_train,
+            "test": test if self.num_test is None else self.num_test,
+        }
+        for split, num in nums.items():
+            check_whole(f"num_{split}", num, 1)
+        return {split: (num, 2 * self.seed + index) for index, (split, num) in enumerate(nums.items())}
 
     def frames(self, default: int) -> dict[str, int]:
         """The number of frames of a video of each split, given a source's default."""
         given = {"train": self.num_frames, "test": self.num_test_frames}
         return {split: default if num is None else num for split, num in given.items()}
+
+
+def check_layout(what: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """Raise DataError unless this is the dtype and shape of images or videos, with no size of 0."""
+    if dtype != np.uint8 or len(shape) not in (4, 5) or min(shape) < 1:
+        raise DataError(f"{what} is {dtype} {shape}; expected uint8 [N, H, W, C] or [N, T, H, W, C], all 1 or more")
 
 
 def is_whole(value: Any) -> bool:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from calibrax.data.download import free_space
-from calibrax.data.tfds_cache import find_builder, split_names
+from calibrax.data.tfds_cache import find_builder, image_of, split_names
+from calibrax.data.transforms import View
 from calibrax.data.types import Data, DataError, FramesError, Options, readable
 
 NAME = "bair_robot_pushing_small"  # TFDS's, and that of runs and reports
@@ -50,55 +51,37 @@ def load(options: Options) -> Data:
     frames = options.frames(NUM_FRAMES)
     return Data(
         name=NAME,
-        **{split: RobotPushing(builder, split, num) for split, num in frames.items()},
+        **{split: sequences(builder, split, num) for split, num in frames.items()},
         license="see its source (Ebert et al. 2017)",
         origin=f"{where}, camera {CAMERA}",
     )
 
 
-class RobotPushing:
-    """The first frames of every sequence of a split, each read on demand: a random-access source, for Grain too.
+def sequences(builder, split: str, num_frames: int) -> View:
+    """The first 1 to 30 frames of every sequence of a split, uint8 [T, 64, 64, 3] each, read on demand.
 
-    Args:
-      builder: TFDS's builder of the preparation.
-      split: train or test.
-      num_frames: T, 1 to 30; the other frames are not decoded.
+    The other frames are not decoded. Reading a damaged sequence raises DataError.
 
     Raises:
       DataError: if the preparation is damaged.
       FramesError: if the number of frames is out of its range.
     """
-
-    def __init__(self, builder, split: str, num_frames: int = NUM_FRAMES):
-        if not 1 <= num_frames <= NUM_FRAMES:
-            most = f"1 to {NUM_FRAMES}, the length of a sequence"
-            raise FramesError(f"number of frames is {num_frames}; expected {most}", split)
-        self._where = f"{builder.data_path}: split '{split}'"
-        self._num_frames = num_frames
+    if not 1 <= num_frames <= NUM_FRAMES:
+        most = f"1 to {NUM_FRAMES}, the length of a sequence"
+        raise FramesError(f"number of frames is {num_frames}; expected {most}", split)
+    where, expected = f"{builder.data_path}: split '{split}'", (num_frames, *FRAME_SHAPE)
+    with readable(where):
         decoders = {CAMERA: _FirstFrames(num_frames), OTHER_CAMERA: _FirstFrames(0)}
-        with readable(self._where):
-            self._records: Sequence[Any] = builder.as_data_source(split, decoders=decoders)
+        records: Sequence[Any] = builder.as_data_source(split, decoders=decoders)
 
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """Frames 0..T-1 of one sequence, uint8 [T, 64, 64, 3].
-
-        Raises:
-          IndexError: if the index is not in 0..N-1.
-          DataError: if the record cannot be read.
-        """
-        if not 0 <= index < len(self):
-            raise IndexError(f"index is {index}; expected 0 to {len(self) - 1}")
-        where, expected = f"{self._where}, sequence {index}", (self._num_frames, *FRAME_SHAPE)
-        with readable(where):
-            video = self._records[index][CAMERA]
-            if video is None:
-                raise ValueError("empty record, as in a file cut short")
-        if video.shape != expected or video.dtype != np.uint8:
-            raise DataError(f"{where} is {video.dtype} {video.shape}; expected uint8 {expected}")
+    def read(index: int) -> np.ndarray:
+        with readable(f"{where}, sequence {index}"):
+            video = image_of(records[index], CAMERA)
+            if video.shape != expected or video.dtype != np.uint8:
+                raise ValueError(f"it is {video.dtype} {video.shape}; expected uint8 {expected}")
         return video
+
+    return View(range(len(records)), read)
 
 
 class _FirstFrames:
@@ -122,8 +105,7 @@ class _FirstFrames:
 def _prepare(folder: Path) -> None:
     """Download 30 GB and prepare them as array_record with TFDS, whose builder reads the originals with TensorFlow.
 
-    Raises:
-      DataError: before the download if TensorFlow or disk space is missing, or later if the preparation fails.
+    A lack of TensorFlow or of disk space is found before the download.
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise DataError(f"{NAME} needs TensorFlow to be prepared: pip install 'calibrax[prepare]'")

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from calibrax.data.batches import read_ahead
-from calibrax.data.datasets.celeba_jpegs import NUM_IMAGES, Photographs, find_photographs
+from calibrax.data.datasets.celeba_jpegs import NUM_IMAGES, find_photographs
 from calibrax.data.download import free_space
 from calibrax.data.tfds_cache import prepared_name
 from calibrax.data.transforms import View
@@ -52,21 +52,14 @@ def load(options: Options) -> Data:
     kept = options.data_dir / prepared_name("celeba") / f"{size[0]}x{size[1]}"
     if not kept.is_dir():
         _prepare(options.data_dir, kept, size)
-    return Data(
-        name="celeba",
-        **{split: _read_kept(kept / f"{split}.npy", (num, *size, 3)) for split, num in NUM_IMAGES.items()},
-        license="for non-commercial research only (Liu et al. 2015)",
-        origin=f"{kept}, made from {_read_origin(kept)}",
-    )
+    with readable(kept, "(remove it to prepare it again)"):
+        splits = {split: _read_kept(kept / f"{split}.npy", (num, *size, 3)) for split, num in NUM_IMAGES.items()}
+        origin = f"{kept}, made from {(kept / ORIGIN_FILE).read_text(encoding='utf-8')}"
+    return Data("celeba", **splits, license="for non-commercial research only (Liu et al. 2015)", origin=origin)
 
 
 def face(photograph: tuple[str, bytes], size: tuple[int, int]) -> np.ndarray:
-    """The face in one photograph, uint8 [H, W, 3].
-
-    Args:
-      photograph: the name, for messages, and the content of the JPEG file.
-      size: H and W.
-    """
+    """The face in a photograph, given as a name for messages and the content of a JPEG file; uint8 [*size, 3]."""
     from PIL import Image, UnidentifiedImageError
 
     name, content = photograph
@@ -87,26 +80,17 @@ def face(photograph: tuple[str, bytes], size: tuple[int, int]) -> np.ndarray:
 def _prepare(data_dir: Path, kept: Path, size: tuple[int, int]) -> None:
     """Decode, crop and resize every photograph, and write the result into the folder `kept`."""
     with contextlib.ExitStack() as stack:
-        splits = find_photographs(data_dir, stack)
+        where, splits = find_photographs(data_dir, stack)
         free, needed = free_space(data_dir), sum(NUM_IMAGES.values()) * size[0] * size[1] * 3
         if free < needed:
             raise DataError(f"{data_dir} has {free >> 20} MiB free; celeba at this size needs {needed >> 20} MiB")
         try:
-            with _appears_whole(kept) as folder, _progress(kept.name) as bar:
+            with _appears_whole(kept) as folder:
                 for split, photographs in splits.items():
-                    _write(folder / f"{split}.npy", _faces(photographs, size, bar))
-                (folder / ORIGIN_FILE).write_text(_origin(splits["train"].where, size), encoding="utf-8")
+                    _write(folder / f"{split}.npy", _faces(photographs, size))
+                (folder / ORIGIN_FILE).write_text(_origin(where, size), encoding="utf-8")
         except OSError as error:
             raise DataError(f"celeba cannot be kept in {kept}: {error.strerror or error}") from error
-
-
-def _progress(size: str):
-    """A progress bar on stderr."""
-    from tqdm import tqdm
-
-    interval = 0.2 if sys.stderr.isatty() else 30  # seconds between lines
-    options = {"unit": "img", "unit_scale": True, "mininterval": interval, "maxinterval": 2 * interval}
-    return tqdm(desc=f"celeba {size}", total=sum(NUM_IMAGES.values()), leave=False, **options)
 
 
 def _write(path: Path, images: np.ndarray) -> None:
@@ -116,13 +100,17 @@ def _write(path: Path, images: np.ndarray) -> None:
         os.fsync(file.fileno())
 
 
-def _faces(photographs: Photographs, size: tuple[int, int], bar) -> np.ndarray:
+def _faces(photographs: View, size: tuple[int, int]) -> np.ndarray:
     """All faces of a split, uint8 [N, H, W, 3]. Besides them only a few photographs are in memory at a time."""
+    from tqdm import tqdm
+
     faces = np.empty((len(photographs), *size, 3), np.uint8)
-    source = View(photographs, len(photographs), functools.partial(face, size=size))
-    for target, image in zip(faces, read_ahead(source, READ_AHEAD), strict=True):
-        target[:] = image
-        bar.update()
+    images = read_ahead(View(photographs, functools.partial(face, size=size)), READ_AHEAD)
+    # A log file gets a line every 30 seconds.
+    options = {"unit": "img", "unit_scale": True, "mininterval": 0.2 if sys.stderr.isatty() else 30, "maxinterval": 60}
+    with tqdm(images, f"celeba {size[0]}x{size[1]}", len(faces), leave=False, **options) as bar:
+        for target, image in zip(faces, bar, strict=True):
+            target[:] = image
     return faces
 
 
@@ -154,18 +142,7 @@ def _appears_whole(path: Path) -> Iterator[Path]:
 
 def _read_kept(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """An array of a known shape; its header is checked before anything is allocated."""
-    try:
-        header = np.load(path, mmap_mode="r", allow_pickle=False)
-        if header.shape != shape or header.dtype != np.uint8:
-            raise ValueError(f"it is {header.dtype} {header.shape}, expected uint8 {shape}")
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = str(error).replace("\n", " ")
-        raise DataError(f"{path} is damaged, remove {path.parent} to prepare it again: {reason}") from error
-
-
-def _read_origin(kept: Path) -> str:
-    try:
-        return (kept / ORIGIN_FILE).read_text(encoding="utf-8").strip().replace("\n", " ")
-    except (OSError, UnicodeDecodeError):
-        return "a source not on record"
+    header = np.load(path, mmap_mode="r", allow_pickle=False)
+    if header.shape != shape or header.dtype != np.uint8:
+        raise ValueError(f"{path.name} is {header.dtype} {header.shape}; expected uint8 {shape}")
+    return np.load(path, allow_pickle=False)

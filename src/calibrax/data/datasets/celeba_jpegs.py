@@ -7,42 +7,24 @@ import re
 import threading
 import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence, Sized
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from calibrax.data.tfds_cache import find_builder, image_of, split_names
+from calibrax.data.transforms import View
 from calibrax.data.types import DataError, readable
 
 NUM_IMAGES = {"train": 162_770, "validation": 19_867, "test": 19_962}  # the official partition
 TFDS_NAME = "celeb_a"
 IMAGES, PARTITION = "img_align_celeba", "list_eval_partition.txt"
 MAX_JPEG, MAX_PARTITION = 1 << 20, 1 << 24  # bytes; the real files have about 1e4 and 2.6e6
+Photographs = tuple[str, dict[str, View]]  # as `find_photographs` returns them
 
 
-@dataclass(frozen=True)
-class Photographs:
-    """The JPEG files of one split by index, each read on demand: a random-access source for Grain."""
+def find_photographs(data_dir: Path, stack: contextlib.ExitStack) -> Photographs:
+    """The file or folder that holds the photographs, and each split as pairs (name, content of the JPEG file).
 
-    where: str  # the beginning of error messages
-    keys: Sequence[Any]
-    read: Callable[[Any], bytes]  # the content of the file with this key
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, index: int) -> tuple[str, bytes]:
-        """The name of a photograph and the content of its file."""
-        key = self.keys[index]
-        return f"{self.where}: {key}", self.read(key)
-
-
-def find_photographs(data_dir: Path, stack: contextlib.ExitStack) -> dict[str, Photographs]:
-    """The photographs of every split, from TFDS's preparation if there is one.
-
-    Args:
-      data_dir: the folder to look in, see `celeba.load`.
-      stack: closes the files that the photographs are read from.
+    `data_dir` is searched as `celeba.load` says, and `stack` closes the files that are opened.
     """
     return _from_tfds(data_dir) or _from_files(data_dir, stack)
 
@@ -69,8 +51,7 @@ def _check_numbers(where: Path | str, splits: Mapping[str, Sized]) -> None:
             raise DataError(f"{where} has {len(splits[split]):,} images for {split}; CelebA has {num:,}")
 
 
-def _from_tfds(data_dir: Path) -> dict[str, Photographs] | None:
-    """The photographs of TFDS's own `celeb_a`, as encoded files."""
+def _from_tfds(data_dir: Path) -> Photographs | None:
     builder = find_builder(TFDS_NAME, data_dir)
     if builder is None:
         return None
@@ -80,21 +61,21 @@ def _from_tfds(data_dir: Path) -> dict[str, Photographs] | None:
     for split in split_names(builder, required=NUM_IMAGES):
         with readable(where):
             records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        read = functools.partial(_read_record, where, records)
-        splits[split] = Photographs(where, range(len(records)), read)
+        splits[split] = View(range(len(records)), functools.partial(_read_record, where, records))
     _check_numbers(where, splits)
-    return splits
+    return where, splits
 
 
-def _read_record(where: str, records: Sequence[Any], index: int) -> bytes:
-    with readable(f"{where}: record {index}"):
+def _read_record(where: str, records: Sequence[Any], index: int) -> tuple[str, bytes]:
+    name = f"{where}: record {index}"
+    with readable(name):
         content = image_of(records[index])
     if not isinstance(content, bytes):
         raise DataError(f"{where} holds images that are not encoded; expected JPEG, as TFDS's own celeb_a")
-    return content
+    return name, content
 
 
-def _from_files(data_dir: Path, stack: contextlib.ExitStack) -> dict[str, Photographs]:
+def _from_files(data_dir: Path, stack: contextlib.ExitStack) -> Photographs:
     """The photographs of the original files, in the order of their names."""
     archive, folder, partition = data_dir / f"{IMAGES}.zip", data_dir / IMAGES, data_dir / PARTITION
     lacking = [f"{IMAGES}.zip"] if not archive.is_file() and not folder.is_dir() else []
@@ -112,10 +93,10 @@ def _from_files(data_dir: Path, stack: contextlib.ExitStack) -> dict[str, Photog
     missing = [name for split in names.values() for name in split if name not in known]
     if missing:
         raise DataError(f"{where} lacks {len(missing):,} of the images in {PARTITION}, the first {missing[0]}")
-    return {split: Photographs(str(where), sorted(listed), read) for split, listed in names.items()}
+    return str(where), {split: View(sorted(listed), read) for split, listed in names.items()}
 
 
-def _open_zip(path: Path, stack: contextlib.ExitStack) -> tuple[Collection[str], Callable[[str], bytes]]:
+def _open_zip(path: Path, stack: contextlib.ExitStack) -> tuple[Collection[str], Callable[[str], tuple[str, bytes]]]:
     """The names of the JPEG files in a zip file, and a function that reads one; nothing is extracted to the disk."""
     with readable(path, "as a zip file"):
         archive = stack.enter_context(zipfile.ZipFile(path))
@@ -123,26 +104,27 @@ def _open_zip(path: Path, stack: contextlib.ExitStack) -> tuple[Collection[str],
         members = {match[1]: info for match, info in matches if match}
     lock = threading.Lock()  # all threads share the file handle of the archive
 
-    def read(name: str) -> bytes:
-        info = members[name]
+    def read(name: str) -> tuple[str, bytes]:
+        info, where = members[name], f"{path}: {name}"
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.file_size > MAX_JPEG:
-            raise DataError(f"{path}: {name} is no JPEG image of at most {MAX_JPEG} bytes")
-        with readable(f"{path}: {name}"), lock, archive.open(info) as stream:
-            return stream.read(info.file_size)  # limits what is decompressed too, unlike archive.read
+            raise DataError(f"{where} is no JPEG image of at most {MAX_JPEG} bytes")
+        with readable(where), lock, archive.open(info) as stream:
+            return where, stream.read(info.file_size)  # limits what is decompressed too, unlike archive.read
 
     return members, read
 
 
-def _open_folder(folder: Path) -> tuple[Collection[str], Callable[[str], bytes]]:
+def _open_folder(folder: Path) -> tuple[Collection[str], Callable[[str], tuple[str, bytes]]]:
     """The names of the files in a folder, and a function that reads one."""
     with readable(folder):
         names = set(os.listdir(folder))
 
-    def read(name: str) -> bytes:
-        with readable(folder / name), (folder / name).open("rb") as stream:
+    def read(name: str) -> tuple[str, bytes]:
+        path = folder / name
+        with readable(path), path.open("rb") as stream:
             content = stream.read(MAX_JPEG + 1)
         if len(content) > MAX_JPEG:
-            raise DataError(f"{folder / name} is no JPEG image of at most {MAX_JPEG} bytes")
-        return content
+            raise DataError(f"{path} is no JPEG image of at most {MAX_JPEG} bytes")
+        return str(path), content
 
     return names, read

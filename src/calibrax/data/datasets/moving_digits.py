@@ -32,15 +32,9 @@ def load(options: Options) -> Data:
         )
     frames, splits = options.frames(NUM_FRAMES), {}
     try:
-        check_whole("seed", options.seed, 0)
-        for index, (split, num) in enumerate(options.nums(10_000, 256).items()):
-            splits[split] = MovingDigits(
-                None if images is None else np.asarray(images.splits[split]),
-                num,
-                2 * options.seed + index,
-                frames[split],
-                deterministic=options.deterministic,
-            )
+        for split, (num, seed) in options.draws(10_000, 256).items():
+            digits = None if images is None else np.asarray(images.splits[split])
+            splits[split] = MovingDigits(digits, num, seed, frames[split], deterministic=options.deterministic)
     except ValueError as error:
         raise DataError(f"moving-digits: {error}") from error
     whose = "drawn digits, not MNIST's" if images is None else f"digits of {images.origin}"
@@ -159,11 +153,8 @@ def drawn_digits() -> np.ndarray:
 def _reflected(start: np.ndarray, speed: np.ndarray, room: np.ndarray, num_frames: int) -> np.ndarray:
     """Positions on a straight line that the edges reflect like mirrors, [T, D, 2].
 
-    Args:
-      start: top and left of each digit in the first frame, [D, 2].
-      speed: pixels per frame, down and to the right, [D, 2].
-      room: the largest top and left, [2].
-      num_frames: T.
+    `start` is the top and left of each digit in the first frame, [D, 2]; `speed` is in pixels per frame, down and to
+    the right, [D, 2]; `room` is the largest top and left, [2].
     """
     unfolded = start + np.arange(num_frames)[:, None, None] * speed
     # The mirrored line has period 2·room; if room is 0 nothing moves.

@@ -28,13 +28,9 @@ CHUNK = 2048  # images drawn at once
 
 def load(options: Options) -> Data:
     """Drawn images, by default 9,000 for training and 1,000 for testing, from seeds that differ."""
-    nums = options.nums(9000, 1000)
-    check_whole("seed", options.seed, 0)
-    for split, num in nums.items():
-        check_whole(f"num_{split}", num, 1)
     return Data(
         name="street-digits",
-        **{split: draw(num, seed=2 * options.seed + index) for index, (split, num) in enumerate(nums.items())},
+        **{split: draw(num, seed) for split, (num, seed) in options.draws(9000, 1000).items()},
         license="drawn by calibrax, Apache-2.0",
         origin=f"drawn from seed {options.seed}; house numbers of SVHN's shape, not SVHN",
     )
