@@ -229,7 +229,7 @@ TRAIN = [
     trains("model", "--model hvea", "--model 'hvea' is unknown"),
     trains("epochs 0", "--epochs 0", "--epochs is 0; expected at least 1"),
     trains("epochs ten", "--epochs ten", "--epochs"),
-    trains("epochs huge", "--epochs 99999999999", "--epochs is 99999999999; expected less than 2.31"),
+    trains("epochs huge", "--epochs 99999999999", "--epochs is 99999999999; expected at least 1, less than 2.31"),
     trains("no value", "--epochs", "--epochs"),
     trains("batch too large", "--batch-size 51", "--batch-size is 51; expected at most 50"),
     trains("batch negative", "--batch-size -3", "--batch-size is -3"),
@@ -258,7 +258,7 @@ TRAIN = [
     trains("clip", "--clip-grad-norm 0", "--clip-grad-norm is 0.0; expected a positive number"),
     trains("free bits", "--free-bits -1", "--free-bits is -1.0; expected a finite number from 0"),
     trains("image size small", "--image-size 2", "--image-size is 2; expected at least 4"),
-    trains("image size large", "--image-size 100000", "--image-size is 100000; expected at most"),
+    trains("image size large", "--image-size 100000", "--image-size is 100000; expected at least 4, at most"),
     trains("latents", "--latent-dim 0", "--latent-dim is 0"),
     trains("latents unread", "--model hvae-small --latent-dim 7", "--latent-dim has no meaning for --model hvae-small"),
     trains("dropout unread", "--dropout 0.5", "--dropout has no meaning for --model conv-vae"),
@@ -698,7 +698,7 @@ SETTINGS = [
     Setting("unread by the likelihood", {"df": 3.0}, "--df has no meaning for --likelihood optimal-sigma"),
     Setting("unread by the model", {"n_past": 3}, "--n-past has no meaning for --model conv-vae"),
     Setting("resumes nothing", {"resume": True}, "--resume needs --run-dir"),
-    Setting("huge", {"latent_dim": 2**21}, "--latent-dim is 2097152; expected at most"),
+    Setting("huge", {"latent_dim": 2**21}, "--latent-dim is 2097152; expected at least 1, at most"),
 ]
 
 
