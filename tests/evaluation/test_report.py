@@ -236,8 +236,8 @@ def test_mistakes_of_compare_are_one_line(folders, named, out, match):
         ("results.json", "[]", "cannot read one/results.json: it holds no results of a run"),
         ("results.json", '{"test": {"running average": 3}}', "cannot read one/results.json: it holds no results"),
         ("config.json", "{", "cannot read one/config.json"),
-        ("metrics.jsonl", "3\n{}\n", "one/metrics.jsonl: line 1 is no row of metrics"),
-        ("metrics.jsonl", '{"step": 1}\n{}\n', "line 1 is no row of metrics"),
+        ("metrics.jsonl", "3\n{}\n", "one/metrics.jsonl: line 1 is not a row of metrics"),
+        ("metrics.jsonl", '{"step": 1}\n{}\n', "line 1 is not a row of metrics"),
     ],
 )
 def test_damaged_runs_are_one_line(folders, name, text, match):
