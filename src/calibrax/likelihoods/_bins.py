@@ -14,9 +14,8 @@ import numpy as np
 from jax import lax
 from scipy.special import erfcx
 
-from calibrax.likelihoods._base import minus_abs
+from calibrax.likelihoods._residual import HALF_LOG_2PI, minus_abs
 
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 MAX_LOG_WIDTH = 38.0  # e^38 scales, squared and 255 levels away, are still a float32: beyond, a bin is as wide as that
 TAIL_CENTER = 3.0  # a tail of the Gaussian is a polynomial in (z - 3) / (z + 3): here the fit is best at low degrees
 

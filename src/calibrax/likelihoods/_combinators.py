@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from calibrax.likelihoods._base import Likelihood, Mask, check_likelihood
+from calibrax.likelihoods._base import Likelihood, check_likelihood
 from calibrax.likelihoods._checks import check_number
+from calibrax.likelihoods._residual import Mask
 
 
 def joint(likelihoods: Mapping[str, Likelihood]) -> Likelihood:
