@@ -6,7 +6,7 @@ The message has the form `name is value; expected ...`.
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,10 @@ import numpy as np
 def shown(value: Any) -> str:
     """`repr(value)` on one line; the `repr` of an array may have several."""
     return " ".join(repr(value).split())
+
+
+def is_integer(number: Any) -> TypeGuard[int]:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
 
 
 def check_link(link: str) -> None:
@@ -39,14 +43,14 @@ def check_number(
 
 def check_levels(name: str, number: Any, *, low: int = 2, high: int = 2**24) -> None:
     """Accept an integer from low to high; float32 cannot tell more than 2^24 levels apart."""
-    if not (_is_integer(number) and low <= number <= high):
+    if not (is_integer(number) and low <= number <= high):
         raise ValueError(f"{name} is {shown(number)}; expected an integer from {low} to {high}")
 
 
 def check_event_shape(event_shape: Any) -> tuple[int, ...]:
     """`event_shape` as a tuple of positive ints."""
     good = isinstance(event_shape, Sequence) and not isinstance(event_shape, str) and len(event_shape) > 0
-    good = good and all(isinstance(n, int | np.integer) and n > 0 for n in event_shape)
+    good = good and all(is_integer(n) and n > 0 for n in event_shape)
     if not good:
         raise ValueError(f"event_shape is {shown(event_shape)}; expected a tuple of positive ints such as (28, 28, 3)")
     return tuple(int(n) for n in event_shape)
@@ -112,7 +116,3 @@ def entry(name: str, tree: Any, key: str) -> Any:
     if key not in tree:
         raise ValueError(f"{name} has keys {list(tree)}; expected {key!r}")
     return tree[key]
-
-
-def _is_integer(number: Any) -> bool:
-    return isinstance(number, int | np.integer) and not isinstance(number, bool)

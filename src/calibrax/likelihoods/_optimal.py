@@ -2,23 +2,22 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Num
 
 from calibrax import running_average
 from calibrax.likelihoods._base import Family, Likelihood, Link, apply_link, from_family
 from calibrax.likelihoods._checks import (
-    check_data,
     check_event_shape,
     check_link,
     check_number,
     data_shape,
     entry,
+    is_integer,
     shown,
 )
 from calibrax.likelihoods._gaussian import gaussian_family
@@ -231,7 +230,7 @@ def _with_running_scale(
         return {}, {average: running_average.init([n for i, n in enumerate(event_shape, start=1) if i not in axes])}
 
     def nll(params, state, outputs, x, train=True, axis_name=None, mask=None):
-        check_data(x, mask, data_shape(outputs, 1))
+        data_shape(outputs, 1)  # for its checks; `train_nll` compares x
         mean = apply_link(link, outputs)
         loss, stats = train_nll(x, mean, axis, axis_name, mask=mask)
         if not train:  # the batch's own mse stays in the stats; its scale does not
@@ -277,13 +276,8 @@ def _mean_over_batch(
 ) -> tuple[jax.Array, Stats]:
     """The mean of observed values over the axes, these axes kept, and the stats that a running average needs.
 
-    Args:
-      name: of the stat.
-      total, seen: as from `_mean_within_examples`. Both are linear in the batch, so they are averaged over it, and
-        across devices, before one is divided by the other.
-      axes: the averaged axes; the batch is averaged over if 0 is among them.
-      axis_name: the mapped axis over which the batch is spread, or None.
-      mask: None for none.
+    `total` and `seen`, from `_mean_within_examples`, are linear in the batch. So each is averaged over it, and across
+    devices, before one is divided by the other; the mean is that of each example if axis 0 is not among the axes.
     """
 
     def over_batch(array):
@@ -314,13 +308,11 @@ def reduced_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     """The averaged axes of a batch of rank `ndim`, in increasing order; axis 0 is the batch."""
     if axis is None:
         return tuple(range(ndim))
-    if isinstance(axis, str):
-        named = {"image": range(1, ndim), "pixel": range(1), "channel": range(ndim - 1)}
-        if axis not in named:
-            raise ValueError(f"axis is {shown(axis)}; expected None, 'image', 'pixel', 'channel', or ints as in NumPy")
+    named = {"image": range(1, ndim), "pixel": range(1), "channel": range(ndim - 1)}
+    if isinstance(axis, str) and axis in named:
         return tuple(named[axis])
-    axes = tuple(axis) if isinstance(axis, Sequence) else (axis,)
-    if not all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in axes):
+    axes: tuple[Any, ...] = tuple(axis) if isinstance(axis, Sequence) else (axis,)
+    if not all(is_integer(i) for i in axes):
         raise ValueError(f"axis is {shown(axis)}; expected None, 'image', 'pixel', 'channel', or ints as in NumPy")
     if not all(-ndim <= i < ndim for i in axes):
         raise ValueError(f"axis is {shown(axis)}; expected axes of a rank-{ndim} batch, in [-{ndim}, {ndim})")
