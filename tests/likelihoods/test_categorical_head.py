@@ -1,4 +1,4 @@
-"""The fused categorical head equals a linear layer under the soft-max, in memory that the image does not decide."""
+"""The fused categorical head equals a linear layer with a soft-max, in memory that does not grow with the image."""
 
 import chex
 import jax
@@ -25,7 +25,7 @@ def plain(features, kernel, bias, mask):
 
 @pytest.mark.parametrize("mask", [None, MASK, MASK[..., :1]], ids=["all", "values hidden", "positions hidden"])
 @pytest.mark.parametrize("positions", [1, 8, 10, 70, 1000])  # of 70: with and without a shorter last chunk
-def test_values_and_gradients_equal_the_plain_form_s(positions, mask):
+def test_values_and_gradients_equal_those_of_the_plain_form(positions, mask):
     def fused(features, kernel, bias, mask):
         return categorical_nll_from_features(X, features, kernel, bias, max_chunk_logits=768 * positions, mask=mask)[0]
 
