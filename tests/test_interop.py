@@ -141,7 +141,9 @@ def test_samples_have_shape_moments_and_a_key_each(some, convert):
     assert np.max(np.abs(z)) < 5
 
 
-def test_a_distribution_passes_through_jit_vmap_scan_and_grad(some, convert):
+@pytest.mark.parametrize("name", SOME[:2])  # one with params, one with a state
+def test_a_distribution_passes_through_jit_vmap_scan_and_grad(name, convert):
+    some = DECODERS[name].likelihood
     params, state, _ = decoded(some)
     outputs = jnp.stack([decoded(some, seed=seed)[2] for seed in range(3)])
     x = jnp.stack([data(seed) for seed in range(3)])

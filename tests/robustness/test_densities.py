@@ -1,4 +1,4 @@
-"""For any parameters, densities on the real line and on [0, 1] integrate to one, and probabilities of levels sum to one."""
+"""For any parameters, densities on the real line and on [0, 1] integrate to 1 and probabilities of levels sum to 1."""
 
 import jax
 import jax.numpy as jnp
