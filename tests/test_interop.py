@@ -1,4 +1,4 @@
-"""A likelihood as a log-density, a NumPyro and a Distrax distribution: the same numbers, inside their own machinery."""
+"""A likelihood as a log-density, a NumPyro and a Distrax distribution: the same numbers, also inside the libraries."""
 
 import subprocess
 import sys
@@ -9,38 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from decoders import DECODERS, outputs_for, trained
+from decoders import data as draw_data
 from jax import lax
 
 import calibrax as cx
 from calibrax import interop
 
 B, EVENT = 5, (4, 3, 2)
-LIKELIHOODS = {
-    "gaussian": cx.gaussian(0.3),
-    "shared-sigma": cx.shared_sigma(),
-    "optimal-sigma": cx.optimal_sigma(link="identity"),
-    "per-image": cx.optimal_sigma(axis="image"),
-    "per-pixel": cx.optimal_sigma(axis="pixel"),
-    "pixel-sigma": cx.pixel_sigma(),
-    "student-t": cx.student_t(),
-    "laplace": cx.laplace(),
-    "bernoulli": cx.bernoulli(),
-    "continuous-bernoulli": cx.continuous_bernoulli(),
-    "categorical": cx.categorical(16),
-    "logistic-mixture": cx.logistic_mixture(3),
-}
-SOME = ["shared-sigma", "per-pixel", "categorical"]  # where the machinery is at stake, not the formula
+SOME = ["shared-sigma", "optimal-sigma-per-pixel", "categorical of 5 levels"]  # all decoders: tests/robustness
 LIBRARIES = {"numpyro": interop.to_numpyro, "distrax": interop.to_distrax}
-
-
-@pytest.fixture(params=LIKELIHOODS, name="likelihood")
-def _likelihood(request):
-    return LIKELIHOODS[request.param]
 
 
 @pytest.fixture(params=SOME, name="some")
 def _some(request):
-    return LIKELIHOODS[request.param]
+    return DECODERS[request.param].likelihood
 
 
 @pytest.fixture(params=LIBRARIES, name="convert")
@@ -56,7 +39,7 @@ def numpyro():
 
 @pytest.fixture
 def relaxed():
-    """NumPyro's optimizers and samplers mix ranks and dtypes (a step count and a float); calibrax's part never does."""
+    """Allow what NumPyro's optimizers and samplers do, but calibrax never does: mixing ranks and dtypes."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         yield
 
@@ -67,17 +50,13 @@ def distrax():
 
 
 def data(seed=1, batch=B):
-    return jax.random.randint(jax.random.key(seed), (batch, *EVENT), 0, 256).astype(jnp.uint8)
+    return draw_data(EVENT, batch=batch, seed=seed)
 
 
 def decoded(likelihood, batch=B, seed=0):
     """params, state after one update, outputs."""
-    shape = (batch, *EVENT[:-1], likelihood.output_channels(EVENT[-1]))
-    outputs = jax.random.normal(jax.random.key(seed), shape)
-    params, state = likelihood.init(EVENT)
-    params = jax.tree.map(lambda leaf: leaf - 0.7, params)
-    _, stats = likelihood.nll(params, state, outputs, data(batch=batch))
-    return params, likelihood.update(state, stats), outputs
+    outputs = outputs_for(likelihood, EVENT, batch=batch, seed=seed)
+    return *trained(likelihood, outputs, data(batch=batch)), outputs
 
 
 def mean_of(distribution):
@@ -94,10 +73,10 @@ def draw(distribution, key, shape=()):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_log_density_is_minus_the_nll(likelihood, train):
-    args = decoded(likelihood)
-    log_prob = interop.log_density(likelihood, *args, train=train)(data())
-    np.testing.assert_array_equal(log_prob, -likelihood.nll(*args, data(), train=train)[0])
+def test_log_density_is_minus_the_nll(some, train):
+    args = decoded(some)
+    log_prob = interop.log_density(some, *args, train=train)(data())
+    np.testing.assert_array_equal(log_prob, -some.nll(*args, data(), train=train)[0])
 
 
 def test_log_density_takes_any_pytree():
@@ -111,7 +90,7 @@ def test_log_density_takes_any_pytree():
 
 
 def hide_but_two():
-    """The mask of a batch of which the first two examples are observed."""
+    """A mask under which only the first two examples of a batch are observed."""
     return jnp.broadcast_to(jnp.arange(B)[:, None, None, None] < 2, (B, *EVENT))
 
 
@@ -119,15 +98,15 @@ def hide_but_two():
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_a_distribution_has_the_likelihood_s_numbers(likelihood, convert, train):
-    args = decoded(likelihood)
-    distribution = convert(likelihood, *args, train=train)
+def test_a_distribution_has_the_numbers_of_the_likelihood(some, convert, train):
+    args = decoded(some)
+    distribution = convert(some, *args, train=train)
     assert (distribution.batch_shape, distribution.event_shape) == ((B,), EVENT)
     for x in (data(), data().astype(jnp.float32) / 255, np.asarray(data())):
         log_prob = distribution.log_prob(x)
-        np.testing.assert_array_equal(log_prob, -likelihood.nll(*args, x, train=train)[0])
+        np.testing.assert_array_equal(log_prob, -some.nll(*args, x, train=train)[0])
         assert log_prob.dtype == jnp.float32
-    np.testing.assert_array_equal(mean_of(distribution), likelihood.mean(*args))
+    np.testing.assert_array_equal(mean_of(distribution), some.mean(*args))
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -162,7 +141,9 @@ def test_samples_have_shape_moments_and_a_key_each(some, convert):
     assert np.max(np.abs(z)) < 5
 
 
-def test_a_distribution_passes_through_jit_vmap_scan_and_grad(some, convert):
+@pytest.mark.parametrize("name", SOME[:2])  # one with params, one with a state
+def test_a_distribution_passes_through_jit_vmap_scan_and_grad(name, convert):
+    some = DECODERS[name].likelihood
     params, state, _ = decoded(some)
     outputs = jnp.stack([decoded(some, seed=seed)[2] for seed in range(3)])
     x = jnp.stack([data(seed) for seed in range(3)])
@@ -192,15 +173,25 @@ def test_a_distribution_passes_through_jit_vmap_scan_and_grad(some, convert):
         ({"image": jnp.zeros((B, 3))}, "outputs is a dict; expected one array; calibrax.interop.log_density takes any"),
         ((jnp.zeros((B, 3)), jnp.zeros((B, 3))), "outputs is a tuple; expected one array"),
         (None, "outputs is a NoneType; expected one array"),
-        (jnp.zeros(B), r"outputs has shape \(5,\), its mean \(5,\); expected both \[B, \.\.\., channels\]"),
+        (jnp.zeros(B), r"outputs has shape \(5,\), a sample \(5,\); expected \[B, \.\.\., channels\]"),
     ],
 )
 def test_what_is_not_one_array_is_refused_in_one_line(convert, outputs, message):
     with pytest.raises(ValueError, match=f"^{message}[^\n]*$"):
         convert(cx.gaussian(), {}, {}, outputs)
-    two_means = cx.gaussian()._replace(mean=lambda params, state, outputs: (outputs, outputs))
-    with pytest.raises(ValueError, match=r"^the mean of outputs is a tuple; expected one array[^\n]*$"):
-        convert(two_means, {}, {}, jnp.zeros((B, 3)))
+    two_arrays = cx.gaussian()._replace(sample=lambda key, params, state, outputs: (outputs, outputs))
+    with pytest.raises(ValueError, match=r"^a sample is a tuple; expected one array[^\n]*$"):
+        convert(two_arrays, {}, {}, jnp.zeros((B, 3)))
+
+
+def test_a_likelihood_without_a_mean_has_all_but_a_mean(convert):
+    def no_mean(params, state, outputs):
+        raise ValueError("the distribution of cauchy_nll has no mean; expected one that has, or use sample")
+
+    distribution = convert(cx.gaussian()._replace(mean=no_mean), {}, {}, jnp.zeros((B, *EVENT)))
+    assert distribution.log_prob(data()).shape == (B,)
+    with pytest.raises(ValueError, match="cauchy_nll has no mean"):
+        mean_of(distribution)
 
 
 def test_values_of_another_shape_or_kind_are_refused_in_one_line(convert):
@@ -231,12 +222,12 @@ def test_importing_interop_loads_neither_library():
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("name", ["gaussian", "shared-sigma", "optimal-sigma"])
-def test_gaussians_are_the_library_s_own_normal(name, library):
+@pytest.mark.parametrize("name", ["gaussian identity", "shared-sigma", "optimal-sigma identity"])
+def test_gaussians_equal_the_normal_of_the_library(name, library):
     module = pytest.importorskip(library)
-    likelihood = LIKELIHOODS[name]
+    likelihood = DECODERS[name].likelihood
     params, state, outputs = decoded(likelihood)
-    sigma = {"gaussian": 0.3, "shared-sigma": jnp.exp(-0.7)}.get(name)
+    sigma = {"gaussian identity": 0.3, "shared-sigma": jnp.exp(-0.7)}.get(name)
     if sigma is None:  # one update: the debiased average is that batch's mean square
         sigma = jnp.sqrt(jnp.mean(jnp.square(data().astype(jnp.float32) / 255 - outputs)))
     mean = likelihood.mean(params, state, outputs)
@@ -314,7 +305,7 @@ def test_numpyro_scan_over_time(numpyro, some):
 
 
 def test_numpyro_svi_learns_a_shared_sigma_and_the_outputs(numpyro, relaxed):
-    """With the mean fixed σ goes to the RMSE; with the outputs free they go to the data's mean."""
+    """The outputs converge to the mean of the data, and σ to the RMSE."""
     likelihood = cx.shared_sigma(link="identity")
     x = 2.0 + 0.1 * jax.random.normal(jax.random.key(0), (500, 3))
 
@@ -329,60 +320,6 @@ def test_numpyro_svi_learns_a_shared_sigma_and_the_outputs(numpyro, relaxed):
     np.testing.assert_allclose(learned["location"], jnp.mean(x, 0), atol=2e-3)
     rmse = jnp.sqrt(jnp.mean(jnp.square(x - learned["location"])))
     np.testing.assert_allclose(jnp.exp(learned["likelihood"]["log_sigma"]), rmse, rtol=1e-3)
-
-
-def test_numpyro_svi_trains_the_optimal_sigma_and_predicts(numpyro, relaxed):
-    """Probabilistic PCA of one factor: x = w z + noise; `calibrate` gives σ, `Predictive` draws with it."""
-    likelihood = cx.optimal_sigma(link="identity")
-    factor, noise = jax.random.split(jax.random.key(0))
-    x = jax.random.normal(factor, (400, 1)) * jnp.array([[1.0, -2.0, 0.5]]) + 0.3 * jax.random.normal(noise, (400, 3))
-    init_params, state = likelihood.init(x.shape[1:])
-    dist = numpyro.distributions
-
-    def model(x=None, *, state=state, train=False):
-        params = numpyro.param("likelihood", init_params)  # empty here, and just as welcome
-        weights = numpyro.param("weights", jnp.array([[0.5, -0.5, 0.5]]))
-        with numpyro.plate("batch", 400):
-            z = numpyro.sample("z", dist.Normal(jnp.zeros((400, 1)), 1.0).to_event(1))
-            numpyro.sample("x", interop.to_numpyro(likelihood, params, state, z @ weights, train=train), obs=x)
-
-    def guide(x=None, *, state=state, train=False):
-        read = numpyro.param("read", jnp.array([[0.1], [-0.1], [0.1]]))
-        scale = numpyro.param("scale", 0.5, constraint=dist.constraints.positive)
-        with numpyro.plate("batch", 400):
-            numpyro.sample("z", dist.Normal(x @ read, scale).to_event(1))
-
-    svi = numpyro.infer.SVI(model, guide, optax.adam(0.02), numpyro.infer.Trace_ELBO(num_particles=2))
-    learned = svi.run(jax.random.key(1), 800, x, train=True, progress_bar=False).params
-    latents = numpyro.infer.Predictive(guide, params=learned, num_samples=20)(jax.random.key(2), x)["z"]
-    state = cx.calibrate(likelihood, {}, [(z @ learned["weights"], x) for z in latents])
-    prior = numpyro.infer.Predictive(model, params=learned, num_samples=50)
-    draws = prior(jax.random.key(3), state=state)["x"].reshape(-1, 3)
-    np.testing.assert_allclose(jnp.cov(draws.T), jnp.cov(x.T), atol=0.3)
-    given = numpyro.infer.Predictive(model, guide=guide, params=learned, num_samples=7, return_sites=["x"])
-    assert given(jax.random.key(4), x, state=state)["x"].shape == (7, 400, 3)
-    predicted = numpyro.infer.Predictive(model, posterior_samples={"z": latents}, params=learned)
-    draws = predicted(jax.random.key(5), state=state)["x"]
-    assert draws.shape == (20, 400, 3)
-    rmse = jnp.sqrt(jnp.mean(jnp.square(latents @ learned["weights"] - x)))
-    np.testing.assert_allclose(jnp.std(draws - latents @ learned["weights"]), rmse, rtol=0.05)
-
-
-def test_numpyro_samples_a_posterior_by_mcmc(numpyro, relaxed):
-    """A conjugate Gaussian: z ~ N(0, 1), x | z ~ N(z, 0.5²)."""
-    likelihood = cx.gaussian(0.5, link="identity")
-    x = jnp.full((8, 1), 1.0)
-
-    def model(x):
-        z = numpyro.sample("z", numpyro.distributions.Normal(0.0, 1.0))
-        sample_in_plate(numpyro, interop.to_numpyro(likelihood, {}, {}, jnp.broadcast_to(z, x.shape)), x)
-
-    mcmc = numpyro.infer.MCMC(numpyro.infer.NUTS(model), num_warmup=200, num_samples=500, progress_bar=False)
-    mcmc.run(jax.random.key(0), x)
-    z = mcmc.get_samples()["z"]
-    precision = 1 + 8 / 0.25
-    np.testing.assert_allclose(z.mean(), 32 / precision, atol=0.05)
-    np.testing.assert_allclose(z.std(), precision**-0.5, atol=0.03)
 
 
 def test_numpyro_factor_scores_what_is_not_one_array(numpyro):
@@ -407,27 +344,6 @@ def test_numpyro_minibatches_count_for_the_whole_data(numpyro):
     seeded = numpyro.handlers.seed(model, jax.random.key(0))
     total, _ = numpyro.infer.util.log_density(seeded, (data(),), {}, {})
     np.testing.assert_allclose(total, 100 / B * jnp.sum(distribution.log_prob(data())), rtol=1e-5)
-
-
-def test_numpyro_s_own_guide_trains_a_decoder(numpyro, relaxed):
-    likelihood = cx.shared_sigma()
-    x = jax.random.uniform(jax.random.key(0), (64, 8, 8, 3))
-    init_params, state = likelihood.init((8, 8, 3))
-
-    def model(x=None, batch=64):
-        params = numpyro.param("likelihood", init_params)
-        weights = numpyro.param("decoder", jnp.zeros((16, 8 * 8 * 3)))
-        with numpyro.plate("batch", batch):
-            z = numpyro.sample("z", numpyro.distributions.Normal(jnp.zeros((batch, 16)), 1.0).to_event(1))
-            outputs = (z @ weights).reshape(batch, 8, 8, 3)
-            numpyro.sample("x", interop.to_numpyro(likelihood, params, state, outputs), obs=x)
-
-    guide = numpyro.infer.autoguide.AutoNormal(model)
-    svi = numpyro.infer.SVI(model, guide, optax.adam(1e-2), numpyro.infer.Trace_ELBO())
-    result = svi.run(jax.random.key(1), 30, x, progress_bar=False)
-    assert result.losses[-1] < result.losses[0]
-    draws = numpyro.infer.Predictive(model, params=result.params, num_samples=10)(jax.random.key(2))["x"]
-    assert draws.shape == (10, 64, 8, 8, 3)
 
 
 # Distrax

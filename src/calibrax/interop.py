@@ -3,7 +3,7 @@
 import functools
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -23,15 +23,15 @@ def log_density(
 ) -> Callable[[PyTree], Float[Array, " B"]]:
     """log p(x | outputs) as a function of x alone: minus the nll.
 
-    Asks for no library, and takes whatever the likelihood's own nll takes: an array, a dict of several modalities, a
-    pair of data and mask. In NumPyro `numpyro.factor("x", log_density(...)(x))` scores such an x.
+    Needs no other library, and takes any x that the likelihood's own nll takes: an array, a dict of several modalities,
+    a pair of data and mask. In NumPyro, `numpyro.factor("x", log_density(...)(x))` scores such an x.
 
     Args:
       likelihood: any `calibrax.Likelihood`.
       params: what gradient descent trains, as from `likelihood.init`.
       state: the running average, as from `likelihood.init`, `likelihood.update` or `calibrate`.
       outputs: what the decoder emitted, `[B, ..., output_channels(C)]`.
-      train: whether the scale is this batch's own rather than the running average (see `to_numpyro`).
+      train: use the scale of this batch rather than the running average (see `to_numpyro`).
 
     Returns:
       A function from x, `[B, ..., C]`, to its log-density, `[B]`, in nats.
@@ -47,38 +47,38 @@ def to_numpyro(
 ) -> "numpyro.distributions.Distribution":
     """p(x | outputs) as a NumPyro distribution, for an observed site of a model.
 
-    `batch_shape` is `(B,)`, `event_shape` that of one example; a plate of size B goes around the site. `log_prob` is
-    minus the nll, `sample` and `mean` are the likelihood's. Gradients reach `outputs` and `params`. The distribution is
-    a pytree: it passes through `jit`, `vmap` and NumPyro's `scan`.
+    `batch_shape` is `(B,)` and `event_shape` that of one example; put a plate of size B around the site. `log_prob` is
+    minus the nll; `sample` and `mean` are those of the likelihood. Gradients reach `outputs` and `params`. The
+    distribution is a pytree: it passes through `jit`, `vmap` and NumPyro's `scan`.
 
-    It is meant for observed sites and for predictions. Its `support` is the real line for every likelihood, a
-    `Likelihood` does not say which values it draws; a decoder of levels or of bits as a latent site would need a
-    narrower one. Nothing is rejected as out of support: shapes and dtypes are checked, by the nll, values are not.
+    Use it for observed sites and for predictions. Its `support` is the real line for every likelihood, because a
+    `Likelihood` does not say which values it draws; as a latent site, a decoder of levels or bits would need a narrower
+    one. The nll checks the shapes and dtypes of values, but no value is rejected as out of support.
 
     Args:
-      likelihood: any `calibrax.Likelihood` of one array. Construct it once, outside the model: two constructions of a
-        likelihood are different static data to `jit`.
+      likelihood: any `calibrax.Likelihood` of one array. Construct it once, outside the model: to `jit`, likelihoods
+        from two constructions are different static data.
       params: what gradient descent trains, for example `numpyro.param("likelihood", params)`.
       state: the running average; not trained, and not updated here.
       outputs: what the decoder emitted, `[B, ..., output_channels(C)]`.
       train: False scores each example on its own, with the running average in `state`. True gives `optimal_sigma` and
-        its kind the scale of the very batch that is scored: a training objective, in which an example's log_prob
-        depends on the others, and no density to compare models by or to run MCMC on. After such a training
-        `calibrate` gives the state for test time. Samples and mean always use `state`.
+        its kind the scale of the batch that is scored. That is a training objective, in which the log_prob of an
+        example depends on the others, and not a density to compare models by or to run MCMC on; afterwards `calibrate`
+        gives the state for test time. Samples and mean always use `state`.
 
     Returns:
-      A `numpyro.distributions.Distribution`. The values it scores are `[..., B, *event_shape]`, float or uint8, the
-      leading axes broadcast against `batch_shape` as everywhere in NumPyro; event axes never broadcast.
+      A `numpyro.distributions.Distribution`. It scores values `[..., B, *event_shape]`, float or uint8. The leading
+      axes broadcast against `batch_shape`, as everywhere in NumPyro; event axes never broadcast.
 
     Raises:
-      ImportError: where NumPyro is not installed.
-      ValueError: if outputs or the mean is not one array, `[B, ..., channels]`.
+      ImportError: if NumPyro is not installed.
+      ValueError: if outputs or a sample is not one array, `[B, ..., channels]`.
 
     Example:
       >>> with numpyro.plate("batch", x.shape[0]):
       ...     numpyro.sample("x", to_numpyro(likelihood, params, state, decoder(z)), obs=x)
     """
-    make = _numpyro_class()  # first, so that a missing library is what the user hears of
+    make = _numpyro_class()  # first, so that a missing library is reported before anything else
     return make(_decoded(likelihood, params, state, outputs, train))
 
 
@@ -88,18 +88,15 @@ def to_distrax(
     """p(x | outputs) as a Distrax distribution: `log_prob`, `sample`, `sample_and_log_prob`, `mean()`.
 
     Args:
-      likelihood: any `calibrax.Likelihood` of one array.
-      params: what gradient descent trains.
-      state: the running average.
-      outputs: what the decoder emitted, `[B, ..., output_channels(C)]`.
-      train: as in `to_numpyro`; with True, each `[B, *event_shape]` of a value is a batch with a scale of its own.
+      likelihood, params, state, outputs: as for `to_numpyro`.
+      train: as for `to_numpyro`; with True, each `[B, *event_shape]` of a value is a batch with its own scale.
 
     Returns:
-      A `distrax.Distribution` with `batch_shape` `(B,)`, a pytree; values as in `to_numpyro`.
+      A `distrax.Distribution` with `batch_shape` `(B,)`, a pytree; values are as for `to_numpyro`.
 
     Raises:
-      ImportError: where Distrax is not installed.
-      ValueError: if outputs or the mean is not one array, `[B, ..., channels]`.
+      ImportError: if Distrax is not installed.
+      ValueError: as for `to_numpyro`.
 
     Example:
       >>> x, log_prob = to_distrax(likelihood, params, state, outputs).sample_and_log_prob(seed=key)
@@ -108,25 +105,21 @@ def to_distrax(
     return make(_decoded(likelihood, params, state, outputs, train))
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["params", "state", "outputs"],
-    meta_fields=["likelihood", "event_shape", "train"],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Decoded:
-    """p(x | outputs) with the shapes of a distribution: what both libraries' classes are made of.
+    """p(x | outputs) with the shapes of a distribution; the classes for both libraries wrap it.
 
-    `vmap` and `scan` over a function that returns one stack every leaf along new leading axes. Those are batch axes
-    then, in front of B; `outputs` has the rank of x, so its own shape tells how many there are.
+    `vmap` and `scan` over a function that returns one stack every leaf along new leading axes. Those become batch axes
+    in front of B. `outputs` has the rank of x, so its own shape says how many there are.
     """
 
-    likelihood: Likelihood
+    likelihood: Likelihood = field(metadata={"static": True})
     params: PyTree
     state: PyTree
     outputs: jax.Array  # [*batch_shape, ..., channels]
-    event_shape: tuple[int, ...]
-    train: bool
+    event_shape: tuple[int, ...] = field(metadata={"static": True})
+    train: bool = field(metadata={"static": True})
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -151,7 +144,7 @@ class _Decoded:
         return -_vmapped(nll, len(stacked), len(lead) - 1)(params, state, outputs, value)
 
     def sample(self, key: jax.Array, sample_shape: Sequence[int] = ()) -> jax.Array:
-        """`[*sample_shape, *batch_shape, *event_shape]`; a key for each draw of a batch."""
+        """`[*sample_shape, *batch_shape, *event_shape]`, with one key per draw of a batch."""
         stacked = self.batch_shape[:-1]
         shape = (*sample_shape, *stacked)
         keys = jax.random.split(key, shape) if shape else key
@@ -181,14 +174,14 @@ class _Decoded:
 
 
 def _decoded(likelihood: Likelihood, params: PyTree, state: PyTree, outputs: Any, train: bool) -> _Decoded:
-    """The record, its shapes checked; the event's is that of the mean, which no arithmetic is spent on."""
+    """The record, with the event shape of a sample, which is traced but not computed."""
     _check_one_array("outputs", outputs)
     outputs = jnp.asarray(outputs)
-    mean = jax.eval_shape(likelihood.mean, params, state, outputs)
-    _check_one_array("the mean of outputs", mean)
-    if outputs.ndim < 2 or mean.shape[:-1] != outputs.shape[:-1]:
-        raise ValueError(f"outputs has shape {outputs.shape}, its mean {mean.shape}; expected both [B, ..., channels]")
-    return _Decoded(likelihood, params, state, outputs, mean.shape[1:], train)
+    sample = jax.eval_shape(likelihood.sample, jax.random.key(0), params, state, outputs)
+    _check_one_array("a sample", sample)
+    if outputs.ndim < 2 or sample.shape[:-1] != outputs.shape[:-1]:
+        raise ValueError(f"outputs has shape {outputs.shape}, a sample {sample.shape}; expected [B, ..., channels]")
+    return _Decoded(likelihood, params, state, outputs, sample.shape[1:], train)
 
 
 def _check_one_array(name: str, value: Any) -> None:
@@ -198,8 +191,11 @@ def _check_one_array(name: str, value: Any) -> None:
 
 
 def _vmapped(function: Callable, stacked: int, total: int) -> Callable:
-    """`function(params, state, outputs, last)` over `total` leading axes of the last, `stacked` of them everyone's."""
-    for axis in range(total):  # from the innermost out: the stacked ones, then the samples'
+    """`function(params, state, outputs, last)` mapped over `total` leading axes of the last argument.
+
+    All arguments have the innermost `stacked` of these axes.
+    """
+    for axis in range(total):  # from the innermost out: the stacked axes, then those of the samples
         mapped = 0 if axis < stacked else None
         function = jax.vmap(function, in_axes=(mapped, mapped, mapped, 0))
     return function
@@ -220,7 +216,7 @@ def _numpyro_class() -> Callable[[_Decoded], Any]:
         """A calibrax likelihood as a NumPyro distribution; see `calibrax.interop.to_numpyro`."""
 
         pytree_data_fields = ("decoded",)
-        has_rsample = False  # levels and bits are drawn without a gradient
+        has_rsample = False  # draws of levels and bits have no gradient
 
         def __init__(self, decoded: _Decoded):
             self.decoded = decoded
@@ -228,7 +224,7 @@ def _numpyro_class() -> Callable[[_Decoded], Any]:
 
         @property
         def batch_shape(self):
-            return self.decoded.batch_shape  # not what __init__ saw: vmap and scan put axes in front
+            return self.decoded.batch_shape  # not the one __init__ saw: vmap and scan put axes in front
 
         @property
         def support(self):

@@ -1,4 +1,4 @@
-"""Likelihoods as Flax Linen modules: any of them, and the last layer of a categorical decoder fused with its own."""
+"""Likelihoods as Flax Linen modules: any likelihood, and a categorical one fused with the linear layer before it."""
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +12,15 @@ from calibrax.likelihoods._checks import check_levels
 class Decode(nn.Module):
     """The last layer of a decoder: from outputs and data to a negative log-likelihood.
 
-    What gradient descent trains (a shared σ) is in the `params` collection, the running average in the mutable
-    collection `calibration`. Apply with `mutable=["calibration"]` when training; `init` does not count as an update.
+    What gradient descent trains (a shared σ) is in the collection `params`, the running average in the mutable
+    collection `calibration`. Apply with `mutable=["calibration"]` in training; `init` does not count as an update.
 
     Attributes:
       likelihood: any `calibrax.Likelihood`.
       axis_name: the mapped axis over which the batch is spread, if any.
 
     Raises:
-      ValueError: at construction, for something else than a likelihood.
+      ValueError: at construction, if it is not a likelihood.
 
     Example:
       >>> nll, stats = Decode(cx.optimal_sigma())(outputs, x, train=True)  # inside a compact __call__
@@ -50,18 +50,18 @@ class Decode(nn.Module):
 
 
 class CategoricalHead(nn.Module):
-    """A decoder's last linear layer and the soft-max over levels as one, for images at high resolution.
+    """The last linear layer of a decoder fused with the soft-max over levels, for images at high resolution.
 
-    The same as `Dense(channels * levels)` under `Decode(categorical(levels))`, with the same parameters `kernel` and
-    `bias`; but the logits of the batch, 3 GiB for one 1024×1024×3 image, are never there at once.
+    The same as `Dense(channels * levels)` before `Decode(categorical(levels))`, with the same parameters `kernel` and
+    `bias`; but the logits of the batch, 3 GiB for one 1024×1024×3 image, never exist at once.
 
     Attributes:
-      channels: C, of the data.
+      channels: C, the channels of the data.
       levels: of each value, at least 2.
-      max_chunk_logits: how many logits to have at a time; None for the default of `categorical_nll_from_features`.
+      max_chunk_logits: how many logits may exist at a time; None for the default of `categorical_nll_from_features`.
 
     Raises:
-      ValueError: at construction, for numbers out of their range.
+      ValueError: at construction, if a number is out of range.
 
     Example:
       >>> nll, stats = CategoricalHead(channels=3)(features, x)  # inside a compact __call__
@@ -89,12 +89,12 @@ class CategoricalHead(nn.Module):
 
     @nn.compact
     def mean(self, features):
-        """E[x | features], `[B, ..., C]` in [0, 1]; with all logits of the batch at once."""
+        """E[x | features], `[B, ..., C]` in [0, 1]; computes all logits of the batch at once."""
         return categorical(self.levels).mean({}, {}, self._logits(features))
 
     @nn.compact
     def sample(self, key, features):
-        """A draw of levels, `[B, ..., C]` in [0, 1]; with all logits of the batch at once."""
+        """A draw of levels, `[B, ..., C]` in [0, 1]; computes all logits of the batch at once."""
         return categorical(self.levels).sample(key, {}, {}, self._logits(features))
 
     def _logits(self, features):

@@ -1,4 +1,4 @@
-"""A likelihood as a Flax NNX module, the twin of `calibrax.linen.Decode`."""
+"""A likelihood as a Flax NNX module: `calibrax.linen.Decode` for NNX."""
 
 import jax
 from flax import nnx
@@ -8,18 +8,18 @@ from calibrax.likelihoods._base import check_likelihood
 
 
 class Calibration(nnx.Variable):
-    """A likelihood's running average, as `nnx.BatchStat` is a batch norm's."""
+    """The running average of a likelihood, as `nnx.BatchStat` is that of a batch norm."""
 
 
 class Decode(nnx.Module):
     """The last layer of a decoder: from outputs and data to a negative log-likelihood.
 
-    What gradient descent trains is an `nnx.Param`, the running average a `Calibration` variable which a call with
-    `train=True` updates. `nnx.grad` and `nnx.Optimizer(..., wrt=nnx.Param)` see the former alone.
+    What gradient descent trains is an `nnx.Param`. The running average is a `Calibration` variable, which a call with
+    `train=True` updates; `nnx.grad` and `nnx.Optimizer(..., wrt=nnx.Param)` do not see it.
 
     Args:
       likelihood: any `calibrax.Likelihood`.
-      event_shape: shape of one example, `(H, W, C)` for images; nested as the likelihood's `init` wants it.
+      event_shape: shape of one example, `(H, W, C)` for images; nested if the likelihood's `init` takes nested shapes.
       axis_name: the mapped axis over which the batch is spread, if any.
 
     Example:

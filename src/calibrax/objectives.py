@@ -12,14 +12,14 @@ from jaxtyping import Array, Float
 from calibrax.likelihoods._checks import shown
 
 Convention = Literal["sse", "half_sse"]
-NUMBERS = int | float | np.integer | np.floating  # whose values are known, which those of traced arrays are not
+NUMBERS = int | float | np.integer | np.floating  # their values are known; those of traced arrays are not
 
 
 def gaussian_kl(mean: Float[Array, "B ..."], log_var: Float[Array, "B ..."]) -> Float[Array, " B"]:
     """KL(N(mean, exp(log_var)) || N(0, I)) in nats, summed over the latent dimensions of each example.
 
-    Each dimension contributes (mean² + exp(log_var) - 1 - log_var) / 2, exact for a dimension that nearly follows the
-    prior too: 2.5e-9 at a log variance of 1e-4, where the terms cancel.
+    Each dimension contributes (mean² + exp(log_var) - 1 - log_var) / 2. This is exact also for a dimension close to the
+    prior, where the terms cancel: 2.5e-9 at a log variance of 1e-4.
 
     Args:
       mean: [B, ...] posterior means.
@@ -59,16 +59,16 @@ def elbo(nll: Float[Array, " B"], kl: Float[Array, " B"]) -> Float[Array, " B"]:
 
 
 def free_bits(kl: Float[Array, "B L"], minimum: float) -> Float[Array, "B L"]:
-    """max(kl, minimum) of each example and layer, nats: below the minimum a layer's KL has no gradient.
+    """max(kl, minimum) of each example and layer, nats: below the minimum, the KL of a layer has no gradient.
 
-    For the loss alone; a reported ELBO takes the KL as it is.
+    Use it in the loss only; a reported ELBO takes the KL as it is.
 
     Args:
       kl: KL of each example and latent layer.
-      minimum: nats a layer and example, 0 or more; 0 turns it off, and leaves a sampled KL below 0 alone.
+      minimum: nats per layer and example, 0 or more; 0 turns it off and leaves a sampled KL below 0 unchanged.
 
     Raises:
-      ValueError: for a number that is negative or not finite.
+      ValueError: if the minimum is a number that is negative or not finite.
 
     References:
       Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow", appendix C.8; by layer and
@@ -90,7 +90,7 @@ def importance_bound(log_weights: Float[Array, "..."], axis: int = 0) -> Float[A
       `log_weights` without that axis; with K = 1 the one-sample ELBO.
 
     Raises:
-      ValueError: if there is no such axis, or no sample.
+      ValueError: if there is no such axis, or it holds no sample.
     """
     if not -log_weights.ndim <= axis < log_weights.ndim:
         raise ValueError(f"axis is {axis}; expected one of log_weights, whose shape is {log_weights.shape}")
@@ -100,10 +100,10 @@ def importance_bound(log_weights: Float[Array, "..."], axis: int = 0) -> Float[A
 
 
 def bits_per_dim(nats: jax.typing.ArrayLike, event_shape: Sequence[int]) -> jax.Array:
-    """Nats per example as bits per dimension: nats / (D ln 2), D the number of values in `event_shape`.
+    """Nats per example as bits per dimension: nats / (D ln 2), where D is the number of values in `event_shape`.
 
     Raises:
-      ValueError: if that is no shape, or one without values.
+      ValueError: if `event_shape` is not a shape, or one without values.
     """
     known = isinstance(event_shape, Sequence) and all(isinstance(n, int | np.integer) and n > 0 for n in event_shape)
     if not known:
@@ -112,7 +112,7 @@ def bits_per_dim(nats: jax.typing.ArrayLike, event_shape: Sequence[int]) -> jax.
 
 
 def effective_beta(log_sigma: jax.typing.ArrayLike, convention: Convention = "sse") -> jax.Array:
-    """The beta to which a decoder of this sigma is equivalent.
+    """The beta whose objective is equivalent to a decoder with this sigma.
 
     Args:
       log_sigma: log standard deviation.
@@ -120,7 +120,7 @@ def effective_beta(log_sigma: jax.typing.ArrayLike, convention: Convention = "ss
         as printed, (D/2)·MSE + beta·KL, beta = σ².
 
     Raises:
-      ValueError: for another convention.
+      ValueError: if the convention is unknown.
     """
     return _scale(convention) * jnp.exp(2 * jnp.asarray(log_sigma))
 
@@ -133,7 +133,7 @@ def beta_to_sigma(beta: jax.typing.ArrayLike, convention: Convention = "sse") ->
       convention: `"sse"` gives sqrt(beta / 2), as in section 3.1; `"half_sse"` gives sqrt(beta).
 
     Raises:
-      ValueError: for another convention, or for a number that is not positive and finite.
+      ValueError: if the convention is unknown, or beta is a number that is not positive and finite.
     """
     if isinstance(beta, NUMBERS) and not 0 < beta < math.inf:
         raise ValueError(f"beta is {beta}; expected a positive finite number")

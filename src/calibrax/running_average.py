@@ -1,7 +1,7 @@
 """A debiased exponential moving average as a pytree: `init`, `update`, `value`.
 
-With weights w_t the average after T updates is sum_t d^(T-t) w_t v_t / sum_t d^(T-t) w_t. Numerator and denominator
-are kept apart, so the value needs no bias correction, has no warm-up, and is exact from the first update on.
+With weights w_t and decay d, the average of values v_t after T updates is sum_t d^(T-t) w_t v_t / sum_t d^(T-t) w_t.
+Numerator and denominator are kept apart, so the value needs no bias correction and is exact from the first update on.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ ArrayLike = jax.typing.ArrayLike
 
 
 class RunningAverage(NamedTuple):
-    """Numerator and denominator of a weighted mean; both are linear in what was averaged."""
+    """Numerator and denominator of a weighted mean; both are linear in the averaged values."""
 
     total: jax.Array  # shape of the value, float32: sum of weighted values
-    weight: jax.Array  # shape of the value, float32: sum of weights, 0 where nothing was averaged yet
+    weight: jax.Array  # shape of the value, float32: sum of weights, 0 before the first update
 
 
 def init(shape: Sequence[int] = ()) -> RunningAverage:
-    """An average of nothing yet, for values of the given shape; raises ValueError where that is none."""
+    """An average of nothing yet, for values of the given shape; raises ValueError if that is not a shape."""
     if not isinstance(shape, Sequence) or not all(isinstance(n, int | np.integer) and n >= 0 for n in shape):
         raise ValueError(f"shape is {shape!r}; expected a tuple of ints from 0, such as () or (28, 28, 1)")
     return RunningAverage(jnp.zeros(tuple(shape), jnp.float32), jnp.zeros(tuple(shape), jnp.float32))
@@ -33,15 +33,15 @@ def update(average: RunningAverage, value: ArrayLike, *, decay: float, weight: A
 
     Args:
       average: the average so far.
-      value: shape of the average.
+      value: an array of the shape of the average.
       decay: in [0, 1); how much of the past each update keeps.
-      weight: what the value counts for, relative to other updates; a number, or one for each entry.
+      weight: how much the value counts relative to other updates; a number, or one per entry.
 
     Returns:
       The new average; nothing is mutated.
 
     Raises:
-      ValueError: for a decay that is a number outside [0, 1), or shapes that do not fit.
+      ValueError: if decay is a number outside [0, 1), or shapes do not match.
     """
     if isinstance(decay, int | float | np.integer | np.floating) and not 0 <= decay < 1:
         raise ValueError(f"decay is {decay}; expected a number in [0, 1)")
@@ -58,6 +58,6 @@ def update(average: RunningAverage, value: ArrayLike, *, decay: float, weight: A
 
 
 def value(average: RunningAverage, *, initial: float) -> jax.Array:
-    """The averaged value, or `initial` where nothing was averaged yet. Never 0/0."""
+    """The averaged value, or `initial` for entries that were never updated. Never 0/0."""
     started = average.weight > 0
     return jnp.where(started, average.total / jnp.where(started, average.weight, 1.0), initial)

@@ -1,33 +1,27 @@
-"""`framewise`: a video's likelihood is that of its frames."""
+"""`framewise`: the likelihood of a video is that of its frames."""
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from decoders import DECODERS, data
+from decoders import outputs_for as draw_outputs
 
 import calibrax as cx
 
 B, T, FRAME = 3, 4, (5, 6, 2)
-X = jax.random.randint(jax.random.key(0), (B, T, *FRAME), 0, 256).astype(jnp.uint8)
-DECODERS = {
-    "gaussian": cx.gaussian(),
-    "shared": cx.shared_sigma(),
-    "optimal": cx.optimal_sigma(),
-    "optimal of frames": cx.optimal_sigma(axis="image"),
-    "optimal of pixels": cx.optimal_sigma(axis="pixel"),
-    "mixture": cx.logistic_mixture(2),
-    "bernoulli": cx.bernoulli(),
-}
+X = data((T, *FRAME), batch=B)
+SOME = ["shared-sigma", "optimal-sigma-per-image", "optimal-sigma-per-pixel", "logistic-mixture over 7 levels"]
 
 
-@pytest.fixture(params=DECODERS, name="decoder")
+@pytest.fixture(params=SOME, name="decoder")
 def _decoder(request):
-    return DECODERS[request.param]
+    return DECODERS[request.param].likelihood
 
 
 def outputs_for(decoder):
-    return jax.random.normal(jax.random.key(1), (B, T, *FRAME[:2], decoder.output_channels(FRAME[2])))
+    return draw_outputs(decoder, (T, *FRAME), batch=B)
 
 
 def flat(videos):
@@ -35,7 +29,7 @@ def flat(videos):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_a_video_s_nll_is_the_sum_of_its_frames(decoder, train):
+def test_the_nll_of_a_video_is_the_sum_over_its_frames(decoder, train):
     video, outputs = cx.framewise(decoder), outputs_for(decoder)
     params, state = video.init((T, *FRAME))
     chex.assert_trees_all_equal((params, state), decoder.init(FRAME))
@@ -61,7 +55,7 @@ def test_means_and_samples_are_videos_of_any_length(decoder):
     assert video.sample(jax.random.key(2), params, state, outputs).shape == X.shape
 
 
-def test_one_variance_over_time_or_one_a_frame():
+def test_one_variance_over_time_or_one_per_frame():
     outputs = outputs_for(cx.gaussian())
     one, each = (cx.framewise(cx.optimal_sigma(axis)) for axis in (None, "image"))
     _, together = one.nll({}, one.init((T, *FRAME))[1], outputs, X)
@@ -102,7 +96,7 @@ def test_a_mapped_axis_is_the_global_batch(axis_name):
     assert losses.shape == (B, 1)
 
 
-def test_what_has_no_time_is_named():
+def test_outputs_without_a_time_axis_are_named():
     video = cx.framewise(cx.gaussian())
     with pytest.raises(ValueError, match=r"outputs has shape \(3, 4\); expected a batch of videos, \[B, T, ...\]"):
         video.mean({}, {}, jnp.zeros((3, 4)))

@@ -6,26 +6,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from calibrax.likelihoods._base import (
-    Family,
-    Likelihood,
-    Mask,
-    Stats,
-    apply_link,
-    as_unit,
-    compute_dtype,
-    from_family,
-    hide,
-    sum_event,
-)
-from calibrax.likelihoods._checks import check_data
+from calibrax.likelihoods._base import Family, Likelihood, apply_link, from_family
+from calibrax.likelihoods._residual import Mask, Stats, sum_event, unit_data, widen
 
 # B_2n / (2n)! of the Bernoulli numbers: coth(l/2) / 2 - 1/l = sum_n c_n l^(2n - 1). At |l| = 1 eight terms leave 1e-13.
 _COTH = (
     1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160,
     -691 / 1307674368000, 1 / 74724249600, -3617 / 10670622842880000,
 )  # fmt: skip
-_LOG_SINHC = tuple(c / (2 * n) for n, c in enumerate(_COTH, start=1))  # its integral
+_LOG_SINHC = tuple(c / (2 * n) for n, c in enumerate(_COTH, start=1))  # its integral: log(sinh(l/2) / (l/2)) / l²
 
 
 def bernoulli_nll(
@@ -33,8 +22,8 @@ def bernoulli_nll(
 ) -> tuple[Float[Array, " B"], Stats]:
     """Binary cross-entropy -x log p - (1 - x) log(1 - p) with p = sigmoid(logits), summed over the event.
 
-    A sum of terms that are not negative, so nothing cancels where the fit is good. For x strictly between 0 and 1 this
-    is a cross-entropy, not the negative log of a normalised density.
+    All terms are non-negative, so that nothing cancels where the fit is good. For x strictly between 0 and 1 this is a
+    cross-entropy, not the negative log of a normalised density.
 
     Args:
       x: [B, ...] floats in [0, 1], or uint8 read as x / 255.
@@ -50,17 +39,18 @@ def bernoulli_nll(
     References:
       Gulrajani et al. 2017, the "Bernoulli VAE" of Table 2.
     """
-    dtype = compute_dtype(x, logits)
-    logits = jnp.asarray(logits, dtype)
-    check_data(x, mask, logits.shape)
-    return sum_event(binary_cross_entropy(as_unit(hide(x, mask), dtype), logits), mask), {}
+    x, logits = unit_data(x, logits, mask)
+    # log(1 + exp(-|l|)) + |l|·(1 - x or x): one exponential, of a negative number.
+    positive = logits > 0  # not abs: its gradient at logit 0 is 0
+    nll = jnp.log1p(jnp.exp(jnp.where(positive, -logits, logits))) + logits * jnp.where(positive, 1 - x, -x)
+    return sum_event(nll, mask), {}
 
 
 def bernoulli() -> Likelihood:
     """Independent Bernoulli variables, for binary data or for intensities in [0, 1] taken as probabilities.
 
     Returns:
-      A `Likelihood` with one output a channel, its logit, without params or state. `sample` draws 0 or 1.
+      A `Likelihood` with one output per channel, its logit, without params or state. `sample` draws 0 or 1.
 
     References:
       The "Bernoulli VAE" of Tables 2, 3 and 4.
@@ -74,19 +64,13 @@ def bernoulli() -> Likelihood:
     return from_family(family, lambda params, state, outputs: (outputs,))
 
 
-def binary_cross_entropy(x: jax.Array, logits: jax.Array) -> jax.Array:
-    """-x log p - (1 - x) log(1 - p) = log(1 + exp(-|l|)) + |l|·(1 - x or x), elementwise, from one exponential."""
-    positive = logits > 0  # not abs: its gradient at logit 0 is 0
-    return jnp.log1p(jnp.exp(jnp.where(positive, -logits, logits))) + logits * jnp.where(positive, 1 - x, -x)
-
-
 def continuous_bernoulli_nll(
     x: Num[Array, "B ..."], logits: Float[Array, "B ..."], *, mask: Mask = None
 ) -> tuple[Float[Array, " B"], Stats]:
     """Negative log density of the continuous Bernoulli: binary cross-entropy with the constant that normalises it.
 
     p(x) = exp(l·x)·l / (exp(l) - 1) on [0, 1] for the logit l. Its log normaliser, log((exp(l) - 1) / l), is l/2 plus
-    an even function of l; that function is a power series near 0, where the closed form is 0/0.
+    an even function of l. That function is computed as a power series near 0, where the closed form is 0/0.
 
     Args:
       x: [B, ...] floats in [0, 1], or uint8 read as x / 255.
@@ -105,23 +89,20 @@ def continuous_bernoulli_nll(
     References:
       Loaiza-Ganem and Cunningham 2019. Not in the paper.
     """
-    dtype = compute_dtype(x, logits)
-    logits = jnp.asarray(logits, dtype)
-    check_data(x, mask, logits.shape)
-    x = as_unit(hide(x, mask), dtype)
+    x, logits = unit_data(x, logits, mask)
     small, near, far = _near_and_far(logits)
-    of_near = near * (0.5 - x) + _log_sinhc_half(near)
-    # exp(l·x) is largest at the end that l points to: measured from there, nothing cancels.
+    of_near = near * (0.5 - x) + jnp.square(near) * _polynomial(jnp.square(near), _LOG_SINHC)
+    # exp(l·x) is largest at the end to which l points: measured from there, nothing cancels.
     of_far = far * jnp.where(logits > 0, 1 - x, x) + jnp.log(-jnp.expm1(-far) / far)
     return sum_event(jnp.where(small, of_near, of_far), mask), {}
 
 
 def continuous_bernoulli() -> Likelihood:
-    """The continuous Bernoulli on [0, 1]: the density that intensities taken as probabilities leave unnormalised.
+    """The continuous Bernoulli on [0, 1]: the normalised density behind intensities taken as probabilities.
 
     Returns:
-      A `Likelihood` with one output a channel, its logit, without params or state. `mean` is the distribution's, not
-      the sigmoid of the logit; `sample` stays in [0, 1].
+      A `Likelihood` with one output per channel, its logit, without params or state. `mean` is the mean of the
+      distribution, not the sigmoid of the logit; `sample` stays in [0, 1].
 
     References:
       Loaiza-Ganem and Cunningham 2019. Not in the paper.
@@ -138,29 +119,18 @@ def continuous_bernoulli() -> Likelihood:
         size = jnp.abs(logits)
         tiny = size < 1e-3  # there the inverse of the distribution function is u - l·u·(1 - u) / 2 to 1e-7
         safe = jnp.where(tiny, 1.0, size)
-        from_zero = jnp.where(
-            tiny,
-            uniform * (1 - 0.5 * size * (1 - uniform)),
-            -jnp.log1p(uniform * jnp.expm1(-safe)) / safe,
-        )
-        from_zero = jnp.clip(from_zero, 0, 1)
+        of_tiny = uniform * (1 - 0.5 * size * (1 - uniform))
+        inverse = -jnp.log1p(uniform * jnp.expm1(-safe)) / safe
+        from_zero = jnp.clip(jnp.where(tiny, of_tiny, inverse), 0, 1)
         return jnp.where(logits > 0, 1 - from_zero, from_zero)
 
-    return from_family(
-        Family(continuous_bernoulli_nll, mean, sample),
-        lambda params, state, outputs: (outputs.astype(compute_dtype(outputs)),),
-    )
+    return from_family(Family(continuous_bernoulli_nll, mean, sample), lambda params, state, outputs: (widen(outputs),))
 
 
 def _near_and_far(logits: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Whether |l| < 1; then l where it is so, else 0; then |l| where it is not, else 2: each safe in its branch."""
+    """Whether |l| < 1; l where that holds, else 0; and |l| where it does not, else 2. Each is safe in its branch."""
     small = jnp.abs(logits) < 1
     return small, jnp.where(small, logits, 0.0), jnp.where(small, 2.0, jnp.abs(logits))
-
-
-def _log_sinhc_half(logits: jax.Array) -> jax.Array:
-    """log(sinh(l/2) / (l/2)) for |l| < 1."""
-    return jnp.square(logits) * _polynomial(jnp.square(logits), _LOG_SINHC)
 
 
 def _polynomial(x: jax.Array, coefficients: Sequence[float]) -> jax.Array:

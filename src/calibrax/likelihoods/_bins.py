@@ -1,7 +1,7 @@
-"""Log masses of the bins that levels own under a Gaussian or a logistic, without cancellation for any width.
+"""Log masses of the bins of levels under a Gaussian or a logistic, without cancellation for any width of a bin.
 
-Levels 0..L-1 stand for level / (L - 1) in [0, 1]. Level i owns everything within half a level of it; the first level
-also all below, the last all above, so that the masses sum to 1.
+Levels 0..L-1 stand for level / (L - 1) in [0, 1]. The bin of a level is everything within half a level of it; the
+first bin also holds all below, the last all above, so that the masses sum to 1.
 """
 
 import functools
@@ -14,15 +14,14 @@ import numpy as np
 from jax import lax
 from scipy.special import erfcx
 
-from calibrax.likelihoods._base import minus_abs
+from calibrax.likelihoods._residual import HALF_LOG_2PI, minus_abs
 
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-MAX_LOG_WIDTH = 38.0  # e^38 scales, squared and 255 levels away, are still a float32: beyond, a bin is as wide as that
-TAIL_CENTER = 3.0  # a tail of the Gaussian is a polynomial in (z - 3) / (z + 3): here the fit is best at low degrees
+MAX_LOG_WIDTH = 38.0  # (255·e^38)² is still a float32; a wider bin is treated as one of that width
+TAIL_CENTER = 3.0  # of the variable (z - 3) / (z + 3) of a tail's polynomial: the best fit at low degrees
 
 
 def side_of(level: jax.Array, levels: int) -> jax.Array:
-    """-1 for the first level, whose bin is open below, 1 for the last, open above, 0 between."""
+    """-1 for the first level, whose bin is open below; 1 for the last, whose bin is open above; else 0."""
     return jnp.where(level == 0, -1, jnp.where(level == levels - 1, 1, 0))
 
 
@@ -30,10 +29,12 @@ def side_of(level: jax.Array, levels: int) -> jax.Array:
 def log_normal_bin(error: jax.Array, log_width: jax.Array, side: jax.Array) -> jax.Array:
     """log of the mass of N(0, 1) between (error - 1/2)·w and (error + 1/2)·w, or beyond one of them.
 
+    Its derivatives are written by hand: automatic ones would differentiate the series and the tails term by term.
+
     Args:
       error: level minus mean, in levels.
       log_width: log w, the width of a bin in standard deviations; broadcasts against error.
-      side: as from `side_of`, same shape as error.
+      side: as from `side_of`, same shape as error; an open bin has all the mass on that side.
     """
     return _normal_bin(error, log_width, side)[0]
 
@@ -45,10 +46,14 @@ def _log_normal_bin_jvp(primals, tangents):
 
 
 def log_logistic_bin(error: jax.Array, log_width: jax.Array, side: jax.Array) -> jax.Array:
-    """The same for the standard logistic: log(σ(hi) - σ(lo)) = log σ(hi) + log σ(-lo) + log(1 - exp(lo - hi))."""
+    """The same for the standard logistic: log(σ(hi) - σ(lo)) = log σ(hi) + log σ(-lo) + log(1 - exp(lo - hi)).
+
+    The first two are -softplus(-hi) and -softplus(lo). softplus(a) = max(a, 0) + log(1 + e^-|a|), and the logarithms
+    of the two merge into one, of (1 + e)(1 + f) = 1 + e + f + e·f. Beyond an open end the softplus and the last term
+    are absent.
+    """
     width = jnp.exp(jnp.minimum(log_width, MAX_LOG_WIDTH))
     below, above = -(error + 0.5) * width, (error - 0.5) * width  # -hi and lo
-    # softplus(-hi) + softplus(lo), an open end's left out, with one logarithm for both.
     linear = jnp.where(side > 0, 0.0, jnp.maximum(below, 0.0)) + jnp.where(side < 0, 0.0, jnp.maximum(above, 0.0))
     exp_below = jnp.where(side > 0, 0.0, jnp.exp(minus_abs(below)))
     exp_above = jnp.where(side < 0, 0.0, jnp.exp(minus_abs(above)))
@@ -57,8 +62,8 @@ def log_logistic_bin(error: jax.Array, log_width: jax.Array, side: jax.Array) ->
 
 
 def _log_one_minus_exp(log_width: jax.Array, width: jax.Array) -> jax.Array:
-    """log(1 - exp(-w)), from log w where w is small and may have vanished."""
-    small = log_width < -7  # where the series leaves w⁴ / 2880, under 1e-15
+    """log(1 - exp(-w)); for a small w, which may have underflowed to 0, from log w."""
+    small = log_width < -7  # the series log w - w/2 + w²/24 - w⁴/2880 ...: what is left out is under 1e-15
     return jnp.where(small, log_width + width * (width / 24 - 0.5), jnp.log(-jnp.expm1(-jnp.where(small, 1.0, width))))
 
 
@@ -66,8 +71,8 @@ def expected_level(upper_tail: Callable[[jax.Array], jax.Array], like: jax.Array
     """E[level] / (L - 1) = sum_i P(level >= i) / (L - 1), exact, in memory that does not grow with L.
 
     Args:
-      upper_tail: boundary i - 1/2 in levels -> the probability above it, shaped and typed as `like`.
-      like: [...], what the result looks like.
+      upper_tail: boundary i - 1/2 in levels -> the probability above it, with the shape and dtype of `like`.
+      like: [...], an array with the shape and dtype of the result.
       levels: L.
     """
 
@@ -80,22 +85,25 @@ def expected_level(upper_tail: Callable[[jax.Array], jax.Array], like: jax.Array
 def _normal_bin(error, log_width, side) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The log mass, and its derivatives by error and by log_width.
 
-    By symmetry every bin is seen from its side of the mean, `distance` away: an inner bin lies between lo and hi, the
-    outer two beyond lo. Narrow bins take a power series; the rest are differences of tail probabilities that are far
-    apart. Each form gets arguments inside its own range, so that the one not taken stays finite.
+    By symmetry a bin can be mirrored to lie above the mean: an inner bin then lies between lo and hi, `distance` away,
+    and each of the outer two beyond lo. The mass of a narrow bin is φ(center)·width times a power series. That of any
+    other bin is a difference of two tail probabilities, which are far apart, so that nothing cancels. Each form gets
+    arguments inside its own range, which keeps the form that is not taken finite.
     """
     width = jnp.exp(jnp.minimum(log_width, MAX_LOG_WIDTH))
     outer = side != 0
     sign = jnp.where(outer, side, jnp.where(error < 0, -1, 1)).astype(error.dtype)
     distance = sign * error
     half = jnp.broadcast_to(0.5 * width, error.shape)
-    narrow = ~outer & (half * (distance * width + 1) < 1)
+    narrow = ~outer & (half * (distance * width + 1) < 1)  # where the series of `_bin_average` converges fast
 
     near = jnp.where(narrow, distance * width, 0.0)
     average, by_near, by_log_half = _bin_average(near, jnp.where(narrow, half, 0.5))
     lo, hi = (jnp.where(narrow, n, (distance + shift) * width) for n, shift in ((1.0, -0.5), (2.0, 0.5)))
     beyond, outside, at_lo, at_hi = _tail_difference(lo, hi, outer)
 
+    # A narrow bin: log(width·φ(near)·average). Another above the mean (lo > 0): log(exp(-lo²/2)·beyond). Around it:
+    # log(1 - outside).
     of_narrow = log_width - HALF_LOG_2PI - 0.5 * jnp.square(near)
     of_wide = jnp.where(lo > 0, -0.5 * jnp.square(lo), jnp.log1p(-outside))
     log_mass = jnp.where(narrow, of_narrow, of_wide) + jnp.log(jnp.where(narrow, average, beyond))
@@ -108,8 +116,11 @@ def _normal_bin(error, log_width, side) -> tuple[jax.Array, jax.Array, jax.Array
 def _bin_average(center, half) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The average of φ(t) / φ(center) over t within `half` of the centre, for half·(center + 1) < 1.
 
-    By the generating function of the Hermite polynomials it is sum_k half^2k He_2k(center) / (2k + 1)!. Also the
-    derivatives of its logarithm by the centre and by log half.
+    φ(center + u) / φ(center) = exp(-center·u - u²/2) = sum_n (-u)^n He_n(center) / n!, the generating function of the
+    Hermite polynomials. Averaged over |u| < half, odd powers vanish: sum_k half^2k He_2k(center) / (2k + 1)!.
+
+    Returns:
+      The average, and the derivatives of its logarithm by the centre and by log half.
     """
     num_terms = 6 if center.dtype == jnp.float32 else 10  # what is left out is under 1 / 13!, or 1 / 21!
     step, square = half * center, jnp.square(half)
@@ -128,14 +139,16 @@ def _bin_average(center, half) -> tuple[jax.Array, jax.Array, jax.Array]:
 def _tail_difference(lo, hi, outer) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """The mass between lo and hi, or beyond lo where `outer`, and the density at lo and at hi over that mass.
 
-    Beyond the mean, for lo > 0, the mass is given as a multiple of exp(-lo²/2), and `outside` is 0; around it as what
-    lies outside, and the multiple is 1.
+    Returns:
+      beyond: for lo > 0 the mass as a multiple of exp(-lo²/2), which may underflow; else 1.
+      outside: for lo <= 0 the mass outside of the bin, 1 minus that inside; else 0.
+      at_lo, at_hi: the densities over the mass.
     """
     above = lo > 0
     size = jnp.abs(lo)
     tail_lo, tail_hi = _scaled_tail(size), _scaled_tail(hi)
     fall = jnp.where(above, 0.5 * (lo - hi) * (lo + hi), -0.5 * jnp.square(hi))
-    fall = jnp.where(outer, 0.0, jnp.exp(jnp.where(outer, 0.0, fall)))  # of the density, from lo (or 0) to hi
+    fall = jnp.where(outer, 0.0, jnp.exp(jnp.where(outer, 0.0, fall)))  # the density at hi over that at lo (or at 0)
     density_lo = jnp.where(above, 1.0, jnp.exp(-0.5 * jnp.square(size)))
     beyond = jnp.where(above, 0.5 * (tail_lo - fall * tail_hi), 1.0)
     outside = jnp.where(above, 0.0, 0.5 * (density_lo * tail_lo + fall * tail_hi))
@@ -144,7 +157,7 @@ def _tail_difference(lo, hi, outer) -> tuple[jax.Array, jax.Array, jax.Array, ja
 
 
 def _scaled_tail(z: jax.Array) -> jax.Array:
-    """2·exp(z²/2)·P(Z > z) for z >= 0, which falls like 1/z: a Chebyshev series, to the dtype's precision."""
+    """2·exp(z²/2)·P(Z > z) for z >= 0, which falls like 1/z: a Chebyshev series, to the precision of the dtype."""
     coefficients = _tail_coefficients(10 if z.dtype == jnp.float32 else 32)
     q = jnp.clip((z - TAIL_CENTER) / (z + TAIL_CENTER), -1, 1)
     last, now = jnp.zeros_like(q), jnp.full_like(q, coefficients[-1])
@@ -155,7 +168,10 @@ def _scaled_tail(z: jax.Array) -> jax.Array:
 
 @functools.cache
 def _tail_coefficients(degree: int) -> tuple[float, ...]:
-    """Of (z + 1)·erfcx(z / sqrt 2) in Chebyshev polynomials of (z - 3) / (z + 3), fitted at Chebyshev's nodes."""
+    """Coefficients of (z + 1)·erfcx(z / sqrt 2) in Chebyshev polynomials of (z - 3) / (z + 3).
+
+    They are fitted at 400 Chebyshev nodes, once per degree.
+    """
     q = np.cos(np.pi * (np.arange(400) + 0.5) / 400)
     z = TAIL_CENTER * (1 + q) / (1 - q)
     return tuple(np.polynomial.chebyshev.chebfit(q, (z + 1) * erfcx(z / math.sqrt(2)), degree).tolist())

@@ -11,22 +11,22 @@ from calibrax.running_average import RunningAverage
 
 
 def calibrate(likelihood: Likelihood, params: PyTree, pairs: Iterable[tuple[PyTree, PyTree]]) -> PyTree:
-    """The likelihood's state from one pass over data, each example counting equally; under a mask, each observed value.
+    """The likelihood's state from one pass over data, in which each example (under a mask, each value) counts equally.
 
-    During training the running average mixes batches from before and after the fit improved; over the training set
-    with the final parameters there is nothing to mix. Sums are kept in float64 on the host.
+    The running average of training mixes batches from before and after the fit improved. This one is taken with the
+    final parameters alone. Sums are kept in float64 on the host.
 
     Args:
       likelihood: any likelihood.
       params: its trained params.
-      pairs: batches `(outputs, x)` as given to `nll`; sizes may differ.
+      pairs: batches `(outputs, x)` as given to `nll`; their sizes may differ.
 
     Returns:
-      A state to use with `train=False`; the initial state for a likelihood that averages nothing.
+      A state to use with `train=False`; the initial state if the likelihood averages nothing.
 
     Raises:
-      ValueError: if it is no `Likelihood`; if `pairs` is empty, holds something else than pairs, or examples whose
-        averages differ in shape.
+      ValueError: if `likelihood` is not a `Likelihood`; if `pairs` is empty, holds anything but pairs, or holds
+        examples whose averages differ in shape.
 
     Example:
       >>> state = calibrate(likelihood, params, ((decode(params, x), x) for x in batches))
@@ -34,18 +34,17 @@ def calibrate(likelihood: Likelihood, params: PyTree, pairs: Iterable[tuple[PyTr
     References:
       Section 4: "a running average of the variance over the training data is used".
     """
-
     check_likelihood("likelihood", likelihood)
 
     @jax.jit
     def one_batch(params, outputs, x):
         _, state = likelihood.init(jax.tree.map(lambda leaf: leaf.shape[1:], x))
         _, stats = likelihood.nll(params, state, outputs, x, train=True)
-        return likelihood.update(state, stats)  # of a fresh state: linear in this batch alone
+        return likelihood.update(state, stats)  # of a fresh state, so that it holds this batch alone
 
     total = None
     for pair in pairs:
-        if not (isinstance(pair, tuple | list) and len(pair) == 2):  # an array of two examples would unpack, too
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):  # an array of two examples would unpack too
             raise ValueError(f"pairs holds a {type(pair).__name__}; expected pairs (outputs, x)")
         outputs, x = pair
         state = one_batch(params, outputs, x)
@@ -61,7 +60,7 @@ def calibrate(likelihood: Likelihood, params: PyTree, pairs: Iterable[tuple[PyTr
 
 
 def _normalise(node: RunningAverage) -> RunningAverage:
-    """The same mean with weight 1, that of an average which has long converged; 0 where nothing was observed."""
+    """The same mean with weight 1, which a converged average has; 0 where nothing was observed."""
     seen = node.weight > 0
     mean = node.total / np.where(seen, node.weight, 1.0)
     return RunningAverage(jnp.asarray(mean, jnp.float32), jnp.asarray(seen, jnp.float32))

@@ -1,4 +1,4 @@
-"""Decoders over levels without an order: a soft-max for each sub-pixel, or a Bernoulli for each of its bits."""
+"""Decoders over levels without an order: a soft-max per sub-pixel, or a Bernoulli for each of its bits."""
 
 import jax
 import jax.numpy as jnp
@@ -6,19 +6,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Num
 
-from calibrax.likelihoods._base import (
-    Family,
-    Likelihood,
-    Mask,
-    Stats,
-    as_level,
-    compute_dtype,
-    from_family,
-    hide,
-    softplus,
-    sum_event,
-)
-from calibrax.likelihoods._checks import check_data, check_levels
+from calibrax.likelihoods._base import Family, Likelihood, apply_link, from_family
+from calibrax.likelihoods._checks import check_levels
+from calibrax.likelihoods._residual import Mask, Stats, level_data, softplus, sum_event, widen
 
 
 def categorical_nll(
@@ -26,12 +16,12 @@ def categorical_nll(
 ) -> tuple[Float[Array, " B"], Stats]:
     """Negative log probability of levels under a soft-max over L of them, summed over the event.
 
-    log sum_j exp(l_j - l_x), from the levels that x is not: nothing cancels where the fit is good, and beside the
-    logits and their gradient nothing of their size is made.
+    log sum_j exp(l_j - l_x), summed over the levels other than x's own, so that nothing cancels where the fit is good.
+    No temporary array is as large as the logits.
 
     Args:
-      x: [B, ..., C] uint8 levels, or floats in [0, 1] rounded to the nearest of the L levels, i / (L - 1); where
-        L is not 256, uint8 x / 255 is rounded likewise.
+      x: [B, ..., C] uint8 levels, or floats in [0, 1] rounded to the nearest of the L levels, i / (L - 1); if L is
+        not 256, uint8 x / 255 is rounded in the same way.
       logits: [B, ..., C, L].
       mask: True where x is observed, or None.
 
@@ -47,10 +37,10 @@ def categorical_nll(
     References:
       The "Categorical VAE" of Tables 2 and 5; van den Oord et al. 2016.
     """
-    logits = jnp.asarray(logits, compute_dtype(logits))
-    check_data(x, mask, logits.shape[:-1])
+    logits = widen(logits)
+    level = level_data(x, logits.shape[:-1], logits.shape[-1], mask)
     check_levels("the number of logits", logits.shape[-1])
-    return sum_event(cross_entropy(logits, as_level(hide(x, mask), logits.shape[-1])), mask), {}
+    return sum_event(cross_entropy(logits, level), mask), {}
 
 
 @jax.custom_vjp
@@ -60,9 +50,13 @@ def cross_entropy(logits: jax.Array, level: jax.Array) -> jax.Array:
 
 
 def _cross_entropy(logits, level):
-    """The value, and the logit of the level."""
+    """The value, and the logit of the level.
+
+    With m the largest logit and d = m - l_level, the value is d + log(sum_j exp(l_j - m)). If the level is the
+    likeliest, d is 0 and its own term of the sum is 1: log1p of the other terms keeps the digits of a good fit.
+    """
     picked = jnp.take_along_axis(logits, level[..., None], -1, mode="clip")[..., 0]
-    lead = jnp.max(logits, -1) - picked  # 0 where the level is the likeliest: log1p then keeps the digits of a good fit
+    lead = jnp.max(logits, -1) - picked
     others = jnp.exp(logits - (picked + lead)[..., None])
     others = jnp.sum(jnp.where(_is_level(logits, level), 0.0, others), -1)
     value = jnp.where(lead > 0, lead + jnp.log(jnp.where(lead > 0, others + jnp.exp(-lead), 1.0)), jnp.log1p(others))
@@ -98,7 +92,7 @@ def categorical(levels: int = 256) -> Likelihood:
       levels: L, at least 2.
 
     Returns:
-      A `Likelihood` with L outputs a channel, without params or state. `mean` is the expected level; `sample` draws
+      A `Likelihood` with L outputs per channel, without params or state. `mean` is the expected level; `sample` draws
       levels, as multiples of 1 / (L - 1).
 
     Raises:
@@ -114,12 +108,12 @@ def categorical(levels: int = 256) -> Likelihood:
         return (outputs.reshape(*outputs.shape[:-1], -1, levels),)
 
     def mean(logits):
-        wide = logits.astype(compute_dtype(logits))
-        return jax.nn.softmax(wide) @ jnp.asarray(values, wide.dtype)
+        prob = jax.nn.softmax(widen(logits))
+        return prob @ jnp.asarray(values, prob.dtype)
 
     def sample(key, logits):
-        dtype = compute_dtype(logits)
-        return jax.random.categorical(key, logits.astype(dtype)).astype(dtype) / (levels - 1)
+        wide = widen(logits)
+        return jax.random.categorical(key, wide).astype(wide.dtype) / (levels - 1)
 
     family = Family(categorical_nll, mean, sample, categorical_nll if levels == 256 else None)
     return from_family(family, split, outputs_per_channel=levels)
@@ -131,9 +125,9 @@ def bitwise_categorical_nll(
     """Negative log probability of levels under an independent Bernoulli for each of their N bits.
 
     Args:
-      x: [B, ..., C] uint8 levels, or floats in [0, 1] rounded to the nearest of 2^N levels; where N is not 8, uint8
-        x / 255 is rounded likewise.
-      logits: [B, ..., C, N], of a bit being 1, the most significant bit first.
+      x: [B, ..., C] uint8 levels, or floats in [0, 1] rounded to the nearest of 2^N levels; if N is not 8, uint8
+        x / 255 is rounded in the same way.
+      logits: [B, ..., C, N], the logit of each bit being 1, most significant bit first.
       mask: True where x is observed, or None.
 
     Returns:
@@ -145,11 +139,10 @@ def bitwise_categorical_nll(
     References:
       The "Bitwise-categorical VAE" of Table 2.
     """
-    logits = jnp.asarray(logits, compute_dtype(logits))
-    check_data(x, mask, logits.shape[:-1])
+    logits = widen(logits)
     bits = logits.shape[-1]
     check_levels("the number of logits", bits, low=1, high=24)
-    level = as_level(hide(x, mask), 2**bits)
+    level = level_data(x, logits.shape[:-1], 2**bits, mask)
     place = lax.broadcasted_iota(level.dtype, logits.shape, logits.ndim - 1)
     bit = (level[..., None] >> (bits - 1 - place)) & 1
     by_bit = softplus(jnp.where(bit == 1, -logits, logits))
@@ -159,13 +152,13 @@ def bitwise_categorical_nll(
 def bitwise_categorical(bits: int = 8) -> Likelihood:
     """An independent Bernoulli for each bit of each sub-pixel's level.
 
-    Channels of `outputs`: the N logits of channel 0, the most significant bit first, then those of channel 1, ...
+    Channels of `outputs`: the N logits of channel 0, most significant bit first, then those of channel 1, and so on.
 
     Args:
       bits: N, 1 to 24; there are 2^N levels.
 
     Returns:
-      A `Likelihood` with N outputs a channel, without params or state. `mean` is the expected level; `sample` draws
+      A `Likelihood` with N outputs per channel, without params or state. `mean` is the expected level; `sample` draws
       levels, as multiples of 1 / (2^N - 1).
 
     Raises:
@@ -184,12 +177,12 @@ def bitwise_categorical(bits: int = 8) -> Likelihood:
         return prob_or_bit @ jnp.asarray(values, prob_or_bit.dtype)
 
     def mean(logits):
-        return of_bits(jax.nn.sigmoid(logits.astype(compute_dtype(logits))))
+        return of_bits(apply_link("sigmoid", logits))
 
     def sample(key, logits):
-        prob = jax.nn.sigmoid(logits.astype(compute_dtype(logits)))
+        prob = apply_link("sigmoid", logits)
         drawn = of_bits(jax.random.bernoulli(key, prob).astype(prob.dtype))
-        return jnp.round(drawn * (2**bits - 1)) / (2**bits - 1)
+        return jnp.round(drawn * (2**bits - 1)) / (2**bits - 1)  # a sum of rounded bit values is no exact level
 
     family = Family(bitwise_categorical_nll, mean, sample, bitwise_categorical_nll if bits == 8 else None)
     return from_family(family, split, outputs_per_channel=bits)

@@ -1,9 +1,12 @@
-"""Checks of arguments, settings at construction and shapes at trace time; one line, `name is value; expected ...`."""
+"""Checks of settings at construction and of shapes at trace time. Each raises a one-line `ValueError`.
+
+The message has the form `name is value; expected ...`.
+"""
 
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +14,12 @@ import numpy as np
 
 
 def shown(value: Any) -> str:
-    """`repr` on one line, which that of an array is not."""
+    """`repr(value)` on one line; the `repr` of an array may have several."""
     return " ".join(repr(value).split())
+
+
+def is_integer(number: Any) -> TypeGuard[int]:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
 
 
 def check_link(link: str) -> None:
@@ -25,9 +32,9 @@ def check_link(link: str) -> None:
 def check_number(
     name: str, number: Any, *, low: float = -math.inf, high: float = math.inf, closed: bool = False
 ) -> None:
-    """A finite real number strictly between the bounds (`closed`: or equal to the lower)."""
+    """Accept a finite real number strictly between the bounds; with `closed`, the lower bound itself too."""
     kind = isinstance(number, int | float | np.floating | np.integer) and not isinstance(number, bool)
-    inside = kind and abs(number) <= sys.float_info.max  # false of NaN, and of integers that are no float
+    inside = kind and abs(number) <= sys.float_info.max  # false for NaN and for integers too large for a float
     inside = inside and (low <= number if closed else low < number) and number < high
     if not inside:
         bounds = f"{'[' if closed else '('}{low}, {high})"
@@ -35,50 +42,48 @@ def check_number(
 
 
 def check_levels(name: str, number: Any, *, low: int = 2, high: int = 2**24) -> None:
-    """An integer from low to high; more than 2^24 levels float32 cannot tell apart."""
-    whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
-    if not (whole and low <= number <= high):
+    """Accept an integer from low to high; float32 cannot tell more than 2^24 levels apart."""
+    if not (is_integer(number) and low <= number <= high):
         raise ValueError(f"{name} is {shown(number)}; expected an integer from {low} to {high}")
 
 
 def check_event_shape(event_shape: Any) -> tuple[int, ...]:
     """`event_shape` as a tuple of positive ints."""
     good = isinstance(event_shape, Sequence) and not isinstance(event_shape, str) and len(event_shape) > 0
-    good = good and all(isinstance(n, int | np.integer) and n > 0 for n in event_shape)
+    good = good and all(is_integer(n) and n > 0 for n in event_shape)
     if not good:
         raise ValueError(f"event_shape is {shown(event_shape)}; expected a tuple of positive ints such as (28, 28, 3)")
     return tuple(int(n) for n in event_shape)
 
 
 def check_shape(name: str, array: jax.typing.ArrayLike, expected: Sequence[int]) -> None:
-    shape = jnp.shape(array)
-    if shape != tuple(expected):
-        raise ValueError(f"{name} has shape {shape}; expected {tuple(expected)}")
+    if jnp.shape(array) != tuple(expected):
+        raise ValueError(f"{name} has shape {jnp.shape(array)}; expected {tuple(expected)}")
 
 
 def check_data(x: jax.typing.ArrayLike, mask: Any, shape: Sequence[int]) -> None:
-    """Data and mask of the given shape, at least one value."""
+    """Accept data of this shape with at least one value, and a boolean mask of x's shape or with a last axis of 1."""
+    shape = tuple(shape)
     check_shape("x", x, shape)
-    if 0 in tuple(shape):
-        raise ValueError(f"x has shape {tuple(shape)}; expected at least one value")
-    check_mask(mask, shape)
-
-
-def check_mask(mask: Any, shape: Sequence[int]) -> None:
-    """A boolean mask of the data's shape, or with a last axis of 1 for whole positions; None for none."""
+    if 0 in shape:
+        raise ValueError(f"x has shape {shape}; expected at least one value")
     if mask is None:
         return
     dtype = jnp.asarray(mask).dtype
     if dtype != jnp.bool_:
         raise ValueError(f"mask has dtype {dtype}; expected bool, True where x is observed")
-    if jnp.shape(mask) not in (tuple(shape), (*shape[:-1], 1)):
-        raise ValueError(f"mask has shape {jnp.shape(mask)}; expected {tuple(shape)} or {(*shape[:-1], 1)}")
+    if jnp.shape(mask) not in (shape, (*shape[:-1], 1)):
+        raise ValueError(f"mask has shape {jnp.shape(mask)}; expected {shape} or {(*shape[:-1], 1)}")
 
 
 def data_shape(
     outputs: jax.typing.ArrayLike, outputs_per_channel: int, outputs_per_position: int = 0, axes: int = 2
 ) -> tuple[int, ...]:
-    """The shape x must have for these outputs; raises where the last axis does not divide into channels."""
+    """The shape that x must have for these outputs.
+
+    Raises:
+      ValueError: if the outputs have fewer than `axes` axes, are complex, or do not divide into channels.
+    """
     shape = jnp.shape(outputs)
     if len(shape) < axes:
         raise ValueError(f"outputs has shape {shape}; expected [B, ..., channels]")
@@ -92,7 +97,7 @@ def data_shape(
 
 
 def broadcast_parameter(name: str, parameter: jax.typing.ArrayLike, shape: Sequence[int], dtype: Any) -> jax.Array:
-    """A scale as an array of the rank of `shape`, checked to broadcast to it and not beyond."""
+    """The parameter as an array of the rank of `shape`; it must broadcast to `shape` and not beyond it."""
     parameter = jnp.asarray(parameter, dtype)
     shape = tuple(shape)
     try:
@@ -105,7 +110,7 @@ def broadcast_parameter(name: str, parameter: jax.typing.ArrayLike, shape: Seque
 
 
 def entry(name: str, tree: Any, key: str) -> Any:
-    """`tree[key]` of the params, state or stats of a likelihood."""
+    """`tree[key]`, where `tree` is the params, the state or the stats of a likelihood."""
     if not isinstance(tree, Mapping):
         raise ValueError(f"{name} is a {type(tree).__name__}; expected a dict with {key!r}")
     if key not in tree:

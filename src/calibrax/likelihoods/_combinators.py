@@ -1,4 +1,4 @@
-"""Likelihoods made of likelihoods: several modalities, hidden positions, a weight."""
+"""Likelihoods made of other likelihoods: several modalities, hidden positions, a weight."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from calibrax.likelihoods._base import Likelihood, Mask, check_likelihood
+from calibrax.likelihoods._base import Likelihood, check_likelihood
 from calibrax.likelihoods._checks import check_number
 
 
@@ -14,17 +14,17 @@ def joint(likelihoods: Mapping[str, Likelihood]) -> Likelihood:
     """Several modalities, independent given the latent: the nlls add up, with no weights between them.
 
     `outputs`, `x`, `params`, `state`, the event shapes given to `init` and the channels given to `output_channels` are
-    dicts with the keys of `likelihoods`. The stats of each get its key before them: `image/mse`.
+    dicts with the keys of `likelihoods`. The stats of each part carry its key: `image/mse`.
 
     Args:
       likelihoods: at least one, by name; names have no slash.
 
     Returns:
-      A `Likelihood` of dicts. It has a `discretized_nll` where all of its parts do.
+      A `Likelihood` of dicts. It has a `discretized_nll` if all of its parts have one.
 
     Raises:
-      ValueError: if there is none, one is no `Likelihood`, or a name is not a string without a slash; and at trace
-        time if keys are missing or unknown, or the batches differ.
+      ValueError: if there are none, one is not a `Likelihood`, or a name is not a string without a slash; at trace
+        time, if keys are missing or unknown, or the batches differ in size.
 
     Example:
       >>> likelihood = joint({"image": optimal_sigma(), "state": optimal_sigma(link="identity")})
@@ -37,79 +37,75 @@ def joint(likelihoods: Mapping[str, Likelihood]) -> Likelihood:
     for name, part in parts.items():
         check_likelihood(f"likelihoods[{name!r}]", part)
 
-    def init(event_shape):
-        _check_keys("event_shape", event_shape, parts)
-        pairs = {name: part.init(event_shape[name]) for name, part in parts.items()}
-        return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
-
-    def arguments(params, state, outputs):
-        for label, tree in (("params", params), ("state", state), ("outputs", outputs)):
+    def by_part(**trees):
+        """For each part its name, the part, and its entries of these trees, whose keys are checked."""
+        for label, tree in trees.items():
             _check_keys(label, tree, parts)
-        return {name: (params[name], state[name], outputs[name]) for name in parts}
+        return [(name, part, [tree[name] for tree in trees.values()]) for name, part in parts.items()]
 
-    def by_part(params, state, outputs, x, mask):
-        """(name, part, its arguments with x, its mask) of each part."""
-        _check_keys("x", x, parts)
-        if mask is not None:
-            _check_keys("mask", mask, parts)
-        args = arguments(params, state, outputs)
-        return [(name, part, (*args[name], x[name]), mask and mask[name]) for name, part in parts.items()]
+    def by_part_with_x(params, state, outputs, x, mask):
+        """The same, and the keyword for the part's mask; a likelihood from elsewhere need not know it."""
+        args = by_part(params=params, state=state, outputs=outputs, x=x)
+        if mask is None:
+            return [(*part, {}) for part in args]
+        _check_keys("mask", mask, parts)
+        return [(name, part, values, {"mask": mask[name]}) for name, part, values in args]
+
+    def init(event_shape):
+        pairs = {name: part.init(*shape) for name, part, shape in by_part(event_shape=event_shape)}
+        return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
 
     def nll(params, state, outputs, x, train=True, axis_name=None, mask=None):
         losses, stats = {}, {}
-        for name, part, args, part_mask in by_part(params, state, outputs, x, mask):
-            losses[name], part_stats = part.nll(*args, train=train, axis_name=axis_name, **_given(part_mask))
+        for name, part, args, given in by_part_with_x(params, state, outputs, x, mask):
+            losses[name], part_stats = part.nll(*args, train=train, axis_name=axis_name, **given)
             stats |= {f"{name}/{stat}": value for stat, value in part_stats.items()}
         return _sum_of(losses), stats
 
     def discretized_nll(params, state, outputs, x, mask=None):
-        return _sum_of(
-            {
-                name: part.discretized_nll(*args, **_given(part_mask))
-                for name, part, args, part_mask in by_part(params, state, outputs, x, mask)
-                if part.discretized_nll is not None
-            }
-        )
+        losses = {}
+        for name, part, args, given in by_part_with_x(params, state, outputs, x, mask):
+            assert part.discretized_nll is not None
+            losses[name] = part.discretized_nll(*args, **given)
+        return _sum_of(losses)
 
     def update(state, stats):
-        _check_keys("state", state, parts)
-        own = {
-            name: {stat.removeprefix(f"{name}/"): value for stat, value in stats.items() if stat.startswith(f"{name}/")}
-            for name in parts
-        }
-        return {name: part.update(state[name], own[name]) for name, part in parts.items()}
+        def own(name):
+            return {stat.removeprefix(f"{name}/"): stats[stat] for stat in stats if stat.startswith(f"{name}/")}
+
+        return {name: part.update(part_state, own(name)) for name, part, (part_state,) in by_part(state=state)}
 
     def sample(key, params, state, outputs):
-        args, keys = arguments(params, state, outputs), jax.random.split(key, len(parts))
-        return {name: part.sample(keys[i], *args[name]) for i, (name, part) in enumerate(parts.items())}
+        args = by_part(params=params, state=state, outputs=outputs)
+        keys = jax.random.split(key, len(parts))
+        return {name: part.sample(keys[i], *values) for i, (name, part, values) in enumerate(args)}
 
     def mean(params, state, outputs):
-        args = arguments(params, state, outputs)
-        return {name: part.mean(*args[name]) for name, part in parts.items()}
+        args = by_part(params=params, state=state, outputs=outputs)
+        return {name: part.mean(*values) for name, part, values in args}
 
     def output_channels(channels: Any) -> Any:
-        _check_keys("channels", channels, parts)
-        return {name: part.output_channels(channels[name]) for name, part in parts.items()}
+        return {name: part.output_channels(*number) for name, part, number in by_part(channels=channels)}
 
     all_discrete = all(part.discretized_nll is not None for part in parts.values())
     return Likelihood(init, nll, update, mean, sample, output_channels, discretized_nll if all_discrete else None)
 
 
 def masked(likelihood: Likelihood) -> Likelihood:
-    """The same decoder for data of which parts are hidden: `x` becomes `(x, mask)`, mask True where observed.
+    """The same decoder for data with hidden parts: `x` becomes `(x, mask)`, with the mask True where x is observed.
 
     Hidden positions count in neither the nll nor the stats nor a computed variance, and what stands there, NaN
-    included, never matters. The mask has x's shape, or a last axis of 1 to hide whole positions; of a `joint`, it is a
-    dict as x is. An example of which nothing is observed has an nll of 0.
+    included, never matters. The mask has x's shape, or a last axis of 1 to hide whole positions; for a `joint`, it is a
+    dict like x. An example with nothing observed has an nll of 0.
 
     Args:
-      likelihood: any of this package's, combinators included; another's must take `mask` as `nll`'s keyword.
+      likelihood: any of this package, combinators included; one from elsewhere must take `mask` as a keyword of `nll`.
 
     Returns:
-      A `Likelihood` of pairs. `init` takes the event shape of x alone or of the pair; `mean` and `sample` give x.
+      A `Likelihood` of pairs. `init` takes the event shape of x alone or of the pair; `mean` and `sample` return x.
 
     Raises:
-      ValueError: if it is no `Likelihood`; and at trace time if x is no pair, or the mask has another dtype or shape.
+      ValueError: if it is not a `Likelihood`; at trace time, if x is not a pair, or the mask's dtype or shape is wrong.
     """
     check_likelihood("likelihood", likelihood)
 
@@ -132,17 +128,17 @@ def masked(likelihood: Likelihood) -> Likelihood:
 
 
 def tempered(likelihood: Likelihood, weight: float | jax.Array) -> Likelihood:
-    """The nll multiplied by a weight, for those who do want a β: weight 1/β on the nll is β on the KL.
+    """The nll multiplied by a weight, for those who do want a β: a weight of 1/β on the nll acts as β on the KL.
 
-    Everything else, `discretized_nll` and so bits per dimension included, stays that of the untempered distribution.
+    Everything else, `discretized_nll` and with it bits per dimension, stays that of the untempered distribution.
 
     Args:
       likelihood: any.
-      weight: a positive number, or a scalar array (for a schedule), which is not checked.
+      weight: a positive number, or a scalar array (for a schedule), whose value is not checked.
 
     Raises:
-      ValueError: if it is no `Likelihood`, or the weight is a number that is not positive and finite, or an array with
-        axes.
+      ValueError: if `likelihood` is not a `Likelihood`, or the weight is a number that is not positive and finite, or
+        an array with axes.
     """
     check_likelihood("likelihood", likelihood)
     if jnp.ndim(weight) != 0:
@@ -158,7 +154,7 @@ def tempered(likelihood: Likelihood, weight: float | jax.Array) -> Likelihood:
 
 
 def _split_pair(x: Any, outer: Any) -> tuple[Any, Any]:
-    """x, and where it is observed by its own mask and by that of an enclosing `masked`."""
+    """x and its mask, combined with the mask of an enclosing `masked` if there is one."""
     if not (isinstance(x, tuple) and len(x) == 2):
         raise ValueError(f"x is a {type(x).__name__}; expected a pair (x, mask) with mask True where x is observed")
     x, mask = x
@@ -171,21 +167,13 @@ def _split_pair(x: Any, outer: Any) -> tuple[Any, Any]:
         raise ValueError(f"masks have shapes {shapes[0]} and {shapes[1]}; expected x's in each `masked`") from error
 
 
-def _given(mask: Mask) -> dict[str, Any]:
-    """The keyword, where there is a mask: a likelihood of somebody else's need not know it."""
-    return {} if mask is None else {"mask": mask}
-
-
 def _sum_of(losses: dict[str, jax.Array]) -> jax.Array:
-    """The sum over modalities of nlls [B], each with the same batch."""
+    """The sum over modalities of nlls [B], which must have the same B."""
     shapes = {name: loss.shape for name, loss in losses.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"x has batches {shapes}; expected the same number of examples in each")
     wide = jnp.result_type(*losses.values())
-    total = 0
-    for loss in losses.values():
-        total += loss.astype(wide)
-    return jnp.asarray(total)
+    return jnp.asarray(sum(loss.astype(wide) for loss in losses.values()))
 
 
 def _check_keys(name: str, tree: Any, parts: Mapping[str, Likelihood]) -> None:

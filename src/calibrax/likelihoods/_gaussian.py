@@ -10,22 +10,24 @@ from calibrax.likelihoods._base import (
     Family,
     Likelihood,
     Link,
+    apply_link,
+    from_family,
+    scaled,
+    shared_scale,
+    soft_clip,
+)
+from calibrax.likelihoods._checks import check_link, check_number
+from calibrax.likelihoods._discretized import discretized_gaussian_nll
+from calibrax.likelihoods._residual import (
+    HALF_LOG_2PI,
     Mask,
     Stats,
-    apply_link,
-    as_unit,
-    compute_dtype,
     floor_scale,
-    from_family,
-    hide,
     mean_observed,
-    soft_clip,
+    residual,
     sum_event_and_constant,
+    widen,
 )
-from calibrax.likelihoods._checks import broadcast_parameter, check_data, check_link, check_number, data_shape, entry
-from calibrax.likelihoods._discretized import discretized_gaussian_nll
-
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def gaussian_nll(
@@ -33,7 +35,7 @@ def gaussian_nll(
 ) -> tuple[Float[Array, " B"], Stats]:
     """Negative log density of N(x; mean, σ²), with the full constant.
 
-    Sums ((x - mean) / σ)² / 2 + log σ + log(2π) / 2 over the event.
+    The sum of ((x - mean) / σ)² / 2 + log σ + log(2π) / 2 over the event.
 
     Args:
       x: [B, ...] float data, or uint8 read as x / 255.
@@ -53,11 +55,8 @@ def gaussian_nll(
     References:
       Equations (2) and (3).
     """
-    dtype = compute_dtype(x, mean, log_sigma)
-    mean = jnp.asarray(mean, dtype)
-    check_data(x, mask, mean.shape)
-    log_sigma = floor_scale(broadcast_parameter("log_sigma", log_sigma, mean.shape, dtype))
-    error = as_unit(hide(x, mask), dtype) - mean
+    error, log_sigma = residual(x, mean, mask, log_sigma=log_sigma)
+    log_sigma = floor_scale(log_sigma)
     nll = sum_event_and_constant(0.5 * jnp.square(error * jnp.exp(-log_sigma)), log_sigma + HALF_LOG_2PI, mask)
     return nll, {"mse": mean_observed(jnp.square(error), mask), "log_sigma": jnp.mean(log_sigma)}
 
@@ -70,7 +69,7 @@ def gaussian(sigma: float = 1.0, *, link: Link = "sigmoid") -> Likelihood:
       link: `"sigmoid"` for data in [0, 1], `"identity"` for data without a range.
 
     Returns:
-      A `Likelihood` with one output a channel, without params or state.
+      A `Likelihood` with one output per channel, without params or state.
 
     Raises:
       ValueError: if sigma is not positive or the link is unknown.
@@ -82,13 +81,13 @@ def gaussian(sigma: float = 1.0, *, link: Link = "sigmoid") -> Likelihood:
 
 
 def beta_gaussian(beta: float, *, link: Link = "sigmoid") -> Likelihood:
-    """The β-VAE as a likelihood: a Gaussian of constant variance σ² = β/2, weight 1 on the KL.
+    """The β-VAE as a likelihood: a Gaussian of constant variance σ² = β/2, with weight 1 on the KL.
 
-    The objective SSE + β·KL of the paper's tables, divided by β, with the constant that makes it a bound.
+    This is the objective SSE + β·KL of the paper's tables, divided by β, plus the constant that makes it a bound.
 
     Args:
       beta: the weight that the KL would have had, positive.
-      link: as in `gaussian`.
+      link: as for `gaussian`.
 
     Raises:
       ValueError: if beta is not positive or the link is unknown.
@@ -103,7 +102,7 @@ def beta_gaussian(beta: float, *, link: Link = "sigmoid") -> Likelihood:
 def shared_sigma(*, link: Link = "sigmoid") -> Likelihood:
     """A Gaussian with one standard deviation for everything, learned by gradient descent.
 
-    `params` is `{"log_sigma": []}`, initially 0. Not clipped: section 3.1 finds that unnecessary here.
+    `params` is `{"log_sigma": []}`, initially 0. It is not clipped: section 3.1 finds that unnecessary here.
 
     Raises:
       ValueError: if the link is unknown.
@@ -111,28 +110,23 @@ def shared_sigma(*, link: Link = "sigmoid") -> Likelihood:
     References:
       Equations (2) and (3), "Shared σ-VAE".
     """
-    check_link(link)
-    return from_family(
-        gaussian_family(link),
-        lambda params, state, outputs: (apply_link(link, outputs), entry("params", params, "log_sigma")),
-        init_params=lambda: {"log_sigma": jnp.zeros((), jnp.float32)},
-    )
+    return shared_scale(gaussian_family(link), "log_sigma", link)
 
 
 def pixel_sigma(
     min_log_sigma: float = -6.0, max_log_sigma: float | None = None, *, link: Link = "sigmoid"
 ) -> Likelihood:
-    """A Gaussian whose network emits a log standard deviation for each sub-pixel beside the mean.
+    """A Gaussian whose network emits a mean and a log standard deviation for each sub-pixel.
 
     Channels of `outputs`: C means, then C log standard deviations, soft-clipped.
 
     Args:
-      min_log_sigma: lower bound; -6 is section 3.1's.
-      max_log_sigma: upper bound, or None for none.
-      link: as in `gaussian`, for the means.
+      min_log_sigma: lower bound; section 3.1 has -6.
+      max_log_sigma: upper bound, or None.
+      link: as for `gaussian`, applied to the means.
 
     Returns:
-      A `Likelihood` with two outputs a channel, without params or state.
+      A `Likelihood` with two outputs per channel, without params or state.
 
     Raises:
       ValueError: if the bounds cross or the link is unknown.
@@ -146,24 +140,17 @@ def pixel_sigma(
         check_number("max_log_sigma", max_log_sigma, low=min_log_sigma)
 
     def split(params, state, outputs):
-        channels = data_shape(outputs, 2)[-1]
-        raw = outputs[..., channels:]
-        log_sigma = soft_clip(raw.astype(compute_dtype(raw)), min_log_sigma, max_log_sigma)
-        return apply_link(link, outputs[..., :channels]), log_sigma
+        mean, log_sigma = jnp.split(widen(outputs), 2, axis=-1)
+        return apply_link(link, mean), soft_clip(log_sigma, min_log_sigma, max_log_sigma)
 
     return from_family(gaussian_family(link), split, outputs_per_channel=2)
 
 
 def gaussian_family(link: Link) -> Family:
-    """N(mean, σ²) with parameters mean and log_sigma; over levels too where the data has a range."""
-
-    def sample(key, mean, log_sigma):
-        log_sigma = broadcast_parameter("log_sigma", log_sigma, mean.shape, mean.dtype)
-        return mean + jnp.exp(log_sigma) * jax.random.normal(key, mean.shape, mean.dtype)
-
+    """N(mean, σ²) with parameters mean and log_sigma; it has a mass per level if the data has a range."""
     return Family(
         nll=gaussian_nll,
         mean=lambda mean, log_sigma: mean,
-        sample=sample,
+        sample=scaled(jax.random.normal),
         discretized_nll=discretized_gaussian_nll if link == "sigmoid" else None,
     )

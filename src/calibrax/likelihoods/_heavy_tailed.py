@@ -10,26 +10,29 @@ from calibrax.likelihoods._base import (
     Family,
     Likelihood,
     Link,
+    apply_link,
+    from_family,
+    scaled,
+    shared_scale,
+    soft_clip,
+)
+from calibrax.likelihoods._checks import check_link, check_number
+from calibrax.likelihoods._residual import (
+    HALF_LOG_2PI,
     Mask,
     Stats,
-    apply_link,
-    as_unit,
-    compute_dtype,
     floor_scale,
-    from_family,
-    hide,
     mean_observed,
     minus_abs,
-    soft_clip,
+    residual,
     softplus,
     sum_event,
     sum_event_and_constant,
+    widen,
 )
-from calibrax.likelihoods._checks import broadcast_parameter, check_data, check_link, check_number, data_shape, entry
 
 MIN_LOG_SCALE = -6.0  # section 3.1's floor of log σ
-MIN_DF = 1.0  # of an emitted df: the mean exists above it
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+MIN_DF = 1.0  # of an emitted df: above it the mean exists
 FAR = 1e4  # beyond this many scales log1p(z²) is 2·log z to float32, and z² may overflow
 
 
@@ -41,14 +44,16 @@ def student_t_nll(
     *,
     mask: Mask = None,
 ) -> tuple[Float[Array, " B"], Stats]:
-    """Negative log density of Student's t with location `mean`, a scale, and degrees of freedom ν.
+    """Negative log density of Student's t with location `mean`, a scale s, and degrees of freedom ν.
 
-    Sums (ν + 1)/2·log(1 + z²/ν) + log s + log(πν)/2 - log Γ((ν + 1)/2) + log Γ(ν/2) over the event, z = (x - mean) / s.
+    The sum of (ν + 1)/2·log(1 + z²/ν) + log s + log(πν)/2 - log Γ((ν + 1)/2) + log Γ(ν/2) over the event, where
+    z = (x - mean) / s.
 
     Args:
       x: [B, ...] float data, or uint8 read as x / 255.
-      mean: [B, ...], same shape: the location, which is the mean where ν > 1.
-      log_scale: log of the scale s, broadcasts against `mean`; s is the standard deviation only as ν grows.
+      mean: [B, ...], same shape: the location, which is the mean if ν > 1.
+      log_scale: log of the scale s, broadcasts against `mean`; s is the standard deviation only in the limit of
+        large ν.
       df: ν > 0, broadcasts against `mean`.
       mask: True where x is observed, or None.
 
@@ -66,13 +71,11 @@ def student_t_nll(
     """
     if isinstance(df, int | float):
         check_number("df", df, low=0)
-    dtype = compute_dtype(x, mean, log_scale, df)
-    mean = jnp.asarray(mean, dtype)
-    check_data(x, mask, mean.shape)
-    log_scale = floor_scale(broadcast_parameter("log_scale", log_scale, mean.shape, dtype))
-    df = broadcast_parameter("df", df, mean.shape, dtype)
-    error = as_unit(hide(x, mask), dtype) - mean
-    size = jnp.abs(error) * jnp.exp(-log_scale) / jnp.sqrt(df)
+    error, log_scale, df = residual(x, mean, mask, log_scale=log_scale, df=df)
+    log_scale = floor_scale(log_scale)
+    # z² overflows long before its logarithm matters, so far out the tail is 2·log|z|. Each branch gets an argument
+    # inside its own range, which keeps the gradient of the branch that is not taken finite.
+    size = jnp.abs(error) * jnp.exp(-log_scale) / jnp.sqrt(df)  # |z| / √ν
     far = size > FAR
     near_log = jnp.log1p(jnp.square(jnp.where(far, 0.0, size)))
     tail = jnp.where(far, 2 * jnp.log(jnp.where(far, size, 1.0)), near_log)
@@ -82,22 +85,22 @@ def student_t_nll(
 
 
 def student_t(df: float | None = None, *, link: Link = "sigmoid", min_log_scale: float = MIN_LOG_SCALE) -> Likelihood:
-    """A Student-t whose network emits location and scale for each sub-pixel, and the degrees of freedom too.
+    """A Student-t whose network emits location and scale for each sub-pixel, and the degrees of freedom unless given.
 
-    Channels of `outputs`: C locations, C log scales, soft-clipped from below, and where df is None C reals r with
+    Channels of `outputs`: C locations, C log scales, soft-clipped from below, and if df is None C reals r with
     ν = 1 + softplus(r), so that the mean exists.
 
     Args:
-      df: degrees of freedom, the same everywhere; None for the network's.
-      link: `"sigmoid"` for data in [0, 1], `"identity"` for data without a range; of the location.
+      df: degrees of freedom, the same everywhere; None to let the network emit them.
+      link: `"sigmoid"` for data in [0, 1], `"identity"` for data without a range; applied to the location.
       min_log_scale: lower bound of the log scale.
 
     Returns:
-      A `Likelihood` with three outputs a channel, two where df is given, without params or state. Where df <= 1 the
+      A `Likelihood` with three outputs per channel, two if df is given, without params or state. If df <= 1 the
       distribution has no mean, and `mean` is its location. `sample` may leave [0, 1].
 
     Raises:
-      ValueError: if df is not positive, the bound not a number, or the link unknown.
+      ValueError: if df is not positive, the bound is not a number, or the link is unknown.
 
     References:
       Takahashi et al. 2018, which emits all three; the "Student-t VAE" of Table 2.
@@ -109,11 +112,10 @@ def student_t(df: float | None = None, *, link: Link = "sigmoid", min_log_scale:
     outputs_per_channel = 3 if df is None else 2
 
     def split(params, state, outputs):
-        channels = data_shape(outputs, outputs_per_channel)[-1]
-        wide = outputs.astype(compute_dtype(outputs))
-        log_scale = soft_clip(wide[..., channels : 2 * channels], min_log_scale)
-        emitted = MIN_DF + softplus(wide[..., 2 * channels :]) if df is None else jnp.asarray(df, wide.dtype)
-        return apply_link(link, outputs[..., :channels]), log_scale, emitted
+        wide = widen(outputs)
+        location, log_scale, *raw = jnp.split(wide, outputs_per_channel, axis=-1)
+        freedom = MIN_DF + softplus(raw[0]) if df is None else jnp.asarray(df, wide.dtype)
+        return apply_link(link, location), soft_clip(log_scale, min_log_scale), freedom
 
     def sample(key, location, log_scale, freedom):
         freedom = jnp.broadcast_to(freedom, location.shape)
@@ -126,7 +128,7 @@ def student_t(df: float | None = None, *, link: Link = "sigmoid", min_log_scale:
 def laplace_nll(
     x: Num[Array, "B ..."], mean: Float[Array, "B ..."], log_scale: jax.typing.ArrayLike, *, mask: Mask = None
 ) -> tuple[Float[Array, " B"], Stats]:
-    """Negative log density of a Laplace distribution, |x - mean| / s + log(2s), summed over the event.
+    """Negative log density of a Laplace distribution: the sum of |x - mean| / s + log(2s) over the event.
 
     Args:
       x: [B, ...] float data, or uint8 read as x / 255.
@@ -140,14 +142,14 @@ def laplace_nll(
     Raises:
       ValueError: if shapes do not match or x is neither uint8 nor float.
     """
-    dtype = compute_dtype(x, mean, log_scale)
-    mean = jnp.asarray(mean, dtype)
-    check_data(x, mask, mean.shape)
-    log_scale = floor_scale(broadcast_parameter("log_scale", log_scale, mean.shape, dtype))
-    error = as_unit(hide(x, mask), dtype) - mean
+    error, log_scale = residual(x, mean, mask, log_scale=log_scale)
+    log_scale = floor_scale(log_scale)
     nll = sum_event_and_constant(-minus_abs(error) * jnp.exp(-log_scale), log_scale + math.log(2), mask)
     mae, mse = mean_observed(jnp.abs(error), mask), mean_observed(jnp.square(error), mask)
     return nll, {"mae": mae, "mse": mse, "log_scale": jnp.mean(log_scale)}
+
+
+LAPLACE = Family(laplace_nll, lambda mean, log_scale: mean, scaled(jax.random.laplace))
 
 
 def laplace(*, link: Link = "sigmoid") -> Likelihood:
@@ -159,31 +161,20 @@ def laplace(*, link: Link = "sigmoid") -> Likelihood:
       link: `"sigmoid"` for data in [0, 1], `"identity"` for data without a range.
 
     Returns:
-      A `Likelihood` with one output a channel, its mean, without state. `sample` may leave [0, 1].
+      A `Likelihood` with one output per channel, its mean, without state. `sample` may leave [0, 1].
 
     Raises:
       ValueError: if the link is unknown.
     """
-    check_link(link)
-    return from_family(
-        LAPLACE,
-        lambda params, state, outputs: (apply_link(link, outputs), entry("params", params, "log_scale")),
-        init_params=lambda: {"log_scale": jnp.zeros((), jnp.float32)},
-    )
-
-
-def _sample_laplace(key, mean, log_scale):
-    log_scale = broadcast_parameter("log_scale", log_scale, mean.shape, mean.dtype)
-    return mean + jnp.exp(log_scale) * jax.random.laplace(key, mean.shape, mean.dtype)
-
-
-LAPLACE = Family(laplace_nll, lambda mean, log_scale: mean, _sample_laplace)
+    return shared_scale(LAPLACE, "log_scale", link)
 
 
 def _log_normaliser(df: jax.Array) -> jax.Array:
-    """log(πν)/2 - log Γ((ν + 1)/2) + log Γ(ν/2), tending to log(2π)/2, without a difference of large logarithms.
+    """log(πν)/2 - log Γ((ν + 1)/2) + log Γ(ν/2), which tends to log(2π)/2.
 
-    Γ(w + 1/2) / Γ(w) at w = ν/2 is taken at w + 4 by its asymptotic series, and brought back by the recurrence of Γ:
+    The difference of the two logarithms of Γ would cancel for large ν. Their ratio Γ(w + 1/2) / Γ(w), w = ν/2, is
+    √w·exp(-1/(8w) + 1/(192w³) - ...) by its asymptotic series, which is accurate from w = 4 on. So the series is taken
+    at w + 4 and brought back by the recurrence Γ(w + 1) = w·Γ(w):
     Γ(w + 1/2) / Γ(w) = Γ(w + 9/2) / Γ(w + 4) · Π_k (w + k) / (w + k + 1/2), k = 0..3.
     """
     w = 0.5 * df
@@ -192,4 +183,5 @@ def _log_normaliser(df: jax.Array) -> jax.Array:
     square = jnp.square(inverse)
     series = inverse * (-1 / 8 + square * (1 / 192 + square * (-1 / 640 + square * (17 / 14336 - square * 31 / 18432))))
     back = sum(jnp.log1p(0.5 / (w + k)) for k in range(4))
+    # log(πν)/2 = log(2π)/2 + log(w)/2, and log(w)/2 - log(w + 4)/2 = -log1p(4/w)/2.
     return HALF_LOG_2PI - 0.5 * jnp.log1p(4 / w) - series + back

@@ -6,21 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from calibrax.likelihoods._base import (
-    Family,
-    Likelihood,
-    Mask,
-    Stats,
-    as_level,
-    compute_dtype,
-    from_family,
-    hide,
-    soft_clip,
-    sum_event,
-)
+from calibrax.likelihoods._base import Family, Likelihood, from_family, soft_clip
 from calibrax.likelihoods._bins import expected_level, log_logistic_bin, side_of
-from calibrax.likelihoods._checks import check_data, check_levels, check_number, check_shape, data_shape
+from calibrax.likelihoods._checks import check_levels, check_number, check_shape
 from calibrax.likelihoods._discretized import to_nearest_level
+from calibrax.likelihoods._residual import Mask, Stats, compute_dtype, level_data, sum_event, widen
 
 MIN_LOG_SCALE = -7.0 - math.log(2)  # Salimans et al. 2017 clip at -7 in a range of [-1, 1]
 
@@ -34,19 +24,19 @@ def logistic_mixture_nll(
     levels: int = 256,
     mask: Mask = None,
 ) -> tuple[Float[Array, " B"], Stats]:
-    """Negative log probability of levels under a mixture of discretised logistics, one component a pixel.
+    """Negative log probability of levels under a mixture of discretised logistics, one component per pixel.
 
-    A pixel's channels share its component and are independent given it:
-    -log sum_k softmax(mixture_logits)_k prod_c P(x_c; means_ck, exp(log_scales_ck)), summed over pixels. Bins as in
-    `discretized_logistic_nll`, exact at any distance and scale.
+    The channels of a pixel share its component and are independent given it:
+    -log sum_k softmax(mixture_logits)_k prod_c P(x_c; means_ck, exp(log_scales_ck)), summed over pixels. The bins are
+    those of `discretized_logistic_nll`, exact at any distance and scale.
 
     Args:
       x: [B, ..., C] uint8 levels, or floats in [0, 1] rounded to the nearest level.
       mixture_logits: [B, ..., K].
       means: [B, ..., C, K], in the [0, 1] range.
       log_scales: [B, ..., C, K], in the [0, 1] range.
-      levels: how many, at least 2; with another number than 256, uint8 x is rounded to the nearest of them.
-      mask: True where x is observed, or None; a hidden channel says nothing about its pixel's component.
+      levels: how many, at least 2; with a number other than 256, uint8 x is rounded to the nearest of them.
+      mask: True where x is observed, or None; a hidden channel does not bear on the component of its pixel.
 
     Returns:
       nll [B], nats, at least float32; no stats.
@@ -60,28 +50,28 @@ def logistic_mixture_nll(
     """
     dtype = compute_dtype(mixture_logits, means, log_scales)
     mixture_logits, means, log_scales = (jnp.asarray(a, dtype) for a in (mixture_logits, means, log_scales))
-    check_data(x, mask, means.shape[:-1])
+    check_levels("levels", levels)
+    level = level_data(x, means.shape[:-1], levels, mask)[..., None]
     check_levels("the number of components", means.shape[-1], low=1)
     check_shape("mixture_logits", mixture_logits, (*means.shape[:-2], means.shape[-1]))
     check_shape("log_scales", log_scales, means.shape)
-    check_levels("levels", levels)
-    level = as_level(hide(x, mask), levels)[..., None]
-    error = level.astype(dtype) - (levels - 1) * means
+    error = level.astype(dtype) - (levels - 1) * means  # [B, ..., C, K], in levels
     side = jnp.broadcast_to(side_of(level, levels), error.shape)
     by_channel = log_logistic_bin(error, -log_scales - math.log(levels - 1), side)
-    if mask is not None:
+    if mask is not None:  # a factor of 1: given its component, the channels of a pixel are independent
         by_channel = jnp.where(jnp.asarray(mask)[..., None], by_channel, 0.0)
+    # -log sum_k softmax(l)_k P_k = logsumexp(l) - logsumexp(l + log P), with no probability that could underflow.
     by_component = mixture_logits + jnp.sum(by_channel, -2)
     return sum_event(jax.nn.logsumexp(mixture_logits, -1) - jax.nn.logsumexp(by_component, -1)), {}
 
 
 def logistic_mixture(components: int = 10, *, levels: int = 256, min_log_scale: float = MIN_LOG_SCALE) -> Likelihood:
-    """A mixture of discretised logistics for each pixel, its channels sharing the component.
+    """A mixture of discretised logistics for each pixel, whose channels share the component.
 
-    Channels of `outputs`: K mixture logits; then for channel 0 its K means and for the other channels theirs; then
-    the log scales, likewise. As in the original, the network works in a range of [-1, 1]: an emitted mean of -1 is
-    level 0 and of 1 the last level, without a link, and an emitted log scale of 0 is half of the [0, 1] range; it is
-    soft-clipped from below.
+    Channels of `outputs`: K mixture logits; then the K means of channel 0, those of channel 1, and so on; then the log
+    scales in the same order. As in the original, the network works in a range of [-1, 1], without a link: an emitted
+    mean of -1 is level 0 and one of 1 is the last level; an emitted log scale of 0 is half of the [0, 1] range, and
+    the log scale is soft-clipped from below.
 
     Args:
       components: K, at least 1.
@@ -93,7 +83,7 @@ def logistic_mixture(components: int = 10, *, levels: int = 256, min_log_scale: 
       `sample` draws levels, as multiples of 1 / (levels - 1).
 
     Raises:
-      ValueError: if components or levels is not an integer in range, or the bound not a number.
+      ValueError: if components or levels is not an integer in range, or the bound is not a number.
 
     References:
       Salimans et al. 2017; the "Logistic mixture VAE" of Table 2. The paper does not state K; 10 is the literature's.
@@ -103,9 +93,10 @@ def logistic_mixture(components: int = 10, *, levels: int = 256, min_log_scale: 
     check_number("min_log_scale", min_log_scale)
 
     def split(params, state, outputs):
-        channels = data_shape(outputs, 2 * components, components)[-1]
-        wide = outputs.astype(compute_dtype(outputs))
-        rest = wide[..., components:].reshape(*wide.shape[:-1], 2, channels, components)
+        wide = widen(outputs)
+        channels = (wide.shape[-1] - components) // (2 * components)
+        rest = wide[..., components:].reshape(*wide.shape[:-1], 2, channels, components)  # means, then log scales
+        # From [-1, 1] to [0, 1]: m -> (1 + m) / 2 for a mean, s -> s / 2 for a scale.
         log_scales = soft_clip(rest[..., 1, :, :] - math.log(2), min_log_scale)
         return wide[..., :components], 0.5 * (1 + rest[..., 0, :, :]), log_scales
 
@@ -113,10 +104,10 @@ def logistic_mixture(components: int = 10, *, levels: int = 256, min_log_scale: 
         return logistic_mixture_nll(x, mixture_logits, means, log_scales, levels=levels, mask=mask)
 
     def mean(mixture_logits, means, log_scales):
-        rate = jnp.exp(-log_scales) / (levels - 1)  # of a level, in scales
+        rate = jnp.exp(-log_scales) / (levels - 1)  # the width of a level, in scales
         prob = jax.nn.softmax(mixture_logits)[..., None, :]
 
-        def upper_tail(edge):
+        def upper_tail(edge):  # P(level > edge), by the same weights
             return jnp.sum(prob * jax.nn.sigmoid(((levels - 1) * means - edge) * rate), -1)
 
         return expected_level(upper_tail, means[..., 0], levels)

@@ -2,41 +2,27 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Num
 
 from calibrax import running_average
-from calibrax.likelihoods._base import (
-    Family,
-    Likelihood,
-    Link,
-    Mask,
-    Stats,
-    apply_link,
-    as_unit,
-    compute_dtype,
-    from_family,
-    hide,
-    mean_observed,
-    minus_abs,
-    sum_event_and_constant,
-)
+from calibrax.likelihoods._base import Family, Likelihood, Link, apply_link, from_family
 from calibrax.likelihoods._checks import (
-    check_data,
     check_event_shape,
     check_link,
     check_number,
     data_shape,
     entry,
+    is_integer,
     shown,
 )
 from calibrax.likelihoods._gaussian import gaussian_family
 from calibrax.likelihoods._heavy_tailed import LAPLACE
+from calibrax.likelihoods._residual import Mask, Stats, mean_observed, minus_abs, residual, sum_event_and_constant
 
 Axis = None | Literal["image", "pixel", "channel"] | int | Sequence[int]
 
@@ -54,29 +40,30 @@ def optimal_sigma_nll(
     min_log_sigma: float = MIN_LOG_SIGMA,
     mask: Mask = None,
 ) -> tuple[Float[Array, " B"], Stats]:
-    """Negative log density of a Gaussian whose variance is the data's own mean squared error from `mean`.
+    """Negative log density of a Gaussian whose variance is the mean squared error between the data and `mean`.
 
     σ² = MSE(x, mean), averaged over `axis`; then the sum of (x - mean)² / (2σ²) + log(2πσ²) / 2 over the event. The
-    gradient flows through σ² and vanishes there, σ² being the minimiser.
+    gradient flows through σ² too, but that part of it is 0, because σ² is the minimiser.
 
     Args:
       x: [B, ...] float data, or uint8 read as x / 255.
       mean: [B, ...], same shape.
-      axis: what shares a variance: None, everything; `"image"`, each example has its own; `"pixel"`, each position
-        and channel, over the batch; `"channel"`, each channel; or the axes to average over, as in NumPy.
+      axis: what shares a variance. None: everything shares one; `"image"`: each example has its own; `"pixel"`: each
+        position and channel has its own, over the batch; `"channel"`: each channel has its own; or the axes to
+        average over, as in NumPy.
       axis_name: the mapped axis (`pmap`, `vmap`, `shard_map`) over which the batch is spread, if any; the mean square
         is averaged across it wherever it is averaged over the batch.
-      min_log_sigma: the variance is floored at exp(2·min_log_sigma), by a maximum inside the log: exact above it, and
-        a perfect fit stays finite with finite gradients.
+      min_log_sigma: the variance is floored at exp(2·min_log_sigma), by a maximum inside the log. Above the floor it
+        is exact; at a perfect fit, values and gradients are finite.
       mask: True where x is observed, or None; what is hidden counts in neither the nll nor the variance.
 
     Returns:
-      nll [B], nats, at least float32; stats `mse` and `log_sigma`, shaped as `mean` without the averaged axes. Where
-      these have the batch, also `batch_mse`, the mean over the (global) batch; with a mask also `observed`, the
-      observed fraction that stands behind each of those means.
+      nll [B], nats, at least float32; stats `mse` and `log_sigma`, shaped as `mean` without the averaged axes. If that
+      leaves the batch axis, also `batch_mse`, the mean over the (global) batch. With a mask also `observed`, the
+      fraction of observed values behind each entry of the batch's mean.
 
     Raises:
-      ValueError: if shapes do not match, x is neither uint8 nor float, the axis does not exist or `axis_name` is not
+      ValueError: if shapes do not match, x is neither uint8 nor float, the axis does not exist, `axis_name` is not
         mapped here, or `min_log_sigma` is not a number under 44.
 
     Example:
@@ -86,12 +73,13 @@ def optimal_sigma_nll(
       Equation (5), whose left side should read σ*², and section 4.
     """
     check_number("min_log_sigma", min_log_sigma, high=HIGHEST_FLOOR)
-    error = _error(x, mean, mask)
-    mse = _average(jnp.square(error), axis, axis_name, mask)
-    variance = jnp.maximum(mse.value, math.exp(2 * min_log_sigma))  # inside the log: a perfect fit stays finite
-    nll = mse.sum_event(0.5 / variance, 0.5 * jnp.log(2 * jnp.pi * variance))
-    log_sigma = jnp.squeeze(0.5 * jnp.log(variance), reduced_axes(axis, error.ndim))
-    return nll, {**mse.stats("mse"), "log_sigma": log_sigma}
+    (error,) = residual(x, mean, mask)
+    axes = reduced_axes(axis, error.ndim)
+    sq_error, seen = _mean_within_examples(jnp.square(error), axes, mask)
+    mse, stats = _mean_over_batch("mse", sq_error, seen, axes, axis_name, mask)
+    variance = jnp.maximum(mse, math.exp(2 * min_log_sigma))  # inside the log: a perfect fit stays finite
+    nll = sum_event_and_constant(sq_error * (0.5 / variance), 0.5 * jnp.log(2 * jnp.pi * variance) * seen)
+    return error.size // sq_error.size * nll, {**stats, "log_sigma": jnp.squeeze(0.5 * jnp.log(variance), axes)}
 
 
 def optimal_laplace_nll(
@@ -103,48 +91,50 @@ def optimal_laplace_nll(
     min_log_scale: float = MIN_LOG_SIGMA,
     mask: Mask = None,
 ) -> tuple[Float[Array, " B"], Stats]:
-    """Negative log density of a Laplace distribution whose scale is the data's own mean absolute error from `mean`.
+    """Negative log density of a Laplace distribution whose scale is the mean absolute error between data and `mean`.
 
     Args:
-      x, mean, axis, axis_name, mask: as in `optimal_sigma_nll`.
+      x, mean, axis, axis_name, mask: as for `optimal_sigma_nll`.
       min_log_scale: the scale is floored at exp(min_log_scale), by a maximum inside the log.
 
     Returns:
-      nll [B], nats, at least float32; stats as those of `optimal_sigma_nll`, `mae` and `log_scale` in the place of
-      `mse` and `log_sigma`, `batch_mae` in that of `batch_mse`; and `mse` [].
+      nll [B], nats, at least float32; stats as those of `optimal_sigma_nll`, with `mae`, `log_scale` and `batch_mae`
+      in place of `mse`, `log_sigma` and `batch_mse`; and `mse` [].
 
     Raises:
-      ValueError: as `optimal_sigma_nll`.
+      ValueError: as for `optimal_sigma_nll`.
 
     References:
-      Not in the paper: section 4's argument for the absolute error.
+      Not in the paper: section 4's argument, applied to the absolute error.
     """
     check_number("min_log_scale", min_log_scale, high=HIGHEST_FLOOR)
-    error = _error(x, mean, mask)
-    mae = _average(-minus_abs(error), axis, axis_name, mask)
-    scale = jnp.maximum(mae.value, math.exp(min_log_scale))
-    nll = mae.sum_event(1 / scale, jnp.log(2 * scale))
-    log_scale = jnp.squeeze(jnp.log(scale), reduced_axes(axis, error.ndim))
-    return nll, {**mae.stats("mae"), "log_scale": log_scale, "mse": mean_observed(jnp.square(error), mask)}
+    (error,) = residual(x, mean, mask)
+    axes = reduced_axes(axis, error.ndim)
+    abs_error, seen = _mean_within_examples(-minus_abs(error), axes, mask)
+    mae, stats = _mean_over_batch("mae", abs_error, seen, axes, axis_name, mask)
+    scale = jnp.maximum(mae, math.exp(min_log_scale))
+    nll = sum_event_and_constant(abs_error * (1 / scale), jnp.log(2 * scale) * seen)
+    stats |= {"log_scale": jnp.squeeze(jnp.log(scale), axes), "mse": mean_observed(jnp.square(error), mask)}
+    return error.size // abs_error.size * nll, stats
 
 
 def optimal_sigma(
     axis: Axis = None, decay: float = 0.99, *, link: Link = "sigmoid", min_log_sigma: float = MIN_LOG_SIGMA
 ) -> Likelihood:
-    """The optimal σ-VAE's decoder: a Gaussian whose variance is not learned but computed.
+    """The decoder of the optimal σ-VAE: a Gaussian whose variance is not learned but computed.
 
     In training the variance is the mean squared error of the batch; at test time it is the debiased running average
-    of those, kept in `state`. Before the first update that average reads 1. Where `axis` leaves the batch out
-    (`"image"`), the variance of an unseen example is not known, and the test-time value is the average over examples.
+    of those, kept in `state`. Before the first update that average is 1. If `axis` leaves the batch out (`"image"`),
+    the variance of an unseen example is not known, and the test-time value is the average over examples.
 
     Args:
-      axis: what shares a variance, as in `optimal_sigma_nll`.
+      axis: what shares a variance, as for `optimal_sigma_nll`.
       decay: of the running average, in [0, 1). The average lags while the fit improves; `calibrate` is exact.
       link: `"sigmoid"` for data in [0, 1], `"identity"` for data without a range.
       min_log_sigma: floor of log σ.
 
     Returns:
-      A `Likelihood` with one output a channel and no params. stats are those of `optimal_sigma_nll`. With
+      A `Likelihood` with one output per channel and no params. Its stats are those of `optimal_sigma_nll`; with
       `train=False`, `log_sigma` is the running one.
 
     Raises:
@@ -153,7 +143,6 @@ def optimal_sigma(
     References:
       Section 4, "optimal σ-VAE" and "per-image optimal σ-VAE".
     """
-    check_link(link)
     check_number("min_log_sigma", min_log_sigma, high=HIGHEST_FLOOR)
     return _with_running_scale(
         lambda *args, mask: optimal_sigma_nll(*args, min_log_sigma=min_log_sigma, mask=mask),
@@ -173,12 +162,12 @@ def optimal_laplace(
     """A Laplace decoder whose scale is not learned but computed: the mean absolute error.
 
     Args:
-      axis, decay, link: as in `optimal_sigma`.
+      axis, decay, link: as for `optimal_sigma`.
       min_log_scale: floor of the log scale.
 
     Returns:
-      A `Likelihood` with one output a channel, its mean, and no params. stats are those of `optimal_laplace_nll`. With
-      `train=False`, `log_scale` is the running one.
+      A `Likelihood` with one output per channel, its mean, and no params. Its stats are those of
+      `optimal_laplace_nll`; with `train=False`, `log_scale` is the running one.
 
     Raises:
       ValueError: for an unknown axis or link, or numbers out of range.
@@ -186,7 +175,6 @@ def optimal_laplace(
     References:
       Not in the paper.
     """
-    check_link(link)
     check_number("min_log_scale", min_log_scale, high=HIGHEST_FLOOR)
     return _with_running_scale(
         lambda *args, mask: optimal_laplace_nll(*args, min_log_scale=min_log_scale, mask=mask),
@@ -211,23 +199,24 @@ def _with_running_scale(
     decay: float,
     link: Link,
 ) -> Likelihood:
-    """The batch's own scale in training, the running average's at test time.
+    """A `Likelihood` that uses the scale of the batch in training and the running average of scales at test time.
 
     Args:
       train_nll: `(x, mean, axis, axis_name, mask=) -> (nll, stats)`.
       family: the same distribution, with parameters mean and log scale.
-      average: the stat that is averaged; `batch_` before it is its mean over a batch.
-      scale: the stat that is the log scale.
+      average: the name of the stat that is averaged; `batch_` before it names its mean over a batch.
+      scale: the name of the stat that is the log scale.
       log_scale_of: the average -> the log scale.
-      axis, decay, link: as in `optimal_sigma`.
+      axis, decay, link: as for `optimal_sigma`.
     """
-    reduced_axes(axis, 32)  # an unknown name or kind of axis fails here, one beyond the data's rank later
+    check_link(link)
+    reduced_axes(axis, 32)  # an unknown name or kind of axis fails here; one beyond the data's rank fails with data
     check_number("decay", decay, low=0, high=1, closed=True)
 
     def running_log_scale(state, ndim):
         """The test-time log scale, shaped to broadcast against data of this rank."""
         log_scale = log_scale_of(running_average.value(entry("state", state, average), initial=INITIAL))
-        return jnp.expand_dims(log_scale, sorted({0, *reduced_axes(axis, ndim)}))
+        return jnp.expand_dims(log_scale, sorted({0, *reduced_axes(axis, ndim)}))  # never has a batch axis
 
     def parameters(params, state, outputs):
         mean = apply_link(link, outputs)
@@ -241,10 +230,10 @@ def _with_running_scale(
         return {}, {average: running_average.init([n for i, n in enumerate(event_shape, start=1) if i not in axes])}
 
     def nll(params, state, outputs, x, train=True, axis_name=None, mask=None):
-        check_data(x, mask, data_shape(outputs, 1))
+        data_shape(outputs, 1)  # for its checks; `train_nll` compares x
         mean = apply_link(link, outputs)
         loss, stats = train_nll(x, mean, axis, axis_name, mask=mask)
-        if not train:
+        if not train:  # the batch's own mse stays in the stats; its scale does not
             loss, _ = at_test.nll(params, state, outputs, x, mask=mask)
             log_scale = jnp.squeeze(running_log_scale(state, mean.ndim), reduced_axes(axis, mean.ndim))
             stats[scale] = jnp.broadcast_to(log_scale, stats[scale].shape)
@@ -261,57 +250,35 @@ def _with_running_scale(
     return at_test._replace(init=init, nll=nll, update=update)
 
 
-def _error(x, mean, mask: Mask) -> jax.Array:
-    """x - mean where x is observed."""
-    dtype = compute_dtype(x, mean)
-    mean = jnp.asarray(mean, dtype)
-    check_data(x, mask, mean.shape)
-    return as_unit(hide(x, mask), dtype) - mean
+def _mean_within_examples(values: jax.Array, axes: tuple[int, ...], mask: Mask) -> tuple[jax.Array, jax.Array]:
+    """Two means over those averaged axes that lie within an example: of the values, and of 1 where x is observed.
 
+    A hidden value counts as 0 in both, so that their ratio is the mean over what is observed. A scale does not vary
+    along the averaged axes. Therefore the sum over an event of value / scale is the mean / scale, times the number of
+    values behind the mean: the nll needs no second pass over the values.
 
-class _Average(NamedTuple):
-    """The mean of observed values over some axes of the global batch, these axes kept, and what it was made of.
+    These means are also the first stage of the mean over a batch. One float32 sum over 10^5 values loses a digit more
+    than several short sums do, and on eight devices it loses another one than on one device.
 
-    A scale is the same along the averaged axes, so a sum over the event needs the means over them alone.
+    Returns:
+      Both [B, ...] with the averaged axes kept as 1; without a mask, the second has a 1 for each axis.
     """
-
-    axes: tuple[int, ...]
-    value: jax.Array  # the mean
-    total: jax.Array  # [B, ...]: the mean over those of the axes that lie within an example, hidden values as 0
-    seen: jax.Array  # the same of 1 where observed, 0 where hidden
-    size: int  # how many values each of those is the mean of
-    batch_value: jax.Array  # the mean over the (global) batch as well
-    observed: jax.Array | None  # the observed fraction behind each of batch_value; None without a mask
-
-    def sum_event(self, slope: jax.Array, constant: jax.Array) -> jax.Array:
-        """The sum over each event of value · slope + constant, both constant along the axes, [B]."""
-        return self.size * sum_event_and_constant(self.total * slope, constant * self.seen)
-
-    def stats(self, name: str) -> dict[str, jax.Array]:
-        stats = {name: jnp.squeeze(self.value, self.axes)}
-        batch_axes = tuple({0, *self.axes})
-        if 0 not in self.axes:
-            stats[f"batch_{name}"] = jnp.squeeze(self.batch_value, batch_axes)
-        if self.observed is not None:
-            stats["observed"] = jnp.squeeze(self.observed, batch_axes)
-        return stats
-
-
-def _average(values: jax.Array, axis: Axis, axis_name: str | None, mask: Mask) -> _Average:
-    """Taken in stages: over each example first, then over the batch, then across devices.
-
-    One float32 sum over 10^5 values loses a digit more than short sums do, and loses it differently on eight devices.
-    A mean over what is observed is a mean of sums divided by the observed fraction; both are linear in the batch.
-    """
-    axes = reduced_axes(axis, values.ndim)
     within = tuple(i for i in axes if i != 0)
     if mask is None:
-        total = jnp.mean(values, within, keepdims=True)
-        seen = jnp.ones((1,) * values.ndim, values.dtype)
-    else:
-        shown = jnp.broadcast_to(mask, values.shape)
-        total = jnp.mean(jnp.where(shown, values, 0.0), within, keepdims=True)
-        seen = jnp.mean(shown.astype(values.dtype), within, keepdims=True)
+        return jnp.mean(values, within, keepdims=True), jnp.ones((1,) * values.ndim, values.dtype)
+    observed = jnp.broadcast_to(mask, values.shape)
+    total = jnp.mean(jnp.where(observed, values, 0.0), within, keepdims=True)
+    return total, jnp.mean(observed.astype(values.dtype), within, keepdims=True)
+
+
+def _mean_over_batch(
+    name: str, total: jax.Array, seen: jax.Array, axes: tuple[int, ...], axis_name: str | None, mask: Mask
+) -> tuple[jax.Array, Stats]:
+    """The mean of observed values over the axes, these axes kept, and the stats that a running average needs.
+
+    `total` and `seen`, from `_mean_within_examples`, are linear in the batch: each is averaged over it, and across
+    devices, before one is divided by the other. If axis 0 is not among the axes, the mean is that of each example.
+    """
 
     def over_batch(array):
         array = jnp.mean(array, 0, keepdims=True)
@@ -320,31 +287,32 @@ def _average(values: jax.Array, axis: Axis, axis_name: str | None, mask: Mask) -
         try:
             return lax.pmean(array, axis_name)
         except NameError as error:
-            raise ValueError(
-                f"axis_name is {axis_name!r}; expected an axis that pmap, vmap or shard_map maps"
-            ) from error
+            message = f"axis_name is {axis_name!r}; expected an axis that pmap, vmap or shard_map maps"
+            raise ValueError(message) from error
 
     def ratio(total, seen):
-        return total if mask is None else total / jnp.where(seen > 0, seen, 1.0)
+        return total if mask is None else total / jnp.where(seen > 0, seen, 1.0)  # 0 if nothing was observed
 
     observed = over_batch(seen)
-    batch_value = ratio(over_batch(total), observed)
-    value = batch_value if 0 in axes else ratio(total, seen)
-    size = math.prod(values.shape[i] for i in within)
-    return _Average(axes, value, total, seen, size, batch_value, None if mask is None else observed)
+    of_batch = ratio(over_batch(total), observed)
+    mean = of_batch if 0 in axes else ratio(total, seen)
+    stats = {name: jnp.squeeze(mean, axes)}
+    if 0 not in axes:
+        stats[f"batch_{name}"] = jnp.squeeze(of_batch, (0, *axes))
+    if mask is not None:
+        stats["observed"] = jnp.squeeze(observed, tuple({0, *axes}))
+    return mean, stats
 
 
 def reduced_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
-    """The averaged axes of a rank-`ndim` batch, batch axis 0, in increasing order."""
+    """The averaged axes of a batch of rank `ndim`, in increasing order; axis 0 is the batch."""
     if axis is None:
         return tuple(range(ndim))
-    if isinstance(axis, str):
-        named = {"image": range(1, ndim), "pixel": range(1), "channel": range(ndim - 1)}
-        if axis not in named:
-            raise ValueError(f"axis is {shown(axis)}; expected None, 'image', 'pixel', 'channel', or ints as in NumPy")
+    named = {"image": range(1, ndim), "pixel": range(1), "channel": range(ndim - 1)}
+    if isinstance(axis, str) and axis in named:
         return tuple(named[axis])
-    axes = tuple(axis) if isinstance(axis, Sequence) else (axis,)
-    if not all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in axes):
+    axes: tuple[Any, ...] = tuple(axis) if isinstance(axis, Sequence) else (axis,)
+    if not all(is_integer(i) for i in axes):
         raise ValueError(f"axis is {shown(axis)}; expected None, 'image', 'pixel', 'channel', or ints as in NumPy")
     if not all(-ndim <= i < ndim for i in axes):
         raise ValueError(f"axis is {shown(axis)}; expected axes of a rank-{ndim} batch, in [-{ndim}, {ndim})")

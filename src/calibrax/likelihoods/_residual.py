@@ -1,0 +1,158 @@
+"""What surrounds the formula of every nll: data and parameters on the way in, sums over the event on the way out.
+
+`residual` and `unit_data` are the preamble of densities, `level_data` that of distributions over levels.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from calibrax.likelihoods._checks import broadcast_parameter, check_data
+
+Mask = Bool[Array, "B ..."] | None
+Stats = dict[str, jax.Array]
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def residual(
+    x: jax.typing.ArrayLike, mean: jax.typing.ArrayLike, mask: Mask = None, **scales: jax.typing.ArrayLike
+) -> tuple[jax.Array, ...]:
+    """x - mean and the scales, for densities that depend on x by its distance from the mean.
+
+    Args and errors as for `unit_data`.
+
+    Example:
+      >>> error, log_sigma = residual(x, mean, mask, log_sigma=log_sigma)
+    """
+    x, mean, *arrays = unit_data(x, mean, mask, **scales)
+    return x - mean, *arrays
+
+
+def unit_data(
+    x: jax.typing.ArrayLike, mean: jax.typing.ArrayLike, mask: Mask = None, **scales: jax.typing.ArrayLike
+) -> tuple[jax.Array, ...]:
+    """Data and parameters as arrays of one dtype with checked shapes.
+
+    Args:
+      x: [B, ...] float data, or uint8 read as x / 255.
+      mean: [B, ...], the parameter that has x's shape: a mean, a location or logits.
+      mask: True where x is observed, of x's shape or with a last axis of 1; None where all of it is. Hidden values
+        of x become 0, so that what stands there, NaN included, reaches nothing.
+      scales: further parameters by name; each broadcasts against `mean` (NumPy's rules).
+
+    Returns:
+      x, mean and each scale. They are float64 if one of the arguments is, else float32; a scale has the mean's rank.
+
+    Raises:
+      ValueError: if shapes do not match, the mask is not bool, or x is neither uint8 nor float.
+    """
+    dtype = compute_dtype(x, mean, *scales.values())
+    mean = jnp.asarray(mean, dtype)
+    check_data(x, mask, mean.shape)
+    arrays = [broadcast_parameter(name, scale, mean.shape, dtype) for name, scale in scales.items()]
+    return as_unit(_hide(x, mask), dtype), mean, *arrays
+
+
+def level_data(x: jax.typing.ArrayLike, shape: tuple[int, ...], levels: int, mask: Mask = None) -> jax.Array:
+    """Data of this shape as int32 levels 0..levels-1, as `as_level` reads them; hidden values become level 0.
+
+    Raises:
+      ValueError: as for `unit_data`.
+    """
+    check_data(x, mask, shape)
+    return as_level(_hide(x, mask), levels)
+
+
+def compute_dtype(*arrays: jax.typing.ArrayLike) -> jnp.dtype:
+    """float64 if one of the arrays has it and JAX's x64 mode is on, else float32; Python numbers do not widen."""
+    wide = any(getattr(array, "dtype", None) == jnp.float64 for array in arrays)
+    return jnp.dtype(jnp.float64 if wide and jax.config.read("jax_enable_x64") else jnp.float32)
+
+
+def widen(outputs: jax.typing.ArrayLike) -> jax.Array:
+    """A decoder's outputs in float32, or in float64 if they are float64."""
+    outputs = jnp.asarray(outputs)
+    return outputs.astype(compute_dtype(outputs))
+
+
+def as_unit(x: jax.typing.ArrayLike, dtype: Any) -> jax.Array:
+    """Data as floats: uint8 levels become level / 255, and floats keep their value."""
+    x = jnp.asarray(x)
+    if x.dtype == jnp.uint8:
+        return _level_over_255(x, dtype)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"x has dtype {x.dtype}; expected uint8 in 0..255 or a float dtype")
+    return x.astype(dtype)
+
+
+def _level_over_255(level: jax.Array, dtype: Any) -> jax.Array:
+    """level / 255 rounded once, as NumPy has it; XLA divides by a constant by multiplying with its rounded inverse.
+
+    1/255 = 257/65535, and 1/65535 = 2^-16 + 2^-32 + 2^-48 + ...: the products are exact, and the smallest are added
+    first.
+    """
+    wide = (level.astype(jnp.int32) * 257).astype(dtype)
+    return wide * 2.0**-16 + (wide * 2.0**-32 + (wide * 2.0**-48 + wide * 2.0**-64))
+
+
+def as_level(x: jax.typing.ArrayLike, levels: int = 256) -> jax.Array:
+    """Data as int32 levels 0..levels-1: the nearest to (levels - 1)·x, where uint8 data is x = level / 255.
+
+    A value outside [0, 1] counts as the nearer end.
+    """
+    x = jnp.asarray(x)
+    if x.dtype == jnp.uint8 and levels == 256:
+        return x.astype(jnp.int32)
+    unit = as_unit(x, compute_dtype(x))
+    return jnp.clip(jnp.round(unit * (levels - 1)), 0, levels - 1).astype(jnp.int32)
+
+
+def _hide(x: jax.typing.ArrayLike, mask: Mask) -> jax.Array:
+    """x with 0 where the mask is False."""
+    return jnp.asarray(x) if mask is None else jnp.where(mask, x, jnp.zeros((), jnp.asarray(x).dtype))
+
+
+def floor_scale(log_scale: jax.Array) -> jax.Array:
+    """A log scale floored so that its inverse is a finite float: 0 times that is 0, and so is the gradient.
+
+    On black images gradient descent reaches that floor: a mean of exactly 0 fits them, and nothing else holds the
+    scale up.
+    """
+    dtype = np.dtype(log_scale.dtype)
+    return jnp.maximum(log_scale, -np.nextafter(np.log(np.finfo(dtype).max), dtype.type(0)))
+
+
+def softplus(x: jax.Array) -> jax.Array:
+    """log(1 + exp(x)) from one exponential of a negative number; its gradient is the sigmoid, 1/2 at 0."""
+    return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(minus_abs(x)))
+
+
+def minus_abs(x: jax.Array) -> jax.Array:
+    """-|x| with a gradient of 0 at 0, to go with the 1/2 of `maximum`; in some versions of JAX that of `abs` is 1."""
+    return jnp.minimum(x, -x)
+
+
+def sum_event(values: jax.Array, mask: Mask = None) -> jax.Array:
+    """[B, ...] -> [B]: the sum over what is observed of each event."""
+    kept = values if mask is None else jnp.where(mask, values, 0.0)
+    return jnp.sum(kept, axis=tuple(range(1, values.ndim)))
+
+
+def sum_event_and_constant(values: jax.Array, constant: jax.Array, mask: Mask = None) -> jax.Array:
+    """[B, ...] -> [B]: the sum of values + constant, where the constant broadcasts against the values.
+
+    Taken as two sums: XLA's CPU backend takes twice as long for one with the broadcast inside.
+    """
+    return sum_event(values, mask) + sum_event(jnp.broadcast_to(constant, values.shape), mask)
+
+
+def mean_observed(values: jax.Array, mask: Mask = None) -> jax.Array:
+    """The mean over what is observed, []; 0 where nothing is."""
+    if mask is None:
+        return jnp.mean(values)
+    seen = jnp.broadcast_to(mask, values.shape)
+    return jnp.sum(jnp.where(seen, values, 0.0)) / jnp.maximum(jnp.sum(seen, dtype=values.dtype), 1.0)
