@@ -205,25 +205,26 @@ def test_other_images_are_refused(images):
         inception.to_uint8(images)
 
 
-def test_features_by_batches_and_devices(params):
+def test_features_by_batches_and_devices(params, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (7, 12, 10, 1), dtype=np.uint8)
     variables = {"params": params}
     expected = [Inception(64).apply(variables, inception.preprocess(jnp.asarray(image[None])))[0] for image in images]
-    one, options = jax.devices()[:1], {"feature": 64, "batch_size": 3}
+    options = {"feature": 64, "batch_size": 3}
+    spread = inception.features(params, images, feature=64)  # all eight devices, a single batch of eight
 
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: one)
     inception._forward_function.cache_clear()
-    by_batch = inception.features(params, images, devices=one, **options)
+    by_batch = inception.features(params, images, **options)
     assert by_batch.shape == (7, 64)
     assert by_batch.dtype == np.float32
     assert inception._forward_function(64)._cache_size() == 1
     np.testing.assert_allclose(by_batch, expected, rtol=1e-5, atol=1e-6)
 
-    as_floats = inception.features(params, images.astype(np.float32) / 255, devices=one, **options)
+    as_floats = inception.features(params, images.astype(np.float32) / 255, **options)
     np.testing.assert_array_equal(as_floats, by_batch)
-    rgb = inception.features(params, jnp.asarray(np.repeat(images, 3, axis=-1)), devices=one, **options)
+    rgb = inception.features(params, jnp.asarray(np.repeat(images, 3, axis=-1)), **options)
     np.testing.assert_allclose(rgb, by_batch, rtol=1e-6, atol=1e-6)
-
-    spread = inception.features(params, images, feature=64)  # all eight devices, a single batch of eight
     np.testing.assert_allclose(spread, by_batch, rtol=1e-5, atol=1e-6)
 
 

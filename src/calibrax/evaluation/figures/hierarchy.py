@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from calibrax.evaluation.figures import _style
-from calibrax.evaluation.figures.images import GAP, as_pixels
+from calibrax.evaluation.figures.images import GAP, as_pixels, enlarged
 from calibrax.evaluation.figures.training_curves import Row, running_median, series
 from calibrax.evaluation.metrics.hierarchy import Side, Traversal
 
@@ -220,18 +220,11 @@ def _save_grid(
 ) -> None:
     """Write images [R, K, H, W, 3] uint8, each pixel enlarged to a square of whole pixels, with names of the rows.
 
-    Args:
-      path: ends in .png or .svg, else ValueError; folders are made.
-      rows: the images.
-      names: of the rows.
-      columns: names under the columns; empty for none.
-      label: under the columns' names.
-      title: above the grid, wrapped if it is long.
+    `columns` are names under the columns, `label` stands under these. A long title is wrapped.
     """
     num, across, height, width, _ = rows.shape
     scale = max(1, min(PAGE[0] // (across * (width + GAP)), PAGE[1] // (num * (height + GAP))))
-    enlarged = rows.repeat(scale, axis=2).repeat(scale, axis=3)
-    cells = np.pad(enlarged, [(0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)], constant_values=255)
+    cells = np.pad(enlarged(rows, scale), [(0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)], constant_values=255)
     cell_height, cell_width = cells.shape[2:4]
     picture = cells.swapaxes(1, 2).reshape(num * cell_height, across * cell_width, 3)
     left = round(CHARACTER * max(map(len, names))) + 20

@@ -118,7 +118,7 @@ def series(rows: Sequence[Row], value, is_train: bool, positive: bool) -> tuple[
 
 def _number(value: Any) -> float | None:
     """The value as a float if it is a finite number, else None."""
-    return float(value) if isinstance(value, int | float | np.number) and math.isfinite(value) else None
+    return float(value) if _style.finite(value) else None
 
 
 def neg_elbo(row: Row) -> float | None:
