@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import figure_of
 from PIL import Image
 from scipy import stats
 from toy import LinearVAE
 
 import calibrax as cx
 from calibrax.evaluation import Trained
-from calibrax.evaluation.figures.calibration import draw_calibration, save_calibration_figure
+from calibrax.evaluation.figures.calibration import save_calibration_figure
 from calibrax.evaluation.metrics import calibration
 from calibrax.evaluation.metrics.calibration import LEVELS, evaluate_calibration, evaluate_model_calibration
 
@@ -241,10 +242,7 @@ def test_the_figure_is_a_whole_png_of_all_decoders(tmp_path, results):
 
 
 def test_the_figure_draws_the_numbers(results):
-    from matplotlib.figure import Figure
-
-    figure = Figure()
-    draw_calibration(figure, results)
+    figure = figure_of(save_calibration_figure, results)
     coverage, sigma = figure.axes[1:]
     points = [line.get_ydata() for line in coverage.get_lines() if line.get_marker() == "s"]
     expected = [100 * results["σ = 0.06"].coverage[level].observed for level in LEVELS]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import figure_of
 from PIL import Image
 
 import calibrax as cx
@@ -244,11 +245,7 @@ def kl_rows(layers, evaluations=3, scale=1.0):
 
 
 def kl_axes(rows, free_bits=None):
-    from matplotlib.figure import Figure
-
-    figure = Figure()
-    hierarchy_figure.draw_layer_kls(figure, rows, free_bits)
-    return figure.axes
+    return figure_of(hierarchy_figure.save_layer_kls, rows, free_bits=free_bits).axes
 
 
 @pytest.mark.parametrize(("layers", "evaluations"), [(15, 3), (6, 1), (3, 0), (1, 2), (40, 1)])

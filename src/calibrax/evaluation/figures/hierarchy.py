@@ -79,26 +79,21 @@ def save_layer_kls(
     """
     num_layers = _num_layers(rows)
     with _style.figure_file(path, 1200 if num_layers else 700, max(550, 200 + 24 * num_layers), title) as figure:
-        draw_layer_kls(figure, rows, free_bits)
-
-
-def draw_layer_kls(figure, rows: Sequence[Row], free_bits: float | None) -> None:
-    """The panels and one legend, on an empty matplotlib figure."""
-    means, name = last_means(rows)
-    over_training = len(means) > 0
-    panels = figure.subplots(1, 2, width_ratios=(2, 3)) if over_training else [figure.subplots()]
-    _style.tidy(panels[0], "KL (nats per image)", "layer, from the bottom", f"KL of each layer: {name}")
-    colors = _colors(_num_layers(rows))
-    _draw_bars(panels[0], means, colors, free_bits or 0.0)
-    entries = []
-    if over_training:
-        _style.tidy(panels[1], "training step", "KL (nats per image)", "over training, colours as on the left")
-        entries += _draw_lines(panels[1], rows, colors, free_bits or 0.0)
-        if free_bits is not None:
-            style = {"color": "0.25", "linestyle": (0, (5, 3)), "linewidth": 1.2, "zorder": 1}
-            entries.append((panels[0].axvline(free_bits, **style), f"free bits: {free_bits:g} nats a layer"))
-            panels[1].axhline(free_bits, **style)
-    _style.legend_below(figure, entries)
+        means, name = last_means(rows)
+        over_training = len(means) > 0
+        panels = figure.subplots(1, 2, width_ratios=(2, 3)) if over_training else [figure.subplots()]
+        _style.tidy(panels[0], "KL (nats per image)", "layer, from the bottom", f"KL of each layer: {name}")
+        colors = _colors(_num_layers(rows))
+        _draw_bars(panels[0], means, colors, free_bits or 0.0)
+        entries = []
+        if over_training:
+            _style.tidy(panels[1], "training step", "KL (nats per image)", "over training, colours as on the left")
+            entries += _draw_lines(panels[1], rows, colors, free_bits or 0.0)
+            if free_bits is not None:
+                style = {"color": "0.25", "linestyle": (0, (5, 3)), "linewidth": 1.2, "zorder": 1}
+                entries.append((panels[0].axvline(free_bits, **style), f"free bits: {free_bits:g} nats a layer"))
+                panels[1].axhline(free_bits, **style)
+        _style.legend_below(figure, entries)
 
 
 def _draw_bars(axes, means: np.ndarray, colors: np.ndarray, free_bits: float) -> None:

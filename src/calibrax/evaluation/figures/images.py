@@ -67,7 +67,7 @@ def as_pixels(images: np.ndarray, name: str = "images") -> np.ndarray:
 
 
 def enlarged(pixels: np.ndarray, scale: float) -> np.ndarray:
-    """Images [..., H, W, C] with every pixel a square of round(scale) pixels, at least one, so that no viewer blurs them."""
+    """Images [..., H, W, C] with every pixel repeated round(scale) times each way, at least once."""
     times = max(1, round(scale))
     return pixels.repeat(times, axis=-3).repeat(times, axis=-2)
 

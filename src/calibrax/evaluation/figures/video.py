@@ -33,36 +33,31 @@ def save_scores_over_time(path: str | Path, scores: Mapping[str, FrameScores], *
     Raises:
       ValueError: if there are no scores, or for another ending of `path`.
     """
+    from matplotlib.ticker import MaxNLocator
+
     if not scores:
         raise ValueError("scores is empty; expected at least one {name: FrameScores}")
     names = [_style.shortened(name) for name in scores]
     with _style.figure_file(path, 1200, 460 + _style.legend_height(names, 1200), title) as figure:
-        draw_scores_over_time(figure, scores)
-
-
-def draw_scores_over_time(figure, scores: Mapping[str, FrameScores]) -> None:
-    """The two panels and one legend, on an empty matplotlib figure."""
-    from matplotlib.ticker import MaxNLocator
-
-    handles = {}
-    for axes, name, field in zip(figure.subplots(1, 2), ("PSNR (dB)", "SSIM"), ("psnr", "ssim"), strict=True):
-        _style.tidy(axes, "frame", title=f"{name}, ± one standard error over clips")
-        for index, (label, score) in enumerate(scores.items()):
-            mean, stderr = (np.asarray(getattr(score, key), float) for key in (field, f"{field}_stderr"))
-            mean = np.where(np.isfinite(mean), mean, math.nan)
-            if np.isnan(mean).all():
+        handles = {}
+        for axes, name, field in zip(figure.subplots(1, 2), ("PSNR (dB)", "SSIM"), ("psnr", "ssim"), strict=True):
+            _style.tidy(axes, "frame", title=f"{name}, ± one standard error over clips")
+            for index, (label, score) in enumerate(scores.items()):
+                mean, stderr = (np.asarray(getattr(score, key), float) for key in (field, f"{field}_stderr"))
+                mean = np.where(np.isfinite(mean), mean, math.nan)
+                if np.isnan(mean).all():
+                    continue
+                frames = score.first + 1 + np.arange(len(mean))
+                style = _style.line_style(index)
+                (handles[_style.shortened(label)],) = axes.plot(frames, mean, markersize=4, linewidth=1.8, **style)
+                band = np.where(np.isfinite(stderr), stderr, 0)
+                axes.fill_between(frames, mean - band, mean + band, color=style["color"], alpha=0.18, linewidth=0)
+            if not axes.lines:
+                _style.no_values(axes)
                 continue
-            frames = score.first + 1 + np.arange(len(mean))
-            style = _style.line_style(index)
-            (handles[_style.shortened(label)],) = axes.plot(frames, mean, markersize=4, linewidth=1.8, **style)
-            band = np.where(np.isfinite(stderr), stderr, 0)
-            axes.fill_between(frames, mean - band, mean + band, color=style["color"], alpha=0.18, linewidth=0)
-        if not axes.lines:
-            _style.no_values(axes)
-            continue
-        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-        axes.margins(x=0.02)
-    _style.legend_below(figure, [(handle, label) for label, handle in handles.items()])
+            axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+            axes.margins(x=0.02)
+        _style.legend_below(figure, [(handle, label) for label, handle in handles.items()])
 
 
 def save_film(path: str | Path, rows: Sequence[Row], past: int | None, *, title: str | None = None) -> None:

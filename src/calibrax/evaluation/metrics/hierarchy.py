@@ -70,13 +70,14 @@ def traversal(
     """E[x | z] while one dimension of one layer of an image's latents moves, and the layers below follow it.
 
     The latents of the first image are one draw from the posterior. The chosen dimension moves from -3 to +3 of its
-    posterior standard deviations about that draw. The layers above stay, and those below take the means of their priors given
-    what is above. Offset 0 is therefore not a reconstruction: it shows what the layers from `layer` upwards know of the
-    image. In a latent map a dimension is a channel, which moves by its own standard deviation everywhere in space.
+    posterior standard deviations about that draw. The layers above stay, and those below take the means of their priors
+    given what is above. Offset 0 is therefore not a reconstruction: it shows what the layers from `layer` upwards know
+    of the image. In a latent map a dimension is a channel, which moves by its own standard deviation everywhere in
+    space.
 
-    The most active dimensions are taken. A dimension's activity is the variance of its posterior
-    mean over the images, divided by the mean posterior variance, averaged over space. The ratio does not depend on the
-    latents' scale, which only the top layer's prior fixes. It also counts variation due to draws of the layers below.
+    The most active dimensions are taken. A dimension's activity is the variance of its posterior mean over the images,
+    divided by the mean posterior variance, averaged over space. The ratio does not depend on the latents' scale, which
+    only the top layer's prior fixes. It also counts variation due to draws of the layers below.
 
     Args:
       trained: a model whose network is an `HVAE`.
