@@ -7,6 +7,7 @@ import numpy as np
 
 from calibrax.evaluation.figures.images import (
     GAP,
+    PAGE_WIDTH,
     as_pixels,
     centred,
     enlarged,
@@ -41,7 +42,8 @@ def save_comparison(
         raise ValueError("panels is empty; expected at least one (name, images)")
     parts = []
     for name, images in panels:
-        pixels = enlarged(as_pixels(images, name), columns, 1250 // len(panels))
+        pixels = as_pixels(images, name)
+        pixels = enlarged(pixels, 1250 // len(panels) / (columns * pixels.shape[2]))
         parts += [joined([text_line(name, 18), tiled(pixels, columns)], 0), white(1, 6 * GAP)]
     save_png(path, titled(joined(parts[:-1], 1), title))
 
@@ -68,8 +70,8 @@ def save_strips(
     width = max(name.shape[1] for name in names)
     strips = []
     for text, (name, images) in zip(names, rows, strict=True):
-        pixels = enlarged(as_pixels(images, name), len(images))
-        strip = tiled(pixels, len(images))
+        pixels = as_pixels(images, name)
+        strip = tiled(enlarged(pixels, PAGE_WIDTH / (len(images) * pixels.shape[2])), len(images))
         label = np.pad(centred(text, len(strip)), [(0, 0), (0, width - text.shape[1]), (0, 0)], constant_values=255)
         strips.append(joined([label, strip], 1))
     save_png(path, titled(joined(strips, 0), title))

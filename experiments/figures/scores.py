@@ -45,18 +45,13 @@ def save_scores(path: str | Path, groups: Sequence[Group], *, title: str | None 
     rows = max(1, *(len(scores) for _, scores in groups))
     width = PANEL_WIDTH * len(groups) + LABEL_WIDTH * sum(_names_rows(groups))
     with _style.figure_file(path, max(800, width), 170 + ROW_HEIGHT * rows, title) as figure:
-        draw_scores(figure, groups)
-
-
-def draw_scores(figure, groups: Sequence[Group]) -> None:
-    """The panels and one legend, on an empty matplotlib figure."""
-    panels = figure.subplots(1, len(groups), squeeze=False)[0]
-    for axes, (name, scores), names_rows in zip(panels, groups, _names_rows(groups), strict=True):
-        _style.tidy(axes, name)
-        _draw_rows(axes, scores)
-        axes.set_yticks(range(len(scores)), [_style.shortened(score.label) for score in scores], fontsize=11)
-        axes.tick_params(axis="y", length=0, labelleft=names_rows)
-    _style.legend_below(figure, _legend([score for _, scores in groups for score in scores]))
+        panels = figure.subplots(1, len(groups), squeeze=False)[0]
+        for axes, (name, scores), names_rows in zip(panels, groups, _names_rows(groups), strict=True):
+            _style.tidy(axes, name)
+            _draw_rows(axes, scores)
+            axes.set_yticks(range(len(scores)), [_style.shortened(score.label) for score in scores], fontsize=11)
+            axes.tick_params(axis="y", length=0, labelleft=names_rows)
+        _style.legend_below(figure, _legend([score for _, scores in groups for score in scores]))
 
 
 def _names_rows(groups: Sequence[Group]) -> list[bool]:

@@ -34,34 +34,29 @@ def save_sigma_curves(
     """
     height = 525 + max(25, _style.legend_height([_style.shortened(label) for label in runs], WIDTH))
     with _style.figure_file(path, WIDTH, height, title) as figure:
-        draw_sigma_curves(figure, runs, constant or {})
-
-
-def draw_sigma_curves(figure, runs: Mapping[str, Sequence[Row]], constant: Mapping[str, float]) -> None:
-    """The plot and its legend, on an empty matplotlib figure."""
-    axes = figure.subplots()
-    _style.tidy(axes, "training step", "σ of the training batches (units of the data)")
-    constant = {label: value for label, value in constant.items() if _style.finite(value) and value > 0}
-    handles, drawn = [], [np.array(list(constant.values()), float)]
-    last = 1.0
-    for index, (label, rows) in enumerate(runs.items()):
-        steps, values = series(rows, sigma, is_train=True, positive=True)
-        if not len(values):
-            continue
-        style = _style.line_style(index) | {"marker": ""}
-        axes.plot(steps, values, color=style["color"], alpha=0.3, linewidth=0.8)
-        (line,) = axes.plot(*_median_in_log_bins(steps, values), linewidth=1.8, **style)
-        handles.append((line, _style.shortened(label)))
-        drawn.append(values)
-        last = max(last, steps[-1])
-    every = np.concatenate(drawn)
-    if not len(every):
-        _style.no_values(axes)
-    else:
-        _style.logarithmic(axes, "x", 1, max(10, last))
-        _style.logarithmic(axes, "y", every.min() / 1.15, every.max() * 1.15)
-        _draw_constants(axes, constant)
-    _style.legend_below(figure, handles)
+        axes = figure.subplots()
+        _style.tidy(axes, "training step", "σ of the training batches (units of the data)")
+        constant = {label: value for label, value in (constant or {}).items() if _style.finite(value) and value > 0}
+        handles, drawn = [], [np.array(list(constant.values()), float)]
+        last = 1.0
+        for index, (label, rows) in enumerate(runs.items()):
+            steps, values = series(rows, sigma, is_train=True, positive=True)
+            if not len(values):
+                continue
+            style = _style.line_style(index) | {"marker": ""}
+            axes.plot(steps, values, color=style["color"], alpha=0.3, linewidth=0.8)
+            (line,) = axes.plot(*_median_in_log_bins(steps, values), linewidth=1.8, **style)
+            handles.append((line, _style.shortened(label)))
+            drawn.append(values)
+            last = max(last, steps[-1])
+        every = np.concatenate(drawn)
+        if not len(every):
+            _style.no_values(axes)
+        else:
+            _style.logarithmic(axes, "x", 1, max(10, last))
+            _style.logarithmic(axes, "y", every.min() / 1.15, every.max() * 1.15)
+            _draw_constants(axes, constant)
+        _style.legend_below(figure, handles)
 
 
 def _draw_constants(axes, constant: Mapping[str, float]) -> None:

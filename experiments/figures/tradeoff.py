@@ -83,29 +83,24 @@ def save_rate_distortion(
     """
     names = ["sweep over β", *(_style.shortened(point.label) for point in points if not point.swept)]
     with _style.figure_file(path, 1000, 600 + _style.legend_height(names, 1000), title) as figure:
-        draw_rate_distortion(figure, points, distortion_label)
-
-
-def draw_rate_distortion(figure, points: Sequence[Point], distortion_label: str) -> None:
-    """The plot and its legend, on an empty matplotlib figure."""
-    axes = figure.subplots()
-    _style.tidy(axes, "rate: KL from the prior (nats per image)", distortion_label)
-    points = [point for point in points if _style.finite(point.rate, point.distortion)]
-    sweep = sorted((point for point in points if point.swept), key=lambda point: point.rate)
-    handles = []
-    if sweep:
-        handles.append((_draw_point(axes, sweep, SWEEP), "sweep over β"))
-    for index, point in enumerate(point for point in points if not point.swept):
-        style = _style.line_style(index) | {"linestyle": "", "markersize": 9, "markeredgecolor": "white"}
-        handles.append((_draw_point(axes, [point], style), _style.shortened(point.label)))
-    if points:
-        _set_limits(axes, points)
-    else:
-        _style.no_values(axes)
-    _style.legend_below(figure, handles)
-    if sweep:
-        places, others = (np.array([(p.rate, p.distortion) for p in chosen]) for chosen in (sweep, points))
-        _label_curve(axes, [_style.shortened(point.label) for point in sweep], places, others)
+        axes = figure.subplots()
+        _style.tidy(axes, "rate: KL from the prior (nats per image)", distortion_label)
+        points = [point for point in points if _style.finite(point.rate, point.distortion)]
+        sweep = sorted((point for point in points if point.swept), key=lambda point: point.rate)
+        handles = []
+        if sweep:
+            handles.append((_draw_point(axes, sweep, SWEEP), "sweep over β"))
+        for index, point in enumerate(point for point in points if not point.swept):
+            style = _style.line_style(index) | {"linestyle": "", "markersize": 9, "markeredgecolor": "white"}
+            handles.append((_draw_point(axes, [point], style), _style.shortened(point.label)))
+        if points:
+            _set_limits(axes, points)
+        else:
+            _style.no_values(axes)
+        _style.legend_below(figure, handles)
+        if sweep:
+            places, others = (np.array([(p.rate, p.distortion) for p in chosen]) for chosen in (sweep, points))
+            _label_curve(axes, [_style.shortened(point.label) for point in sweep], places, others)
 
 
 def _draw_point(axes, points: Sequence[Point], style: dict[str, Any]) -> Any:
@@ -184,30 +179,25 @@ def save_information(
       Figure 4.
     """
     with _style.figure_file(path, 1100, 750, title) as figure:
-        draw_information(figure, points, cap)
-
-
-def draw_information(figure, points: Sequence[InformationPoint], cap: float) -> None:
-    """The plot and its legend, on an empty matplotlib figure."""
-    axes = figure.subplots()
-    _style.tidy(axes, "effective β = 2σ²", "nats per image")
-    points = sorted((p for p in points if _style.finite(p.beta) and p.beta > 0), key=lambda point: point.beta)
-    if not points:
-        _style.no_values(axes)
-        return
-    sweep, others = ([point for point in points if point.swept == swept] for swept in (True, False))
-    entries = [(_draw_quantity(axes, RATE, sweep, others), RATE.name)]
-    cap_line = axes.axhline(cap, color="0.25", linestyle=(0, (1, 1.5)), linewidth=1.4)
-    entries.append((cap_line, "cap of the plain mutual information"))
-    axes.text(1.01, cap, f"ln N = {cap:.1f}", transform=axes.get_yaxis_transform(), va="center", fontsize=10)
-    for part in PARTS:
-        betas, values = _column(sweep, part[0].field)
-        axes.fill_between(betas, values, _column(sweep, part[1].field)[1], color=part[0].color, alpha=0.12, linewidth=0)
-        entries += [(_draw_quantity(axes, quantity, sweep, others), quantity.name) for quantity in part]
-    _style.logarithmic(axes, "x", points[0].beta / 1.6, points[-1].beta * 1.6)
-    axes.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-    _draw_verticals(axes, others)
-    _style.legend_below(figure, entries, columns=3)
+        axes = figure.subplots()
+        _style.tidy(axes, "effective β = 2σ²", "nats per image")
+        points = sorted((p for p in points if _style.finite(p.beta) and p.beta > 0), key=lambda point: point.beta)
+        if not points:
+            _style.no_values(axes)
+            return
+        sweep, others = ([point for point in points if point.swept == swept] for swept in (True, False))
+        entries = [(_draw_quantity(axes, RATE, sweep, others), RATE.name)]
+        cap_line = axes.axhline(cap, color="0.25", linestyle=(0, (1, 1.5)), linewidth=1.4)
+        entries.append((cap_line, "cap of the plain mutual information"))
+        axes.text(1.01, cap, f"ln N = {cap:.1f}", transform=axes.get_yaxis_transform(), va="center", fontsize=10)
+        for part in PARTS:
+            (betas, values), (_, bounds) = (_column(sweep, quantity.field) for quantity in part)
+            axes.fill_between(betas, values, bounds, color=part[0].color, alpha=0.12, linewidth=0)
+            entries += [(_draw_quantity(axes, quantity, sweep, others), quantity.name) for quantity in part]
+        _style.logarithmic(axes, "x", points[0].beta / 1.6, points[-1].beta * 1.6)
+        axes.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+        _draw_verticals(axes, others)
+        _style.legend_below(figure, entries, columns=3)
 
 
 def _draw_quantity(axes, quantity: Quantity, sweep, others) -> Any:

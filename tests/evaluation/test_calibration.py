@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import figure_of
 from PIL import Image
 from scipy import stats
 from toy import LinearVAE
 
 import calibrax as cx
 from calibrax.evaluation import Trained
-from calibrax.evaluation.figures.calibration import draw_calibration, save_calibration_figure
+from calibrax.evaluation.figures.calibration import save_calibration_figure
 from calibrax.evaluation.metrics import calibration
 from calibrax.evaluation.metrics.calibration import LEVELS, evaluate_calibration, evaluate_model_calibration
 
@@ -33,7 +34,7 @@ def own_samples(likelihood, event=EVENT, num=B, seed=1):
 
 
 def evaluate(likelihood, params, state, outputs, x, **settings):
-    settings = {"key": KEY, "num_draws": S, "batch_size": B} | settings
+    settings = {"key": KEY, "num_draws": S} | settings
     return evaluate_calibration(likelihood, params, state, [(outputs, x)], **settings)
 
 
@@ -152,7 +153,7 @@ def test_the_result_does_not_depend_on_the_batches():
     params, state, outputs, x = own_samples(likelihood, num=12)
     whole = evaluate(likelihood, params, state, outputs, x, num_draws=9)
     pairs = [(outputs[:9], x[:9]), (outputs[9:], x[9:])]
-    cut = evaluate_calibration(likelihood, params, state, pairs, key=KEY, num_draws=9, batch_size=3)
+    cut = evaluate_calibration(likelihood, params, state, pairs, key=KEY, num_draws=9)
     np.testing.assert_array_equal(cut.pit_counts, whole.pit_counts)
     assert cut.coverage == whole.coverage
     for array, reference in zip(cut.sigma_bins, whole.sigma_bins, strict=True):
@@ -209,7 +210,6 @@ LOGITS, DATA = jnp.zeros((3, *EVENT)), jnp.zeros((3, *EVENT))
         ([], {}, "pairs is empty; expected at least one"),
         ([(LOGITS, DATA)], {"num_draws": 1}, "num_draws is 1; expected an integer of at least 2"),
         ([(LOGITS, DATA)], {"num_draws": 9.5}, "num_draws is 9.5; expected an integer"),
-        ([(LOGITS, DATA)], {"batch_size": 0}, "batch_size is 0; expected an integer of at least 1"),
         ([(LOGITS, DATA[:2])], {}, r"x has shape \(2, 4, 4, 1\); expected a batch as long as that of outputs"),
         ([(LOGITS, DATA[:, :2])], {}, r"x has examples of shape \(2, 4, 1\); expected \(4, 4, 1\)"),
         ([(LOGITS, (DATA, DATA > 0))], {}, "x is a tuple; expected an array"),
@@ -242,10 +242,7 @@ def test_the_figure_is_a_whole_png_of_all_decoders(tmp_path, results):
 
 
 def test_the_figure_draws_the_numbers(results):
-    from matplotlib.figure import Figure
-
-    figure = Figure()
-    draw_calibration(figure, results)
+    figure = figure_of(save_calibration_figure, results)
     coverage, sigma = figure.axes[1:]
     points = [line.get_ydata() for line in coverage.get_lines() if line.get_marker() == "s"]
     expected = [100 * results["σ = 0.06"].coverage[level].observed for level in LEVELS]

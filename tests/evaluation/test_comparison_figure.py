@@ -6,10 +6,10 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from drawn import figure_of
 from PIL import Image
 
-from calibrax.evaluation.figures.comparison import draw_comparison_curves, save_comparison_curves
+from calibrax.evaluation.figures.comparison import save_comparison_curves
 
 
 def rows(num=200, *, test=True, sigma=True):
@@ -91,10 +91,7 @@ def xy(line):
 
 
 def axes_of(runs):
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
-    draw_comparison_curves(figure, runs)
-    figure.draw_without_rendering()
-    return figure.axes
+    return figure_of(save_comparison_curves, runs).axes
 
 
 def test_curves_show_test_values_or_training_batches_without_them():

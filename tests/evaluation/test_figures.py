@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from drawn import figure_of
 from PIL import Image
 
 from calibrax.evaluation.figures import images as figures
@@ -125,11 +126,7 @@ def run_rows(num=200, **extra):
 
 
 def curves_of(rows):
-    from matplotlib.figure import Figure
-
-    figure = Figure()
-    curves.draw_curves(figure, rows)
-    return figure.axes
+    return figure_of(curves.save_training_curves, rows).axes
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import itertools
 import math
 import pickle
-import zipfile
 from unittest import mock
 
 import jax
@@ -206,25 +205,26 @@ def test_other_images_are_refused(images):
         inception.to_uint8(images)
 
 
-def test_features_by_batches_and_devices(params):
+def test_features_by_batches_and_devices(params, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (7, 12, 10, 1), dtype=np.uint8)
     variables = {"params": params}
     expected = [Inception(64).apply(variables, inception.preprocess(jnp.asarray(image[None])))[0] for image in images]
-    one, options = jax.devices()[:1], {"feature": 64, "batch_size": 3}
+    options = {"feature": 64, "batch_size": 3}
+    spread = inception.features(params, images, feature=64)  # all eight devices, a single batch of eight
 
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: one)
     inception._forward_function.cache_clear()
-    by_batch = inception.features(params, images, devices=one, **options)
+    by_batch = inception.features(params, images, **options)
     assert by_batch.shape == (7, 64)
     assert by_batch.dtype == np.float32
     assert inception._forward_function(64)._cache_size() == 1
     np.testing.assert_allclose(by_batch, expected, rtol=1e-5, atol=1e-6)
 
-    as_floats = inception.features(params, images.astype(np.float32) / 255, devices=one, **options)
+    as_floats = inception.features(params, images.astype(np.float32) / 255, **options)
     np.testing.assert_array_equal(as_floats, by_batch)
-    rgb = inception.features(params, jnp.asarray(np.repeat(images, 3, axis=-1)), devices=one, **options)
+    rgb = inception.features(params, jnp.asarray(np.repeat(images, 3, axis=-1)), **options)
     np.testing.assert_allclose(rgb, by_batch, rtol=1e-6, atol=1e-6)
-
-    spread = inception.features(params, images, feature=64)  # all eight devices, a single batch of eight
     np.testing.assert_allclose(spread, by_batch, rtol=1e-5, atol=1e-6)
 
 
@@ -296,7 +296,7 @@ def test_missing_weights(tmp_path):
         assert "\n" not in str(error.value)
 
 
-# What torch.save writes, opcode by opcode (protocol 2), so that no PyTorch is needed.
+# What torch.save wrote before PyTorch 1.6, opcode by opcode (protocol 2), so that no PyTorch is needed.
 
 
 def opcodes(value):
@@ -323,15 +323,7 @@ def storage_bytes(array):
     return np.concatenate([np.full(2, 7, array.dtype), array.transpose(axes).ravel()]).tobytes()
 
 
-def write_zip(path, state, pickled=None, byteorder=b"little"):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", pickled or pickled_state(state))
-        archive.writestr("archive/byteorder", byteorder)
-        for number, array in enumerate(state.values()):
-            archive.writestr(f"archive/data/{number}", storage_bytes(array))
-
-
-def write_legacy(path, state, pickled=None):
+def write_published(path, state, pickled=None):
     head = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
     data = b"".join(pickle.dumps(value, 2) for value in head) + (pickled or pickled_state(state, view=(None,)))
     data += pickle.dumps([str(number) for number in range(len(state))], 2)
@@ -359,11 +351,10 @@ def any_digest(monkeypatch):
     monkeypatch.setattr(inception_weights, "WEIGHTS_SHA256", mock.ANY)
 
 
-@pytest.mark.parametrize("write", [write_zip, write_legacy])
 @pytest.mark.usefixtures("any_digest")
-def test_published_file_is_read_and_folded(state, tmp_path, write):
+def test_published_file_is_read_and_folded(state, tmp_path):
     path = tmp_path / "weights.pth"
-    write(path, state)
+    write_published(path, state)
     params = flatten_dict(load_weights(path, 64), sep=".")
     assert set(params) == {f"{name}.{part}" for name in STEM[:3] for part in ("kernel", "bias")}
     x = np.random.default_rng(1).normal(size=(5, 3, 3, 32))
@@ -381,21 +372,20 @@ def test_published_file_is_read_and_folded(state, tmp_path, write):
 
 def test_another_file_is_refused_before_it_is_read(state, tmp_path, monkeypatch):
     path = tmp_path / inception_weights.WEIGHTS_FILE
-    write_zip(path, state)
+    write_published(path, state)
     monkeypatch.setattr(inception_weights, "_read_torch", lambda path: pytest.fail("read"))
     with pytest.raises(InceptionWeightsError, match=r"SHA-256 is \w{8}...; expected 6726825d..., from https:"):
         load_weights(path, 64)
 
 
-@pytest.mark.parametrize("write", [write_zip, write_legacy])
 @pytest.mark.parametrize("name", ["os\nsystem", "posix\nsystem", "builtins\neval", "torch\nHalfStorage"])
 @pytest.mark.usefixtures("any_digest")
-def test_pickles_run_nothing(state, tmp_path, write, name):
+def test_pickles_run_nothing(state, tmp_path, name):
     marker = tmp_path / "ran"
     command = f"open({str(marker)!r}, 'w')" if "eval" in name else f"touch {marker}"
     attack = b"\x80\x02c" + name.encode() + b"\n(" + opcodes(command) + b"tR."
     path = tmp_path / "weights.pth"
-    write(path, state, pickled=attack)
+    write_published(path, state, pickled=attack)
     with pytest.raises(InceptionWeightsError, match=f"asks for {name.replace(chr(10), '.')}; expected tensors alone"):
         load_weights(path, 64)
     assert not marker.exists()
@@ -411,27 +401,24 @@ def test_damaged_published_files_are_refused(state, tmp_path):
             load_weights(path, 64)
         assert "\n" not in str(error.value)
 
-    write_zip(path, {name: array for name, array in state.items() if name != mean})
+    write_published(path, {name: array for name, array in state.items() if name != mean})
     refused(f"the shape of {mean} is None; expected \\(32,\\)")
-    write_zip(path, {**state, weight: state[weight][..., :1]})
+    write_published(path, {**state, weight: state[weight][..., :1]})
     refused(f"the shape of {weight} is \\(32, 3, 3, 1\\); expected \\(32, 3, 3, 3\\)")
-    write_zip(path, state, byteorder=b"big")
-    refused("the file is big-endian")
     far = np.lib.stride_tricks.as_strided(state[mean], strides=(4 * 2,))
-    write_zip(path, state, pickled=pickled_state({**state, mean: far}))
+    write_published(path, state, pickled=pickled_state({**state, mean: far}))
     refused(f"{mean} reaches outside of its storage")
-    write_zip(path, {**state, mean: state[mean][:16]}, pickled=pickled_state(state))
-    refused("a storage has 18 elements; expected 34")
-    write_zip(path, {**state, f"{STEM[0]}.bn.running_var": np.full(32, np.inf, np.float32)})
+    write_published(path, {**state, mean: state[mean][:16]}, pickled=pickled_state(state))
+    refused(r"cannot be read|has \d+ elements; expected")
+    write_published(path, {**state, f"{STEM[0]}.bn.running_var": np.full(32, np.inf, np.float32)})
     load_weights(path, 64)  # an infinite variance folds to zero
-    write_zip(path, {**state, mean: np.full(32, np.inf, np.float32)})
+    write_published(path, {**state, mean: np.full(32, np.inf, np.float32)})
     refused("layer Conv2d_1a_3x3 holds values that are not finite")
-    for write in (write_zip, write_legacy):
-        write(path, state)
-        whole = path.read_bytes()
-        for length in (0, 3, 40, len(whole) // 2, len(whole) - 30):
-            path.write_bytes(whole[:length])
-            refused("weights.pth")
+    write_published(path, state)
+    whole = path.read_bytes()
+    for length in (0, 3, 40, len(whole) // 2, len(whole) - 30):
+        path.write_bytes(whole[:length])
+        refused("weights.pth")
 
 
 def test_digests_of_different_weights_differ(params):

@@ -1,5 +1,6 @@
 """Bounds of mutual information and marginal KL, for encoders whose true values have a closed form."""
 
+import functools
 import math
 
 import jax
@@ -11,13 +12,12 @@ from scipy.special import logsumexp
 
 import calibrax as cx
 from calibrax.evaluation import Trained
-from calibrax.evaluation.metrics import information
+from calibrax.evaluation.metrics import gaussian_mixture, information
 from calibrax.evaluation.metrics.gaussian_mixture import blocks
 from calibrax.evaluation.metrics.information import (
     encode_all,
     held_out,
     measure_information,
-    moment_matched,
     monte_carlo,
 )
 from calibrax.models.conv_vae import ConvVAE
@@ -96,7 +96,7 @@ def assert_the_plain_estimate_shows_its_cap(width):
     """The table of rates 3 to 60 with a true marginal KL of 0: the plain estimate makes the excess a marginal KL."""
     num = N
     variance = np.array([width**2] * 8 + [0.9] * 4)
-    info = measure_information(*matching_encoder(variance, num), key=KEY, components=(1, 4))
+    info = measure_information(*matching_encoder(variance, num), key=KEY)
     truth = -0.5 * np.log(variance).sum()
     assert info.cap == math.log(num)
     assert info.plain.mutual_information <= info.cap + 1e-5
@@ -162,10 +162,15 @@ def test_mixture_densities_against_scipy():
         np.testing.assert_allclose(each.reshape(-1, 3)[:11], by_dimension, rtol=1e-5, atol=1e-5)
 
 
-def test_the_result_does_not_depend_on_the_block_size():
+def test_the_result_does_not_depend_on_the_block_size(monkeypatch):
     mean, log_var, _ = linear_gaussian(300)
-    results = [monte_carlo(mean, log_var, key=KEY, num_draws=200, block_size=size) for size in (1000, 17)]
-    fits = [held_out(mean, log_var, key=KEY, components=(2,), block_size=size) for size in (1000, 17)]
+    monkeypatch.setattr(information, "COMPONENTS", (2,))
+    results, fits = [], []
+    for size in (1000, 17):
+        monkeypatch.setattr(information, "BLOCK_SIZE", size)
+        monkeypatch.setattr(gaussian_mixture, "BLOCK_SIZE", size)
+        results.append(monte_carlo(mean, log_var, key=KEY, num_draws=200))
+        fits.append(held_out(mean, log_var, key=KEY))
     for parts in zip(*results, strict=True):
         numbers = [[x for x in part if not isinstance(x, str)] for part in parts]
         np.testing.assert_allclose(*numbers, rtol=1e-5, atol=1e-6)
@@ -213,20 +218,18 @@ def test_encode_all_is_the_encoder_on_every_image():
 
 
 ZEROS = np.zeros((20, 2))
+measure = functools.partial(measure_information, key=KEY)
 UNTRAINED = Trained(ConvVAE((8, 8, 1), 1), cx.gaussian(), {"model": {}}, {})
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: moment_matched(np.zeros(5), np.zeros(5)), r"mean has shape \(5,\); expected \[N, D\]"),
-        (lambda: moment_matched(np.zeros((3, 2)), np.zeros((3, 2))), r"mean has shape \(3, 2\); expected"),
-        (lambda: moment_matched(ZEROS, ZEROS[:, :1]), r"log_var has shape \(20, 1\); expected \(20, 2\)"),
-        (lambda: moment_matched(ZEROS, ZEROS + np.nan), "log_var has 40 values that are not finite"),
-        (lambda: monte_carlo(ZEROS, ZEROS, key=KEY, num_draws=1), "num_draws is 1; expected 2 or more"),
-        (lambda: monte_carlo(ZEROS, ZEROS, key=KEY, num_draws=5, block_size=0), "block_size is 0; expected 1 or more"),
-        (lambda: held_out(ZEROS, ZEROS, key=KEY, components=()), r"components is \(\); expected"),
-        (lambda: held_out(ZEROS, ZEROS, key=KEY, num_steps=0), "num_steps is 0; expected 1 or more"),
+        (lambda: measure(np.zeros(5), np.zeros(5)), r"mean has shape \(5,\); expected \[N, D\]"),
+        (lambda: measure(np.zeros((3, 2)), np.zeros((3, 2))), r"mean has shape \(3, 2\); expected"),
+        (lambda: measure(ZEROS, ZEROS[:, :1]), r"log_var has shape \(20, 1\); expected \(20, 2\)"),
+        (lambda: measure(ZEROS, ZEROS + np.nan), "log_var has 40 values that are not finite"),
+        (lambda: measure(ZEROS, ZEROS, num_draws=1), "num_draws is 1; expected 2 or more"),
         (lambda: encode_all(UNTRAINED, np.zeros((0, 8, 8, 1))), "examples is empty; expected"),
     ],
 )

@@ -13,7 +13,7 @@ import calibrax as cx
 from calibrax.data import moving_digits
 from calibrax.evaluation import Trained
 from calibrax.evaluation.metrics import prediction
-from calibrax.evaluation.metrics.frame_scores import psnr, ssim
+from calibrax.evaluation.metrics.frame_scores import best_of, psnr, ssim
 from calibrax.evaluation.metrics.prediction import (
     copied,
     futures,
@@ -106,15 +106,20 @@ def test_reconstructions_see_the_true_frames(trained):
 
 
 def test_scores_are_those_of_the_frames(trained):
-    found = measured(trained, num_films=CLIPS)
+    found = measured(trained)
     assert found.num_samples == 3
     for scores in (found.best, found.random, found.copied):
         assert scores.psnr.shape == scores.ssim.shape == (FRAMES - PAST,)
         assert (scores.num_clips, scores.first) == (CLIPS, PAST)
     names = ["truth", "best of 3", "random", "reconstruction"]
-    assert [[name for name, _ in film] for film in found.films] == CLIPS * [names]
-    truth, best, random, _ = (np.stack([dict(film)[name] for film in found.films]) for name in names)
-    np.testing.assert_array_equal(truth, VIDEOS)
+    assert [name for name, _ in found.film] == names
+    truth, shown_best, shown_random, _ = (frames for _, frames in found.film)
+    np.testing.assert_array_equal(truth, VIDEOS[0])
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(2), jnp.arange(CLIPS))
+    samples = list(futures(trained, VIDEOS, PAST, 3, keys))
+    random, best = np.asarray(samples[0]), np.asarray(best_of(VIDEOS, samples, past=PAST).videos)
+    np.testing.assert_array_equal(shown_random, random[0])
+    np.testing.assert_array_equal(shown_best, best[0])
     unit = VIDEOS.astype(np.float32) / 255
     copy = np.repeat(unit[:, PAST - 1 : PAST], FRAMES, 1)
     for scores, frames in ((found.best, best), (found.random, random), (found.copied, copy)):
@@ -127,13 +132,6 @@ def test_scores_are_those_of_the_frames(trained):
     assert np.any(of_clip[0] > of_clip[1])
 
 
-def test_the_random_sample_is_the_first(trained):
-    ((_, _, (_, random), _),) = measured(trained).films
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(2), jnp.arange(CLIPS))
-    first = next(futures(trained, VIDEOS, PAST, 3, keys))
-    np.testing.assert_array_equal(random, first[0])
-
-
 def test_the_same_key_measures_the_same(trained):
     one, two, other = (measured(trained, key=jax.random.key(seed)) for seed in (2, 2, 3))
     np.testing.assert_array_equal(one.best.psnr, two.best.psnr)
@@ -142,12 +140,12 @@ def test_the_same_key_measures_the_same(trained):
     np.testing.assert_array_equal(one.copied.ssim, other.copied.ssim)
 
 
-def test_batches_give_films_until_there_are_enough(trained):
+def test_scores_are_of_all_batches(trained):
     videos = np.concatenate([VIDEOS, VIDEOS])
-    found = measured(trained, videos, batch_size=CLIPS, num_samples=2, num_films=CLIPS + 1)
+    found = measured(trained, videos, batch_size=CLIPS, num_samples=2)
     assert found.random.num_clips == 2 * CLIPS
-    assert len(found.films) == CLIPS + 1
-    np.testing.assert_allclose(found.copied.ssim, measured(trained, num_samples=1, num_films=0).copied.ssim, rtol=1e-6)
+    np.testing.assert_array_equal(dict(found.film)["truth"], VIDEOS[0])
+    np.testing.assert_allclose(found.copied.ssim, measured(trained, num_samples=1).copied.ssim, rtol=1e-6)
 
 
 def test_memory_does_not_grow_with_the_number_of_samples(trained, monkeypatch):
@@ -164,7 +162,7 @@ def test_memory_does_not_grow_with_the_number_of_samples(trained, monkeypatch):
 
     def most_bytes(num_samples):
         held.clear()
-        measured(trained, num_samples=num_samples, num_films=0)
+        measured(trained, num_samples=num_samples)
         return max(held)
 
     most_bytes(3)  # what is compiled keeps constants
@@ -173,7 +171,7 @@ def test_memory_does_not_grow_with_the_number_of_samples(trained, monkeypatch):
 
 @pytest.mark.parametrize("decoder", [cx.categorical(4), cx.bernoulli()])
 def test_any_decoder_predicts(decoder):
-    found = measured(make(cx.framewise(decoder)), num_samples=1, num_films=0)
+    found = measured(make(cx.framewise(decoder)), num_samples=1)
     assert np.isfinite(found.random.psnr).all()
     np.testing.assert_allclose(found.best.psnr, found.random.psnr, rtol=1e-6)
 
@@ -183,7 +181,7 @@ def test_with_running_averages_a_batch_of_one_clip_works():
     together = predict(trained, VIDEOS[:, :PAST], KEYS, FRAMES - PAST)
     alone = predict(trained, VIDEOS[1:2, :PAST], KEYS[1:2], FRAMES - PAST)
     np.testing.assert_allclose(alone[0], together[1], atol=1e-5)
-    assert np.isfinite(measured(trained, VIDEOS[:1], num_samples=1, num_films=0).best.psnr).all()
+    assert np.isfinite(measured(trained, VIDEOS[:1], num_samples=1).best.psnr).all()
 
 
 def test_frames_for_fid_are_bytes_of_what_was_predicted(trained):

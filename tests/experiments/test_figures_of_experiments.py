@@ -7,9 +7,9 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from drawn import figure_of
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.figure import Figure
 from PIL import Image
 
 from experiments.figures import scores as score_figure
@@ -135,16 +135,13 @@ def xy(line):
     return np.asarray(line.get_xydata())
 
 
-def axes_of(draw, *args):
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
-    draw(figure, *args)
-    figure.draw_without_rendering()
-    return figure.axes
+def axes_of(save, *args, **options):
+    return figure_of(save, *args, **options).axes
 
 
 def test_sigma_is_drawn_from_the_first_step_on_logarithmic_axes():
     constant = {"one": 0.2, "close": 0.201, "too close": 0.202}
-    (axes,) = axes_of(sigma_curves.draw_sigma_curves, {"run": rows(500)}, constant)
+    (axes,) = axes_of(sigma_curves.save_sigma_curves, {"run": rows(500)}, constant=constant)
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     assert axes.get_xlim() == (1, 500)
     smooth = xy(axes.lines[1])
@@ -161,7 +158,7 @@ def assert_apart(texts):
 
 
 def test_the_sweep_is_a_curve_in_the_order_of_the_rate():
-    (axes,) = axes_of(tradeoff_figure.draw_rate_distortion, POINTS, "distortion")
+    (axes,) = axes_of(tradeoff_figure.save_rate_distortion, POINTS)
     (curve,) = (line for line in axes.lines if len(xy(line)) == 4 and line.get_linestyle() == "-")
     assert xy(curve)[:, 0].tolist() == [2, 10, 30, 110]
     assert xy(curve)[:, 1].tolist() == [-1200, -1800, -2700, -3700]
@@ -170,7 +167,7 @@ def test_the_sweep_is_a_curve_in_the_order_of_the_rate():
     assert_apart(axes.texts)
     for rates, scale in (([20, 110], "linear"), ([0, 110], "linear"), ([2, 61], "log")):
         points = [point._replace(rate=rate) for point, rate in zip(SWEEP, rates, strict=False)]
-        (axes,) = axes_of(tradeoff_figure.draw_rate_distortion, points, "distortion")
+        (axes,) = axes_of(tradeoff_figure.save_rate_distortion, points)
         assert axes.get_xscale() == scale
 
 
@@ -178,7 +175,7 @@ def test_labels_of_a_crowded_curve_do_not_overlap():
     points = [
         Point(f"β {0.01 + 0.001 * index:g}", 60.0 + 7 * index, -3400.0 - 9 * index, swept=True) for index in range(9)
     ]
-    (axes,) = axes_of(tradeoff_figure.draw_rate_distortion, [*points, Point("far", 200.0, -3000.0)], "distortion")
+    (axes,) = axes_of(tradeoff_figure.save_rate_distortion, [*points, Point("far", 200.0, -3000.0)])
     assert_apart(axes.texts)
     curve = axes.transData.transform(np.array([(point.rate, point.distortion) for point in points]))
     for text in axes.texts:
@@ -187,7 +184,7 @@ def test_labels_of_a_crowded_curve_do_not_overlap():
 
 
 def test_information_has_the_bounds_and_the_cap():
-    (axes,) = axes_of(tradeoff_figure.draw_information, INFORMATION, 9.21)
+    (axes,) = axes_of(tradeoff_figure.save_information, INFORMATION, cap=9.21)
     assert axes.get_xscale() == "log"
     drawn = [xy(line).tolist() for line in axes.lines]
     sweep = sorted(INFORMATION[:3], key=lambda point: point.beta)
@@ -207,7 +204,7 @@ def test_information_has_the_bounds_and_the_cap():
 
 
 def test_scores_stand_in_the_rows_of_their_labels():
-    first, second = axes_of(score_figure.draw_scores, [("nats", SCORES), ("FID-768", SCORES)])
+    first, second = axes_of(score_figure.save_scores, [("nats", SCORES), ("FID-768", SCORES)])
     assert [label.get_text() for label in first.get_yticklabels()] == [score.label for score in SCORES]
     assert first.get_ylim() == (3.5, -0.5)
     dots = {(line.get_marker(), *xy(line)[0].tolist()) for line in first.lines if len(xy(line)) == 1}

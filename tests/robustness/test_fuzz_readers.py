@@ -33,7 +33,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import loadmat, savemat
-from test_inception import write_zip
+from test_inception import write_published
 
 from calibrax import data
 from calibrax.data import DataError, original
@@ -320,7 +320,7 @@ def torch_cases(folder):
         state[f"{name}.conv.weight"] = RNG.normal(size=(outputs, inputs, height, width)).astype(np.float32)
         for part in ("weight", "bias", "running_mean", "running_var"):
             state[f"{name}.bn.{part}"] = RNG.uniform(0.1, 2, outputs).astype(np.float32)
-    write_zip(folder / "a.pth", state)
+    write_published(folder / "a.pth", state)
     (folder / "digest").write_text(hashlib.sha256((folder / "a.pth").read_bytes()).hexdigest())
     return [case_of(folder / "a.pth")]
 

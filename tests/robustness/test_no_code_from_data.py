@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from test_inception import pickled_state, write_legacy, write_zip
+from test_inception import pickled_state, write_published
 
 from calibrax import cli, data
 from calibrax.data import DataError
@@ -174,11 +174,10 @@ def test_pickles_in_npz_files_are_not_loaded(number, harmless):
     harmless(lambda: data.load(str(path)), DataError)
 
 
-@pytest.mark.parametrize("write", [write_zip, write_legacy])
 @pytest.mark.parametrize("number", range(NUM_ATTACKS))
-def test_pickles_in_weights_run_no_code(write, number, harmless, monkeypatch):
+def test_pickles_in_weights_run_no_code(number, harmless, monkeypatch):
     attack, path = list(attacks(harmless.ran))[number], harmless.folder / "a.pth"
-    write(path, {}, pickled=attack)
+    write_published(path, {}, pickled=attack)
 
     def load():
         return inception_weights.load_weights(path, 64)
@@ -194,7 +193,7 @@ def test_pickles_in_weights_run_no_code(write, number, harmless, monkeypatch):
 
 def test_tensors_in_weights_are_still_read(harmless, monkeypatch):
     state = {"a": np.ones((2, 3), np.float32)}
-    write_zip(harmless.folder / "a.pth", state, pickled=pickled_state(state))
+    write_published(harmless.folder / "a.pth", state, pickled=pickled_state(state))
     with watched(harmless.folder) as seen:
         tensors = inception_weights._read_torch(harmless.folder / "a.pth")
     np.testing.assert_array_equal(tensors.array("a", (2, 3)), 1)

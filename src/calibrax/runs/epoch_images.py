@@ -48,7 +48,7 @@ def save_epoch_images(
         return {}
     clips = test[:NUM_CLIPS]
     found = measure_predictions(trained, clips, past=past, num_samples=NUM_FUTURES, key=key)
-    save_prediction(folder / "predictions" / name, found.films[0], past, title=caption)
+    save_prediction(folder / "predictions" / name, found.film, past, title=caption)
     title = f"{caption}: {len(clips)} test videos"
     save_scores_over_time(folder / "scores" / f"{name}.png", found.by_name(), title=title)
     return {

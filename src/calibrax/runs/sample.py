@@ -104,7 +104,7 @@ def _futures(run: Run, settings: SampleSettings) -> Path:
     found = measure_predictions(run.trained(state), run.test[order], past=past, num_samples=settings.num, **options)
     at_temperature = _at_temperature(settings)
     title = f"{run.caption(state)}: test video {clip}" + (f", the prior{at_temperature}" if at_temperature else "")
-    save_prediction(out.with_suffix(""), found.films[0], past, title=title)
+    save_prediction(out.with_suffix(""), found.film, past, title=title)
     return out
 
 

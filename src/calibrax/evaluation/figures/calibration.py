@@ -32,34 +32,29 @@ def save_calibration_figure(path: str | Path, results: Mapping[str, Calibration]
     Raises:
       ValueError: if there is no result, or more than 7; or for another ending of `path`.
     """
+    from matplotlib.lines import Line2D
+
     if not 1 <= len(results) <= len(COLORS):
         raise ValueError(f"results has {len(results)} entries; expected 1 to {len(COLORS)}")
     with _style.figure_file(path, WIDTH, HEIGHT, title) as figure:
-        draw_calibration(figure, results)
-
-
-def draw_calibration(figure, results: Mapping[str, Calibration]) -> None:
-    """The three panels and one legend, on an empty matplotlib figure."""
-    from matplotlib.lines import Line2D
-
-    panels = figure.subplots(1, 3)
-    for draw, axes in zip((_draw_pit, _draw_coverage, _draw_sigma), panels, strict=True):
-        draw(axes, list(results.values()))
-        axes.grid(True, alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    handles = [Line2D([], [], **REFERENCE)]
-    handles += [Line2D([], [], color=COLORS[i], marker=MARKERS[i], linewidth=1.8) for i in range(len(results))]
-    names = ["calibrated", *(f"{name} (σ ratio {result.sigma_ratio:.3g})" for name, result in results.items())]
-    width = max(len(name) for name in names) * 9 + 60  # pixels, about
-    figure.legend(
-        handles,
-        names,
-        title="bands and bars: ± 2 standard errors, examples as clusters; σ ratio: actual / predicted error",
-        loc="outside lower center",
-        ncols=max(1, min(len(handles), 4, WIDTH // width)),
-        frameon=False,
-        fontsize=11,
-    )
+        panels = figure.subplots(1, 3)
+        for draw, axes in zip((_draw_pit, _draw_coverage, _draw_sigma), panels, strict=True):
+            draw(axes, list(results.values()))
+            axes.grid(True, alpha=0.25)
+            axes.spines[["top", "right"]].set_visible(False)
+        handles = [Line2D([], [], **REFERENCE)]
+        handles += [Line2D([], [], color=COLORS[i], marker=MARKERS[i], linewidth=1.8) for i in range(len(results))]
+        names = ["calibrated", *(f"{name} (σ ratio {result.sigma_ratio:.3g})" for name, result in results.items())]
+        width = max(len(name) for name in names) * 9 + 60  # pixels, about
+        figure.legend(
+            handles,
+            names,
+            title="bands and bars: ± 2 standard errors, examples as clusters; σ ratio: actual / predicted error",
+            loc="outside lower center",
+            ncols=max(1, min(len(handles), 4, WIDTH // width)),
+            frameon=False,
+            fontsize=11,
+        )
 
 
 def _draw_pit(axes, results: list[Calibration]) -> None:

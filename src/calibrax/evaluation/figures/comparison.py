@@ -25,20 +25,16 @@ def save_comparison_curves(path: str | Path, runs: Mapping[str, Sequence[Row]], 
       runs: rows of `metrics.jsonl`, by label.
       title: above the panels.
     """
-    with _style.figure_file(path, 1200, _height(runs), title) as figure:
-        draw_comparison_curves(figure, runs)
-
-
-def draw_comparison_curves(figure, runs: Mapping[str, Sequence[Row]]) -> None:
-    """The two panels and one legend, on an empty matplotlib figure."""
     from matplotlib.lines import Line2D
 
-    left, right = figure.subplots(1, 2)
-    lines = _draw_runs(right, runs, sigma, logarithmic=True) | _draw_runs(left, runs, neg_elbo, logarithmic=False)
-    _style.tidy(left, "training step", title="−ELBO on test images (nats per image)")
-    _style.tidy(right, "training step", title="σ that the decoder used (units of the data)")
-    names = _legend_names(runs)
-    _style.legend_below(figure, [(lines.get(label) or Line2D([], [], linestyle=""), names[label]) for label in runs])
+    with _style.figure_file(path, 1200, _height(runs), title) as figure:
+        left, right = figure.subplots(1, 2)
+        lines = _draw_runs(right, runs, sigma, logarithmic=True) | _draw_runs(left, runs, neg_elbo, logarithmic=False)
+        _style.tidy(left, "training step", title="−ELBO on test images (nats per image)")
+        _style.tidy(right, "training step", title="σ that the decoder used (units of the data)")
+        names = _legend_names(runs)
+        empty = Line2D([], [], linestyle="")
+        _style.legend_below(figure, [(lines.get(label, empty), names[label]) for label in runs])
 
 
 def _draw_runs(axes, runs: Mapping[str, Sequence[Row]], value: Value, logarithmic: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from calibrax.evaluation.figures import _style
-from calibrax.evaluation.figures.images import GAP, as_pixels
+from calibrax.evaluation.figures.images import GAP, as_pixels, enlarged
 from calibrax.evaluation.figures.training_curves import Row, running_median, series
 from calibrax.evaluation.metrics.hierarchy import Side, Traversal
 
@@ -79,26 +79,21 @@ def save_layer_kls(
     """
     num_layers = _num_layers(rows)
     with _style.figure_file(path, 1200 if num_layers else 700, max(550, 200 + 24 * num_layers), title) as figure:
-        draw_layer_kls(figure, rows, free_bits)
-
-
-def draw_layer_kls(figure, rows: Sequence[Row], free_bits: float | None) -> None:
-    """The panels and one legend, on an empty matplotlib figure."""
-    means, name = last_means(rows)
-    over_training = len(means) > 0
-    panels = figure.subplots(1, 2, width_ratios=(2, 3)) if over_training else [figure.subplots()]
-    _style.tidy(panels[0], "KL (nats per image)", "layer, from the bottom", f"KL of each layer: {name}")
-    colors = _colors(_num_layers(rows))
-    _draw_bars(panels[0], means, colors, free_bits or 0.0)
-    entries = []
-    if over_training:
-        _style.tidy(panels[1], "training step", "KL (nats per image)", "over training, colours as on the left")
-        entries += _draw_lines(panels[1], rows, colors, free_bits or 0.0)
-        if free_bits is not None:
-            style = {"color": "0.25", "linestyle": (0, (5, 3)), "linewidth": 1.2, "zorder": 1}
-            entries.append((panels[0].axvline(free_bits, **style), f"free bits: {free_bits:g} nats a layer"))
-            panels[1].axhline(free_bits, **style)
-    _style.legend_below(figure, entries)
+        means, name = last_means(rows)
+        over_training = len(means) > 0
+        panels = figure.subplots(1, 2, width_ratios=(2, 3)) if over_training else [figure.subplots()]
+        _style.tidy(panels[0], "KL (nats per image)", "layer, from the bottom", f"KL of each layer: {name}")
+        colors = _colors(_num_layers(rows))
+        _draw_bars(panels[0], means, colors, free_bits or 0.0)
+        entries = []
+        if over_training:
+            _style.tidy(panels[1], "training step", "KL (nats per image)", "over training, colours as on the left")
+            entries += _draw_lines(panels[1], rows, colors, free_bits or 0.0)
+            if free_bits is not None:
+                style = {"color": "0.25", "linestyle": (0, (5, 3)), "linewidth": 1.2, "zorder": 1}
+                entries.append((panels[0].axvline(free_bits, **style), f"free bits: {free_bits:g} nats a layer"))
+                panels[1].axhline(free_bits, **style)
+        _style.legend_below(figure, entries)
 
 
 def _draw_bars(axes, means: np.ndarray, colors: np.ndarray, free_bits: float) -> None:
@@ -220,18 +215,11 @@ def _save_grid(
 ) -> None:
     """Write images [R, K, H, W, 3] uint8, each pixel enlarged to a square of whole pixels, with names of the rows.
 
-    Args:
-      path: ends in .png or .svg, else ValueError; folders are made.
-      rows: the images.
-      names: of the rows.
-      columns: names under the columns; empty for none.
-      label: under the columns' names.
-      title: above the grid, wrapped if it is long.
+    `columns` are names under the columns, `label` stands under these. A long title is wrapped.
     """
     num, across, height, width, _ = rows.shape
     scale = max(1, min(PAGE[0] // (across * (width + GAP)), PAGE[1] // (num * (height + GAP))))
-    enlarged = rows.repeat(scale, axis=2).repeat(scale, axis=3)
-    cells = np.pad(enlarged, [(0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)], constant_values=255)
+    cells = np.pad(enlarged(rows, scale), [(0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)], constant_values=255)
     cell_height, cell_width = cells.shape[2:4]
     picture = cells.swapaxes(1, 2).reshape(num * cell_height, across * cell_width, 3)
     left = round(CHARACTER * max(map(len, names))) + 20

@@ -27,7 +27,8 @@ def save_grid(path: str | Path, images: np.ndarray, *, title: str | None = None)
     """
     pixels = as_pixels(images)
     columns = math.ceil(math.sqrt(len(pixels)))
-    save_png(path, titled(tiled(enlarged(pixels, columns), columns), title))
+    pixels = enlarged(pixels, PAGE_WIDTH / (columns * pixels.shape[2]))
+    save_png(path, titled(tiled(pixels, columns), title))
 
 
 def save_reconstructions(
@@ -44,7 +45,7 @@ def save_reconstructions(
     if above.shape != below.shape:
         raise ValueError(f"reconstructions has shape {below.shape}; expected {above.shape}, as originals has")
     columns = min(8, len(above))
-    above, below = (enlarged(images, columns) for images in (above, below))
+    above, below = (enlarged(images, PAGE_WIDTH / (columns * images.shape[2])) for images in (above, below))
     names = [centred(text_line(name, 14), above.shape[1] + 2 * GAP) for name in ("data", "reconstruction")]
     rows = []
     for start in range(0, len(above), columns):
@@ -65,10 +66,10 @@ def as_pixels(images: np.ndarray, name: str = "images") -> np.ndarray:
     return images if images.shape[3] == 3 else np.repeat(images[..., :1], 3, axis=3)
 
 
-def enlarged(pixels: np.ndarray, columns: int, page_width: int = PAGE_WIDTH) -> np.ndarray:
-    """Images with every pixel repeated, so that `columns` of them fill the page and no viewer blurs them."""
-    scale = max(1, round(page_width / (pixels.shape[2] * columns)))
-    return pixels.repeat(scale, axis=1).repeat(scale, axis=2)
+def enlarged(pixels: np.ndarray, scale: float) -> np.ndarray:
+    """Images [..., H, W, C] with every pixel repeated round(scale) times each way, at least once."""
+    times = max(1, round(scale))
+    return pixels.repeat(times, axis=-3).repeat(times, axis=-2)
 
 
 def tiled(pixels: np.ndarray, columns: int) -> np.ndarray:

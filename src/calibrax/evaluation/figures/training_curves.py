@@ -30,26 +30,21 @@ def save_training_curves(path: str | Path, rows: Sequence[Row], *, title: str | 
       title: above the plot.
     """
     with _style.figure_file(path, 1200, 800, title) as figure:
-        draw_curves(figure, rows)
-
-
-def draw_curves(figure, rows: Sequence[Row]) -> None:
-    """-ELBO, rate, distortion and σ (or the root mean squared error) by step, on an empty matplotlib figure."""
-    has_sigma = any(sigma(row) is not None for row in rows)
-    panels = [
-        ("−ELBO (nats per example)", neg_elbo),
-        ("rate: KL from the prior (nats per example)", lambda row: _number(row.get("rate"))),
-        ("distortion: −log p(x|z) (nats per example)", lambda row: _number(row.get("distortion"))),
-        ("σ that the decoder used (units of the data)", sigma)
-        if has_sigma
-        else ("root mean squared error (units of the data)", _rmse),
-    ]
-    handles: dict[str, Any] = {}
-    for index, (axes, (name, value)) in enumerate(zip(figure.subplots(2, 2).flat, panels, strict=True)):
-        handles |= _draw_panel(axes, rows, value, logarithmic=index == 3)
-        _style.tidy(axes, "training step", title=name)
-        axes.margins(x=0.02)
-    _style.legend_below(figure, [(handle, name) for name, handle in handles.items()], columns=3)
+        has_sigma = any(sigma(row) is not None for row in rows)
+        panels = [
+            ("−ELBO (nats per example)", neg_elbo),
+            ("rate: KL from the prior (nats per example)", lambda row: _number(row.get("rate"))),
+            ("distortion: −log p(x|z) (nats per example)", lambda row: _number(row.get("distortion"))),
+            ("σ that the decoder used (units of the data)", sigma)
+            if has_sigma
+            else ("root mean squared error (units of the data)", _rmse),
+        ]
+        handles: dict[str, Any] = {}
+        for index, (axes, (name, value)) in enumerate(zip(figure.subplots(2, 2).flat, panels, strict=True)):
+            handles |= _draw_panel(axes, rows, value, logarithmic=index == 3)
+            _style.tidy(axes, "training step", title=name)
+            axes.margins(x=0.02)
+        _style.legend_below(figure, [(handle, name) for name, handle in handles.items()], columns=3)
 
 
 def _draw_panel(axes, rows: Sequence[Row], value: Callable[[Row], float | None], logarithmic: bool) -> dict[str, Any]:
@@ -118,7 +113,7 @@ def series(rows: Sequence[Row], value, is_train: bool, positive: bool) -> tuple[
 
 def _number(value: Any) -> float | None:
     """The value as a float if it is a finite number, else None."""
-    return float(value) if isinstance(value, int | float | np.number) and math.isfinite(value) else None
+    return float(value) if _style.finite(value) else None
 
 
 def neg_elbo(row: Row) -> float | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from calibrax._files import write_whole
 from calibrax.evaluation.figures import _style
-from calibrax.evaluation.figures.images import as_pixels, font, text_width
+from calibrax.evaluation.figures.images import as_pixels, enlarged, font, text_width
 from calibrax.evaluation.metrics.frame_scores import FrameScores
 
 GIVEN, PREDICTED = "#009E73", "#D55E00"  # a green and a red that colour-blind readers tell apart
@@ -33,36 +33,31 @@ def save_scores_over_time(path: str | Path, scores: Mapping[str, FrameScores], *
     Raises:
       ValueError: if there are no scores, or for another ending of `path`.
     """
+    from matplotlib.ticker import MaxNLocator
+
     if not scores:
         raise ValueError("scores is empty; expected at least one {name: FrameScores}")
     names = [_style.shortened(name) for name in scores]
     with _style.figure_file(path, 1200, 460 + _style.legend_height(names, 1200), title) as figure:
-        draw_scores_over_time(figure, scores)
-
-
-def draw_scores_over_time(figure, scores: Mapping[str, FrameScores]) -> None:
-    """The two panels and one legend, on an empty matplotlib figure."""
-    from matplotlib.ticker import MaxNLocator
-
-    handles = {}
-    for axes, name, field in zip(figure.subplots(1, 2), ("PSNR (dB)", "SSIM"), ("psnr", "ssim"), strict=True):
-        _style.tidy(axes, "frame", title=f"{name}, ± one standard error over clips")
-        for index, (label, score) in enumerate(scores.items()):
-            mean, stderr = (np.asarray(getattr(score, key), float) for key in (field, f"{field}_stderr"))
-            mean = np.where(np.isfinite(mean), mean, math.nan)
-            if np.isnan(mean).all():
+        handles = {}
+        for axes, name, field in zip(figure.subplots(1, 2), ("PSNR (dB)", "SSIM"), ("psnr", "ssim"), strict=True):
+            _style.tidy(axes, "frame", title=f"{name}, ± one standard error over clips")
+            for index, (label, score) in enumerate(scores.items()):
+                mean, stderr = (np.asarray(getattr(score, key), float) for key in (field, f"{field}_stderr"))
+                mean = np.where(np.isfinite(mean), mean, math.nan)
+                if np.isnan(mean).all():
+                    continue
+                frames = score.first + 1 + np.arange(len(mean))
+                style = _style.line_style(index)
+                (handles[_style.shortened(label)],) = axes.plot(frames, mean, markersize=4, linewidth=1.8, **style)
+                band = np.where(np.isfinite(stderr), stderr, 0)
+                axes.fill_between(frames, mean - band, mean + band, color=style["color"], alpha=0.18, linewidth=0)
+            if not axes.lines:
+                _style.no_values(axes)
                 continue
-            frames = score.first + 1 + np.arange(len(mean))
-            style = _style.line_style(index)
-            (handles[_style.shortened(label)],) = axes.plot(frames, mean, markersize=4, linewidth=1.8, **style)
-            band = np.where(np.isfinite(stderr), stderr, 0)
-            axes.fill_between(frames, mean - band, mean + band, color=style["color"], alpha=0.18, linewidth=0)
-        if not axes.lines:
-            _style.no_values(axes)
-            continue
-        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-        axes.margins(x=0.02)
-    _style.legend_below(figure, [(handle, label) for label, handle in handles.items()])
+            axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+            axes.margins(x=0.02)
+        _style.legend_below(figure, [(handle, label) for label, handle in handles.items()])
 
 
 def save_film(path: str | Path, rows: Sequence[Row], past: int | None, *, title: str | None = None) -> None:
@@ -82,11 +77,12 @@ def save_film(path: str | Path, rows: Sequence[Row], past: int | None, *, title:
     Raises:
       ValueError: if a shape, a dtype, a number or the ending of `path` is wrong.
     """
-    _check_suffix(path, ".png")
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"path is {path}; expected a name that ends in .png")
     strips = _checked(rows, past or 0)
     shown = _shown(len(strips[0][1]), past or 0, NUM_SHOWN)
-    scale = max(1, round(1100 // len(shown) / strips[0][1].shape[2]))
-    frames = [_enlarged(strip[shown], scale) for _, strip in strips]
+    scale = 1100 // len(shown) / strips[0][1].shape[2]
+    frames = [enlarged(strip[shown], scale) for _, strip in strips]
     height, width = frames[0].shape[1:3]
 
     indent = max(text_width(name, TEXT) for name, _ in strips) + 2 * MARGIN
@@ -115,19 +111,11 @@ def save_gif(path: str | Path, rows: Sequence[Row], past: int, *, title: str | N
 
     Videos are enlarged up to fourfold, to a page of about 900 pixels. Each frame is shown for 0.2 seconds.
 
-    Args:
-      path: ends in .gif; folders are made.
-      rows: as for `save_film`.
-      past: number of given frames, 0 to T.
-      title: above all.
-
-    Raises:
-      ValueError: if a shape, a dtype, a number or the ending of `path` is wrong.
+    The arguments are those of `save_film`, but for the ending of `path`, .gif.
     """
-    _check_suffix(path, ".gif")
     videos = _checked(rows, past)
-    scale = max(1, round(min(900 // len(videos) / videos[0][1].shape[2], 4.4)))
-    videos = [(name, _enlarged(video, scale)) for name, video in videos]
+    scale = min(900 // len(videos) / videos[0][1].shape[2], 4.4)
+    videos = [(name, enlarged(video, scale)) for name, video in videos]
     num, height, width = videos[0][1].shape[:3]
 
     cell = max(width + 2 * BORDER, *(text_width(name, TEXT) for name, _ in videos)) + MARGIN
@@ -220,13 +208,3 @@ def _checked(rows: Sequence[Row], past: int) -> list[Row]:
     if not 0 <= past <= expected[0]:
         raise ValueError(f"past is {past}; expected 0 to {expected[0]}, the number of frames")
     return pixels
-
-
-def _check_suffix(path: str | Path, suffix: str) -> None:
-    if Path(path).suffix.lower() != suffix:
-        raise ValueError(f"path is {path}; expected a name that ends in {suffix}")
-
-
-def _enlarged(frames: np.ndarray, scale: int) -> np.ndarray:
-    """Frames [T, H, W, 3] with every pixel repeated `scale` times each way."""
-    return frames.repeat(scale, axis=1).repeat(scale, axis=2)

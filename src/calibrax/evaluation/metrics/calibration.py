@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from calibrax.evaluation.metric import Metric, Record, Subject
+from calibrax.evaluation.metrics.likelihood import mean_stderr
 from calibrax.evaluation.trained import PyTree, Trained, example_batches
 from calibrax.likelihoods import Likelihood
 from calibrax.training.state import target
@@ -63,7 +64,6 @@ def evaluate_calibration(
     *,
     key: jax.Array,
     num_draws: int = 199,
-    batch_size: int = 64,
 ) -> Calibration:
     """Compare each data value with draws from the distribution that the decoder predicts for it.
 
@@ -85,13 +85,13 @@ def evaluate_calibration(
         a `masked` one, the inner likelihood.
       params: its trained params.
       state: its state; draws are those of test time.
-      pairs: batches `(outputs, x)` as given to `nll`; sizes may differ. Decoders over levels need data on their levels.
+      pairs: batches `(outputs, x)` as given to `nll`, each measured as a whole; sizes may differ. Decoders over levels
+        need data on their levels.
       key: for the draws. Example i uses the key with i folded in, so the batch size does not change the result.
       num_draws: S, at least 2. The PIT has a resolution of 1 / (S + 1) and is smeared at random within it; if 200
         divides S + 1, all levels and bins end between ranks. The intervals of a decoder that is not calibrated are
         known from S draws only, so the PIT is blurred by up to 1 / (2·sqrt(S)); with fewer than 199 draws the coverage
         at 99 % moves towards 99 %. Time grows with S, memory does not.
-      batch_size: examples per batch; larger batches are cut.
 
     Returns:
       Counts, fractions and errors on the host.
@@ -106,13 +106,13 @@ def evaluate_calibration(
     References:
       Dawid 1984; Czado, Gneiting and Held 2009 for the randomised transform of counts.
     """
-    for name, number, low in (("num_draws", num_draws, 2), ("batch_size", batch_size, 1)):
-        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < low:
-            raise ValueError(f"{name} is {number!r}; expected an integer of at least {low}")
+    if not isinstance(num_draws, int | np.integer) or num_draws < 2:
+        raise ValueError(f"num_draws is {num_draws!r}; expected an integer of at least 2")
     measure = _measure_function(likelihood, int(num_draws))
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     by_example, by_bin, num_values, seen = [], np.zeros((3, len(LOG2_SIGMA) + 1)), 0, 0
-    for outputs, x in _chunks(pairs, batch_size):
+    for pair in pairs:
+        outputs, x = _checked(pair)
         keys = fold(key, jnp.arange(seen, seen + len(x)))
         counts, sums, num_bad = jax.device_get(measure(params, state, outputs, x, keys))
         if num_bad.any():
@@ -135,31 +135,28 @@ def evaluate_model_calibration(
       examples: [N, ...] uint8 or float data.
       key: for the posterior samples and the draws.
       num_draws: S; see `evaluate_calibration`.
-      batch_size: examples per batch.
+      batch_size: examples per batch, at most.
 
     Raises:
-      ValueError: as `evaluate_calibration`.
+      ValueError: as `evaluate_calibration`, or if batch_size is under 1.
     """
     latent_key, draw_key = jax.random.split(key)
-    batches = example_batches(examples, latent_key, max(1, batch_size))
+    batches = example_batches(examples, latent_key, batch_size)
     pairs = ((trained.outputs(x, keys), target(trained.model, x)) for x, keys in batches)
     params, state = trained.params["likelihood"], trained.likelihood_state
-    options: Any = {"key": draw_key, "num_draws": num_draws, "batch_size": batch_size}
-    return evaluate_calibration(trained.likelihood, params, state, pairs, **options)
+    return evaluate_calibration(trained.likelihood, params, state, pairs, key=draw_key, num_draws=num_draws)
 
 
-def _chunks(pairs: Iterable[tuple[Any, Any]], size: int) -> Iterator[tuple[Any, Any]]:
-    for pair in pairs:
-        if not (isinstance(pair, tuple | list) and len(pair) == 2):  # an array of two examples would unpack as well
-            raise ValueError(f"pairs holds a {type(pair).__name__}; expected pairs (outputs, x)")
-        outputs, x = pair
-        for name, array in (("outputs", outputs), ("x", x)):
-            if not hasattr(array, "shape"):
-                raise ValueError(f"{name} is a {type(array).__name__}; expected an array, [B, ...]")
-        if outputs.shape[:1] != x.shape[:1]:
-            raise ValueError(f"x has shape {x.shape}; expected a batch as long as that of outputs, {outputs.shape}")
-        for start in range(0, len(x), size):
-            yield outputs[start : start + size], x[start : start + size]
+def _checked(pair: Any) -> tuple[Any, Any]:
+    if not (isinstance(pair, tuple | list) and len(pair) == 2):  # an array of two examples would unpack as well
+        raise ValueError(f"pairs holds a {type(pair).__name__}; expected pairs (outputs, x)")
+    outputs, x = pair
+    for name, array in (("outputs", outputs), ("x", x)):
+        if not hasattr(array, "shape"):
+            raise ValueError(f"{name} is a {type(array).__name__}; expected an array, [B, ...]")
+    if outputs.shape[:1] != x.shape[:1]:
+        raise ValueError(f"x has shape {x.shape}; expected a batch as long as that of outputs, {outputs.shape}")
+    return outputs, x
 
 
 @functools.lru_cache(maxsize=16)
@@ -227,9 +224,7 @@ def _summarize(by_example: np.ndarray, by_bin: np.ndarray, num_values: int, num_
     """From counts `by_example` [N, 20 + 4] and sums `by_bin` [3, bins]."""
     num_examples = len(by_example)
     fractions = by_example / (num_values / num_examples)
-    observed, spread = fractions.mean(axis=0), np.full(fractions.shape[1], math.nan)
-    if num_examples > 1:
-        spread = fractions.std(axis=0, ddof=1) / math.sqrt(num_examples)
+    observed, spread = fractions.mean(axis=0), mean_stderr(fractions)
     coverage = {
         level: Coverage(float(p), math.sqrt(p * (1 - p) / num_values), float(by_cluster))
         for level, p, by_cluster in zip(LEVELS, observed[NUM_PIT_BINS:], spread[NUM_PIT_BINS:], strict=True)

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from calibrax.evaluation.metrics.bounded_arrays import read_array
 from calibrax.evaluation.metrics.inception import PREPROCESSING, to_uint8
+from calibrax.evaluation.metrics.inception_weights import read_array
 
 HASHED_AT_ONCE = 4096  # images
 MAX_BYTES = 256 << 20  # of features in one file: 32,768 images of 2048

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from calibrax.evaluation.metrics.likelihood import mean_stderr
 from calibrax.likelihoods._base import as_unit
 
 WINDOW = 7  # pixels, height and width
@@ -81,23 +82,20 @@ class BestOf(NamedTuple):
     """The best of K samples for each clip."""
 
     videos: jax.Array  # [B, T, H, W, C], as the samples came
-    index: jax.Array  # [B] int32, 0..K-1
     psnr: jax.Array  # [B, T - past] float32, of the frames that were predicted
     ssim: jax.Array  # [B, T - past] float32
 
 
-def best_of(
-    truth: jax.typing.ArrayLike, samples: Iterable[jax.typing.ArrayLike], *, past: int = 0, data_range: float = 1.0
-) -> BestOf:
+def best_of(truth: jax.typing.ArrayLike, samples: Iterable[jax.typing.ArrayLike], *, past: int = 0) -> BestOf:
     """For each clip, the sample with the highest mean SSIM over the predicted frames, as in SVG's evaluation.
 
-    Each sample is scored before the next is drawn, so memory does not depend on K.
+    PSNR and SSIM have a data range of 1. Each sample is scored before the next is drawn, so memory does not depend on
+    K.
 
     Args:
       truth: [B, T, H, W, C], uint8 levels or floats, as `ssim` takes them.
       samples: K arrays like `truth`; an iterator that draws them, or one array [K, B, T, H, W, C].
       past: number of given frames at the front, which are not scored.
-      data_range: as in `ssim`.
 
     Returns:
       The best sample, the first if several are equally good; a sample with NaN counts as the worst.
@@ -111,7 +109,7 @@ def best_of(
     for index, sample in enumerate(samples):
         if np.shape(sample) != np.shape(truth):
             raise ValueError(f"sample {index} has shape {np.shape(sample)}; expected {np.shape(truth)}, as truth has")
-        scored = _score(truth, sample, index, past=past, data_range=data_range)
+        scored = _score(truth, sample, past)
         # Wait here: samples that are drawn before they can be scored take memory.
         best = jax.block_until_ready(scored if best is None else _better(best, scored))
     if best is None:
@@ -143,15 +141,10 @@ def frame_scores(psnr: np.ndarray, ssim: np.ndarray, *, past: int = 0) -> FrameS
     """
     if np.shape(psnr) != np.shape(ssim) or np.ndim(psnr) != 2 or 0 in np.shape(psnr):
         raise ValueError(f"psnr has shape {np.shape(psnr)}, ssim {np.shape(ssim)}; expected [N, T] both, not empty")
-    columns = [statistic for scores in (psnr, ssim) for statistic in _mean_and_stderr(np.asarray(scores, np.float64))]
-    return FrameScores(*columns, num_clips=len(psnr), first=past)
-
-
-def _mean_and_stderr(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    num = len(scores)
+    psnr, ssim = np.asarray(psnr, np.float64), np.asarray(ssim, np.float64)
     with np.errstate(invalid="ignore"):  # a perfect frame has an infinite PSNR
-        stderr = scores.std(axis=0, ddof=1) / math.sqrt(num) if num > 1 else np.full(scores.shape[1], math.nan)
-        return scores.mean(axis=0), stderr
+        columns = psnr.mean(axis=0), mean_stderr(psnr), ssim.mean(axis=0), mean_stderr(ssim)
+    return FrameScores(*columns, num_clips=len(psnr), first=past)
 
 
 def _images(
@@ -190,11 +183,10 @@ def _window_mean(images: jax.Array) -> jax.Array:
     return functools.reduce(jnp.add, (rows[..., shift : shift + width, :] for shift in range(WINDOW))) / WINDOW**2
 
 
-@functools.partial(jax.jit, static_argnames=("past", "data_range"))
-def _score(truth: jax.Array, sample: jax.Array, index: int, *, past: int, data_range: float) -> BestOf:
+@functools.partial(jax.jit, static_argnums=2)
+def _score(truth: jax.Array, sample: jax.Array, past: int) -> BestOf:
     frames = truth[:, past:], sample[:, past:]
-    indices = jnp.full(len(truth), index, jnp.int32)
-    return BestOf(sample, indices, psnr(*frames, data_range), ssim(*frames, data_range))
+    return BestOf(sample, psnr(*frames), ssim(*frames))
 
 
 @jax.jit

@@ -1,6 +1,5 @@
 """A mixture of Gaussians with full covariances, fitted by EM: a density to evaluate on draws that it has not seen."""
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -10,6 +9,8 @@ import numpy as np
 from jax import lax
 
 LOG_2PI = math.log(2 * math.pi)
+NUM_STEPS = 60  # of EM
+BLOCK_SIZE = 1024  # draws whose densities are in memory together
 
 
 class Mixture(NamedTuple):
@@ -20,18 +21,18 @@ class Mixture(NamedTuple):
     inverse: jax.Array  # [K, D, D], of the Cholesky factors of the covariances
 
 
-def fit_mixture(key: jax.Array, y: np.ndarray, num_fit: int, count: int, *, num_steps: int, block_size: int) -> Mixture:
+def fit_mixture(key: jax.Array, y: np.ndarray, num_fit: int, count: int) -> Mixture:
     """EM on the first `num_fit` of the draws y [n, D], from `count` of them as means, and from unit covariances."""
     size = y.shape[1]
     starts = np.asarray(jax.random.choice(key, num_fit, (count,), replace=False))
     identities = np.tile(np.eye(size, dtype=np.float32), (count, 1, 1))
     start = Mixture(jnp.full((count,), -math.log(count), jnp.float32), jnp.asarray(y[starts]), jnp.asarray(identities))
     seen = (np.arange(len(y)) < num_fit).astype(np.float32)  # as weights, so that all fits share one compiled shape
-    return _expectation_maximization(start, blocks(y, block_size), blocks(seen, block_size), num_steps)
+    return _expectation_maximization(start, blocks(y, BLOCK_SIZE), blocks(seen, BLOCK_SIZE))
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _expectation_maximization(start: Mixture, y: jax.Array, seen: jax.Array, num_steps: int) -> Mixture:
+@jax.jit
+def _expectation_maximization(start: Mixture, y: jax.Array, seen: jax.Array) -> Mixture:
     count, size = start.mean.shape
     identity = start.inverse
     prior_scale = identity / count ** (2 / size)  # of Fraley and Raftery 2007, for draws of unit covariance
@@ -54,7 +55,7 @@ def _expectation_maximization(start: Mixture, y: jax.Array, seen: jax.Array, num
         inverse = jax.scipy.linalg.solve_triangular(factor, identity, lower=True)
         return Mixture(jnp.log(number / jnp.sum(number)), mean, inverse), None
 
-    return lax.scan(step, start, length=num_steps)[0]
+    return lax.scan(step, start, length=NUM_STEPS)[0]
 
 
 def _log_joint(mixture: Mixture, y: jax.Array) -> jax.Array:
@@ -70,9 +71,9 @@ def _log_density_of_blocks(mixture: Mixture, y: jax.Array) -> jax.Array:
     return lax.map(lambda block: jax.nn.logsumexp(_log_joint(mixture, block), axis=1), y)
 
 
-def log_density(mixture: Mixture, y: np.ndarray, block_size: int) -> np.ndarray:
+def log_density(mixture: Mixture, y: np.ndarray) -> np.ndarray:
     """log g(y), [n], float64."""
-    log_density = _log_density_of_blocks(mixture, blocks(y, block_size))
+    log_density = _log_density_of_blocks(mixture, blocks(y, BLOCK_SIZE))
     return np.asarray(log_density, np.float64).reshape(-1)[: len(y)]
 
 

@@ -1,8 +1,7 @@
 """What the layers of a hierarchical VAE hold: samples with some layers drawn from the prior, and traversals."""
 
 import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -10,6 +9,8 @@ import numpy as np
 
 from calibrax.evaluation.trained import Trained, check_temperature
 from calibrax.models.hvae import HVAE, Latent
+
+SPAN = 3.0  # posterior standard deviations that a traversal moves to both sides
 
 Side = Literal["top", "bottom"]
 
@@ -64,65 +65,52 @@ def partial_samples(
 
 
 def traversal(
-    trained: Trained,
-    images: np.ndarray,
-    *,
-    layer: int,
-    key: jax.Array,
-    index: int = 0,
-    steps: int = 9,
-    span: float = 3.0,
-    dimensions: int | Sequence[int] = 6,
+    trained: Trained, images: np.ndarray, *, layer: int, key: jax.Array, steps: int = 9, dimensions: int = 6
 ) -> Traversal:
     """E[x | z] while one dimension of one layer of an image's latents moves, and the layers below follow it.
 
-    The image's latents are one draw from the posterior. The chosen dimension moves from -span to +span of its posterior
-    standard deviations about that draw. The layers above stay, and those below take the means of their priors given
-    what is above. Offset 0 is therefore not a reconstruction: it shows what the layers from `layer` upwards know of the
-    image. In a latent map a dimension is a channel, which moves by its own standard deviation everywhere in space.
+    The latents of the first image are one draw from the posterior. The chosen dimension moves from -3 to +3 of its
+    posterior standard deviations about that draw. The layers above stay, and those below take the means of their priors
+    given what is above. Offset 0 is therefore not a reconstruction: it shows what the layers from `layer` upwards know
+    of the image. In a latent map a dimension is a channel, which moves by its own standard deviation everywhere in
+    space.
 
-    If `dimensions` is a number, the most active ones are taken. A dimension's activity is the variance of its posterior
-    mean over the images, divided by the mean posterior variance, averaged over space. The ratio does not depend on the
-    latents' scale, which only the top layer's prior fixes. It also counts variation due to draws of the layers below.
+    The most active dimensions are taken. A dimension's activity is the variance of its posterior mean over the images,
+    divided by the mean posterior variance, averaged over space. The ratio does not depend on the latents' scale, which
+    only the top layer's prior fixes. It also counts variation due to draws of the layers below.
 
     Args:
       trained: a model whose network is an `HVAE`.
       images: [N, H, W, C], uint8 or floats in [0, 1], run as one batch; all of them choose the dimensions.
       layer: 1, the bottom, to L, as in the names `kl/1` ... of the metrics.
       key: for the posterior draws.
-      index: which of the images moves.
       steps: S; an odd number has the unmoved latents in its middle.
-      span: posterior standard deviations, to both sides.
-      dimensions: how many, most active first; or which ones, from 0.
+      dimensions: D, at most; the most active comes first.
 
     Raises:
-      ValueError: for a model without layers, an argument out of its range, or fewer than two images to choose
-        dimensions by.
+      ValueError: for a model without layers, an argument out of its range, or fewer than two images.
     """
     layers = _num_layers(trained)
     if not 1 <= layer <= layers:
         raise ValueError(f"layer is {layer}; expected 1, the bottom, to {layers}")
     if steps < 2:
         raise ValueError(f"steps is {steps}; expected 2 or more")
-    if not 0 < span < math.inf:
-        raise ValueError(f"span is {span}; expected a positive number of standard deviations")
-    num = _at_least(images, 2 if isinstance(dimensions, int) else 1)
-    if not 0 <= index < num:
-        raise ValueError(f"index is {index}; expected 0 to {num - 1}")
-    keys = jax.random.split(key, num)
+    if dimensions < 1:
+        raise ValueError(f"dimensions is {dimensions}; expected 1 or more")
+    keys = jax.random.split(key, _at_least(images, 2))
     latents = jax.device_get(_infer_function(trained.model)(trained.params["model"], images, keys))
     moved = latents[layer - 1]
-    chosen = _chosen_dimensions(moved, dimensions)
-    offsets = np.linspace(-span, span, steps, dtype=np.float32)
-    repeated = [np.repeat(latent.z[index : index + 1], steps, axis=0) for latent in latents]
-    step = np.exp(0.5 * moved.log_var[index])
+    chosen = _most_active(moved, dimensions)
+    offsets = np.linspace(-SPAN, SPAN, steps, dtype=np.float32)
+    repeated = [np.repeat(latent.z[:1], steps, axis=0) for latent in latents]
+    step = np.exp(0.5 * moved.log_var[0])
     rows = []
     for dimension in chosen:
         z = list(repeated)
         z[layer - 1] = np.array(repeated[layer - 1])
         z[layer - 1][..., dimension] += np.multiply.outer(offsets, step[..., dimension])
         below = np.arange(layers) < layer - 1
-        rows.append(_decode(trained, z, keys[np.full(steps, index)], below, 0.0))
+        rows.append(_decode(trained, z, keys[np.zeros(steps, int)], below, 0.0))
     return Traversal(np.stack(rows), layer, chosen, offsets)
 
 
@@ -139,19 +127,11 @@ def _at_least(images: np.ndarray, num: int) -> int:
     return len(images)
 
 
-def _chosen_dimensions(latent: Latent, dimensions: int | Sequence[int]) -> tuple[int, ...]:
-    """The most active dimensions of a layer, or those given, once they are known to exist."""
-    size = latent.mean.shape[-1]
-    if not isinstance(dimensions, int):
-        wrong = [dimension for dimension in dimensions if not 0 <= dimension < size]
-        if wrong or not len(dimensions):
-            raise ValueError(f"dimensions is {tuple(dimensions)}; expected numbers from 0 to {size - 1}")
-        return tuple(dimensions)
-    if dimensions < 1:
-        raise ValueError(f"dimensions is {dimensions}; expected 1 or more")
+def _most_active(latent: Latent, num: int) -> tuple[int, ...]:
+    """Dimensions of a layer, the most active first."""
     activity = np.var(latent.mean, axis=0) / np.exp(latent.log_var).mean(axis=0)
-    order = np.argsort(-activity.reshape(-1, size).mean(axis=0), kind="stable")
-    return tuple(order[:dimensions].tolist())
+    order = np.argsort(-activity.reshape(-1, activity.shape[-1]).mean(axis=0), kind="stable")
+    return tuple(order[:num].tolist())
 
 
 def _decode(trained: Trained, z, keys: jax.Array, from_prior: np.ndarray, temperature: float) -> np.ndarray:

@@ -8,7 +8,7 @@ Shapes: images [N, H, W, C], kernels [kh, kw, in, out], features [N, D].
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -192,15 +192,8 @@ def preprocess(images: jax.Array) -> jax.Array:
     return jnp.broadcast_to(2 * resized - 1, (*shape[:3], 3))
 
 
-def features(
-    params: Params,
-    images: np.ndarray,
-    *,
-    feature: int,
-    batch_size: int = 50,
-    devices: Sequence[Any] | None = None,
-) -> np.ndarray:
-    """The features of images, float32 [N, feature].
+def features(params: Params, images: np.ndarray, *, feature: int, batch_size: int = 50) -> np.ndarray:
+    """The features of images, float32 [N, feature]; all devices share each batch.
 
     One shape compiles: the last batch is padded, and the padding's features are dropped.
 
@@ -209,7 +202,6 @@ def features(
       images: [N, H, W, C] uint8, or floats as in `to_uint8`.
       feature: 64, 192, 768 or 2048.
       batch_size: images per batch on all devices together, rounded up to a multiple of their number.
-      devices: the `jax.Device`s that share a batch; by default all.
 
     Raises:
       ValueError: if there are no images, or feature or batch_size is out of range.
@@ -223,7 +215,7 @@ def features(
         raise ValueError(f"batch_size is {batch_size}; expected at least 1")
     if len(images) == 0:
         raise ValueError("images is empty; expected at least one image")
-    mesh = Mesh(np.array(list(devices or jax.devices())), (AXIS,))
+    mesh = Mesh(np.array(jax.devices()), (AXIS,))
     spread = NamedSharding(mesh, PartitionSpec(AXIS))
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     forward, size = _forward_function(feature), -(-min(batch_size, len(images)) // mesh.size) * mesh.size
@@ -241,7 +233,6 @@ def features(
 @functools.lru_cache(maxsize=4)
 def parameter_shapes(feature: int) -> dict[str, tuple[int, int, int, int]]:
     """Each layer's name, such as `Mixed_5b.branch1x1`, and the shape of its kernel, [kh, kw, in, out]."""
-    check_feature(feature)
     image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
     shapes: Any = jax.eval_shape(Inception(feature).init, jax.random.key(0), image)
     flat: dict[str, Any] = flatten_dict(shapes["params"], sep=".")

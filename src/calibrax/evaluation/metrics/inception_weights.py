@@ -5,7 +5,6 @@ substitute for them.
 """
 
 import hashlib
-import io
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -16,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from calibrax.evaluation.metrics.bounded_arrays import read_array
 from calibrax.evaluation.metrics.inception import Params, check_feature, parameter_shapes
 
 WEIGHTS_FILE = "pt_inception-2015-12-05-6726825d.pth"
@@ -27,6 +25,7 @@ WEIGHTS_SHA256 = (
 )
 BATCH_NORM_EPSILON = 1e-3
 MAX_ITEMSIZE = 8  # bytes of a folded number
+HEADER_BYTES = 4096  # of an array in an .npz, at most; NumPy's headers of plain arrays have 128
 
 
 class InceptionWeightsError(ValueError):
@@ -68,6 +67,28 @@ def weights_digest(params: Params) -> str:
     for name, array in sorted(flatten_dict(params, sep=".").items()):
         digest.update(f"{name} {array.shape} ".encode() + np.ascontiguousarray(array, np.float32).tobytes())
     return digest.hexdigest()
+
+
+def read_array(archive: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarray:
+    """One array of an archive written by `np.savez` or `np.savez_compressed`; pickles are never opened.
+
+    Args:
+      archive: open for reading.
+      name: of the array.
+      max_bytes: of its elements.
+
+    Raises:
+      KeyError: if there is no array of that name.
+      ValueError: if it is larger, compressed in another way, or no array. A damaged archive may raise other errors.
+    """
+    info = archive.getinfo(f"{name}.npy")
+    # zipfile decompresses other kinds in large blocks.
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is packed in a way that NumPy does not write")
+    if info.file_size > max_bytes + HEADER_BYTES:
+        raise ValueError(f"{name} has {info.file_size} bytes; expected at most {max_bytes}")
+    with archive.open(info) as stream:
+        return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 def _read_folded(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[str, np.ndarray]]:
@@ -190,12 +211,8 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _read_torch(path: Path) -> _State:
-    """A state dict written by `torch.save`: a zip archive, or a stream of pickles from PyTorch before 1.6."""
+    """A state dict in the format of PyTorch before 1.6, that of the published file: pickles, then the storages."""
     with path.open("rb") as stream:
-        first = stream.read(4)
-        stream.seek(0)
-        if first == b"PK\x03\x04":
-            return _read_zip(stream)
         magic, version = (_Unpickler(stream).load() for _ in range(2))
         if (magic, version) != (0x1950A86A20F9469CFC6C, 1001):
             raise InceptionWeightsError("this is no file of torch.save")
@@ -206,29 +223,7 @@ def _read_torch(path: Path) -> _State:
         for name in _Unpickler(stream).load():
             dtype, size = reader.storages[name]
             written = int.from_bytes(stream.read(8), "little")
-            storages[name] = _storage(stream.read(size * np.dtype(dtype).itemsize), dtype, size)
-            if written != size:
+            storages[name] = np.frombuffer(stream.read(size * np.dtype(dtype).itemsize), dtype)
+            if not written == size == storages[name].size:
                 raise InceptionWeightsError(f"storage {name} has {written} elements; expected {size}")
         return _State(tensors, storages)
-
-
-def _read_zip(stream) -> _State:
-    with zipfile.ZipFile(stream) as archive:
-        names = archive.namelist()
-        root = next((name for name in names if name.endswith("data.pkl")), "data.pkl").removesuffix("data.pkl")
-        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
-            raise InceptionWeightsError("the file is big-endian; expected little-endian")
-        reader = _Unpickler(io.BytesIO(archive.read(f"{root}data.pkl")))
-        tensors = reader.load()
-        storages = {
-            name: _storage(archive.read(f"{root}data/{name}"), dtype, size)
-            for name, (dtype, size) in reader.storages.items()
-        }
-        return _State(tensors, storages)
-
-
-def _storage(data: bytes, dtype: str, size: int) -> np.ndarray:
-    array = np.frombuffer(data, dtype)
-    if array.size != size:
-        raise InceptionWeightsError(f"a storage has {array.size} elements; expected {size}")
-    return array

@@ -77,9 +77,10 @@ def evaluate_likelihood(trained: Trained, examples: np.ndarray, *, key: jax.Arra
     )
 
 
-def mean_stderr(values: np.ndarray) -> float:
-    """Standard error of the mean of independent values; NaN for a single one."""
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+def mean_stderr(values: np.ndarray) -> Any:
+    """Standard error of the mean of independent values, over the first axis; NaN for a single one."""
+    num = len(values)
+    return values.std(axis=0, ddof=1) / math.sqrt(num) if num > 1 else np.full(values.shape[1:], math.nan)[()]
 
 
 @functools.lru_cache(maxsize=8)

@@ -121,7 +121,7 @@ class Predictions(NamedTuple):
     random: FrameScores  # the first sample
     copied: FrameScores  # the last given frame, repeated
     num_samples: int  # K
-    films: list[Film]  # truth, best, random and reconstruction of the first clips
+    film: Film  # truth, best, random and reconstruction of the first clip
 
     def by_name(self) -> dict[str, FrameScores]:
         """For `figures.video.save_scores_over_time`."""
@@ -137,7 +137,6 @@ def measure_predictions(
     num_samples: int,
     key: jax.Array,
     batch_size: int = BATCH_SIZE,
-    num_films: int = 1,
     temperature: float = 1.0,
 ) -> Predictions:
     """PSNR and SSIM (data range 1) of predicted frames: the best of K samples, one sample, and copying.
@@ -152,14 +151,13 @@ def measure_predictions(
       num_samples: K; SVG's evaluation takes 100.
       key: for the samples; each clip folds in its index.
       batch_size: clips per batch, at most.
-      num_films: number of clips to return as rows for a film strip.
       temperature: as in `predict`.
 
     Raises:
       ValueError: if there are no videos, a number is out of range, or a batch of one clip has no statistics of its own.
     """
     _check(trained, videos, past, num_samples, batch_size)
-    films: list[Film] = []
+    film: Film = []
     scores: list[dict[str, tuple[jax.Array, jax.Array]]] = []
     for clips, keys in example_batches(videos, key, batch_size):
         samples = futures(trained, clips, past, num_samples, keys, temperature)
@@ -172,16 +170,15 @@ def measure_predictions(
                 "copied": _scores(clips, copied(clips, past), past),
             }
         )
-        if len(films) < num_films:
+        if not film:
             again = reconstruct_videos(trained, clips, keys)
             rows = {"truth": clips, f"best of {num_samples}": best.videos, "random": random, "reconstruction": again}
-            shown = range(min(num_films - len(films), len(clips)))
-            films += [[(name, np.asarray(videos[clip])) for name, videos in rows.items()] for clip in shown]
+            film = [(name, np.asarray(videos[0])) for name, videos in rows.items()]
     means = {}
     for name in scores[0]:
         columns = zip(*(batch[name] for batch in scores), strict=True)
         means[name] = frame_scores(*(np.concatenate(column) for column in columns), past=past)
-    return Predictions(**means, num_samples=num_samples, films=films)
+    return Predictions(**means, num_samples=num_samples, film=film)
 
 
 def _scores(clips: np.ndarray, prediction: jax.Array, past: int) -> tuple[jax.Array, jax.Array]:
@@ -269,7 +266,7 @@ def _measure(options: PredictionOptions, subject: Subject) -> Record:
     found = measure_predictions(subject.trained, subject.examples, num_samples=options.futures, **where)
     title = f"{subject.title}: {len(subject.examples):,} test videos"
     save_scores_over_time(subject.folder / "prediction.png", found.by_name(), title=title)
-    save_prediction(subject.folder / "film", found.films[0], subject.past, title=title)
+    save_prediction(subject.folder / "film", found.film, subject.past, title=title)
     columns = ("psnr", "psnr_stderr", "ssim", "ssim_stderr")
     scores = {
         name: {column: getattr(score, column) for column in columns}
