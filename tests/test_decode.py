@@ -1,4 +1,4 @@
-"""`Decode` in Linen and NNX: parameters, running average, and what does not count as an update."""
+"""`Decode` in Linen and NNX: its parameters, its running average, and which calls update it."""
 
 import chex
 import jax
@@ -24,7 +24,7 @@ def functional(likelihood, train):
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_linen_keeps_the_average_as_batch_norm_keeps_its_statistics(likelihood):
+def test_linen_keeps_the_average_in_a_mutable_collection(likelihood):
     module = calibrax.linen.Decode(likelihood)
     variables = module.init(jax.random.key(0), OUTPUTS, X, train=True)
     params, state = likelihood.init(X.shape[1:])
@@ -38,7 +38,7 @@ def test_linen_keeps_the_average_as_batch_norm_keeps_its_statistics(likelihood):
     chex.assert_trees_all_close(nll, likelihood.nll(params, expected_state, OUTPUTS, X, train=False)[0])
 
 
-def test_linen_training_without_a_mutable_collection_is_flax_s_own_error():
+def test_linen_training_without_a_mutable_collection_is_an_error_of_flax():
     module = calibrax.linen.Decode(cx.optimal_sigma())
     variables = module.init(jax.random.key(0), OUTPUTS, X, train=True)
     with pytest.raises(errors.ModifyScopeVariableError):
@@ -46,7 +46,7 @@ def test_linen_training_without_a_mutable_collection_is_flax_s_own_error():
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_nnx_is_the_twin(likelihood):
+def test_nnx_gives_the_same_numbers(likelihood):
     module = calibrax.nnx.Decode(likelihood, X.shape[1:])
 
     @nnx.jit

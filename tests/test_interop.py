@@ -1,4 +1,4 @@
-"""A likelihood as a log-density, a NumPyro and a Distrax distribution: the same numbers, inside their own machinery."""
+"""A likelihood as a log-density, a NumPyro and a Distrax distribution: the same numbers, also inside the libraries."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ def numpyro():
 
 @pytest.fixture
 def relaxed():
-    """NumPyro's optimizers and samplers mix ranks and dtypes (a step count and a float); calibrax's part never does."""
+    """Allow what NumPyro's optimizers and samplers do, but calibrax never does: mixing ranks and dtypes."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         yield
 
@@ -90,7 +90,7 @@ def test_log_density_takes_any_pytree():
 
 
 def hide_but_two():
-    """The mask of a batch of which the first two examples are observed."""
+    """A mask under which only the first two examples of a batch are observed."""
     return jnp.broadcast_to(jnp.arange(B)[:, None, None, None] < 2, (B, *EVENT))
 
 
@@ -98,7 +98,7 @@ def hide_but_two():
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_a_distribution_has_the_likelihood_s_numbers(some, convert, train):
+def test_a_distribution_has_the_numbers_of_the_likelihood(some, convert, train):
     args = decoded(some)
     distribution = convert(some, *args, train=train)
     assert (distribution.batch_shape, distribution.event_shape) == ((B,), EVENT)
@@ -141,7 +141,9 @@ def test_samples_have_shape_moments_and_a_key_each(some, convert):
     assert np.max(np.abs(z)) < 5
 
 
-def test_a_distribution_passes_through_jit_vmap_scan_and_grad(some, convert):
+@pytest.mark.parametrize("name", SOME[:2])  # one with params, one with a state
+def test_a_distribution_passes_through_jit_vmap_scan_and_grad(name, convert):
+    some = DECODERS[name].likelihood
     params, state, _ = decoded(some)
     outputs = jnp.stack([decoded(some, seed=seed)[2] for seed in range(3)])
     x = jnp.stack([data(seed) for seed in range(3)])
@@ -303,7 +305,7 @@ def test_numpyro_scan_over_time(numpyro, some):
 
 
 def test_numpyro_svi_learns_a_shared_sigma_and_the_outputs(numpyro, relaxed):
-    """With the mean fixed σ goes to the RMSE; with the outputs free they go to the data's mean."""
+    """The outputs converge to the mean of the data, and σ to the RMSE."""
     likelihood = cx.shared_sigma(link="identity")
     x = 2.0 + 0.1 * jax.random.normal(jax.random.key(0), (500, 3))
 

@@ -1,3 +1,5 @@
+"""KL, ELBO, importance bound and conversions against closed forms in higher precision."""
+
 import chex
 import jax
 import jax.numpy as jnp

@@ -1,3 +1,5 @@
+"""The running average, and `calibrate`, against NumPy."""
+
 import itertools
 
 import jax
@@ -32,7 +34,7 @@ def test_value_has_finite_gradients_before_the_first_update():
 
 
 @pytest.mark.parametrize("axis", [None, "image", "pixel", "channel", (0, 2)])
-def test_calibrate_weighs_every_example_equally_whatever_the_batches(axis):
+def test_calibrate_gives_every_example_equal_weight(axis):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(23, 4, 5, 3)).astype(np.float32)
     outputs = (

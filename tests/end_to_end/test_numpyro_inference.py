@@ -17,7 +17,7 @@ def numpyro():
 
 @pytest.fixture(autouse=True)
 def relaxed():
-    """NumPyro's optimizers and samplers mix ranks and dtypes (a step count and a float); calibrax's part never does."""
+    """Allow what NumPyro's optimizers and samplers do, but calibrax never does: mixing ranks and dtypes."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         yield
 

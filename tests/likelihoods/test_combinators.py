@@ -50,7 +50,7 @@ def test_joint_adds_up_its_parts():
         assert {name: value.shape for name, value in made.items()} == {name: (B, *s) for name, s in SHAPES.items()}
 
 
-def test_joint_s_discretized_nll_is_there_where_every_part_has_one():
+def test_joint_has_a_discretized_nll_if_all_parts_have_one():
     both = cx.joint({"a": cx.gaussian(), "b": cx.categorical()})
     assert cx.joint(PARTS).discretized_nll is None
     outputs = {"a": outputs_for(PARTS["image"], IMAGE), "b": outputs_for(cx.categorical(), IMAGE)}
@@ -72,16 +72,17 @@ def test_a_mask_of_positions_hides_all_of_their_channels(name):
     params, state = likelihood.init((IMAGE, IMAGE))
     chex.assert_trees_all_equal((params, state), decoder.init(IMAGE))
     hidden = jnp.where(mask, X["image"] / 255, jnp.nan)
-    result = likelihood.nll(params, state, outputs, (hidden, mask))
-    of_values = likelihood.nll(params, state, outputs, (hidden, jnp.broadcast_to(mask, (B, *IMAGE))))
+    compiled = jax.jit(likelihood.nll)
+    result = compiled(params, state, outputs, (hidden, mask))
+    of_values = compiled(params, state, outputs, (hidden, jnp.broadcast_to(mask, (B, *IMAGE))))
     chex.assert_trees_all_close(result, of_values, rtol=1e-5)
     assert result[0][2] == 0  # nothing of it is observed
 
 
 @pytest.mark.parametrize("axis", [None, "image", "pixel", "channel", (0, 2), (2, 3)])
 @pytest.mark.parametrize("make", [cx.optimal_sigma, cx.optimal_laplace])
-def test_masked_averages_count_what_is_observed_whichever_way_the_batch_is_cut(make, axis):
-    """A running average with no decay's worth of memory is NumPy's mean over observed values; so is `calibrate`'s."""
+def test_masked_averages_are_means_over_observed_values(make, axis):
+    """The average after one update is NumPy's mean over observed values; that of `calibrate` is over all batches."""
     likelihood = cx.masked(make(axis, link="identity"))
     name, size = ("mse", np.square) if make is cx.optimal_sigma else ("mae", np.abs)
     mean = RNG.uniform(size=(3, B, *IMAGE)).astype(np.float32)
@@ -119,8 +120,8 @@ def test_masked_batches_on_several_devices_are_the_global_batch():
             return nll, likelihood.update(state, stats)
 
         split = jax.tree.map(lambda a: a.reshape(2, B // 2, *a.shape[1:]), (outputs, X["image"], MASK))
-        nll, states = jax.vmap(part, axis_name="i")(*split)
-        expected, stats = likelihood.nll(params, state, outputs, (X["image"], MASK))
+        nll, states = jax.jit(jax.vmap(part, axis_name="i"))(*split)
+        expected, stats = jax.jit(likelihood.nll)(params, state, outputs, (X["image"], MASK))
         np.testing.assert_allclose(nll.reshape(B), expected, rtol=1e-5)
         for device in range(2):
             own = jax.tree.map(lambda leaf, i=device: leaf[i], states)
@@ -181,7 +182,7 @@ def test_nested_likelihoods_pass_through_transformations():
     plain = NESTED.nll(params, state, outputs, x)
     chex.assert_trees_all_close(jax.jit(NESTED.nll)(params, state, outputs, x), plain, rtol=1e-5)
     first = jax.tree.map(lambda leaf: leaf[None], (outputs, x))
-    stacked = jax.vmap(NESTED.nll, (None, None, 0, 0))(params, state, *first)
+    stacked = jax.jit(jax.vmap(NESTED.nll, (None, None, 0, 0)))(params, state, *first)
     chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[0], stacked), plain, rtol=1e-5)
 
     def body(state, batch):

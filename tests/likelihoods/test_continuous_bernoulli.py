@@ -52,7 +52,7 @@ def test_it_integrates_to_one(logit):
     np.testing.assert_allclose(integrate.simpson(np.exp(-np.float64(nll)), x=x), 1, atol=1e-4)
 
 
-def test_mean_is_the_distribution_s():
+def test_mean_is_that_of_the_distribution():
     logits = np.concatenate([LOGITS, -LOGITS])
     mean = cx.continuous_bernoulli().mean({}, {}, jnp.asarray(logits, jnp.float32)[:, None])[:, 0]
     np.testing.assert_allclose(mean, reference(0.0, logits)[2], rtol=1e-5, atol=1e-7)

@@ -6,14 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from contract import check_contract
-from decoders import DECODERS, EVENT, B, data, outputs_for, trained
+from decoders import DECODERS, EVENT, NAMED, B, data, outputs_for, trained
 from jax import lax
 
 import calibrax as cx
 from calibrax.likelihoods._base import as_unit
 
+# The other variants: tests/robustness/test_decoder_grids.py.
+SOME = ["columns of each image", "categorical of 5 levels", "tempered", "framewise of frames"]
 
-@pytest.mark.parametrize("name", DECODERS)
+
+@pytest.mark.parametrize("name", [*NAMED, *SOME])
 def test_contract(name):
     check_contract(DECODERS[name])
 

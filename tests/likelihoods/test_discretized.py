@@ -6,8 +6,6 @@ import mpmath
 import numpy as np
 import pytest
 from exact import assert_close, conditioning, elementwise
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats as sps
 
 import calibrax as cx
@@ -87,15 +85,6 @@ def test_the_known_traps():
 
 
 @families
-@settings(max_examples=60, deadline=None)
-@given(mean=st.floats(-2, 3, width=32), log_scale=st.floats(-20, 10, width=32), levels=st.sampled_from([2, 3, 32, 256]))
-def test_probabilities_sum_to_one(formula, cdf, pdf, mean, log_scale, levels):
-    x = (jnp.arange(levels, dtype=jnp.float32) / (levels - 1))[:, None]
-    nll, _ = formula(x, jnp.full((levels, 1), mean, jnp.float32), log_scale, levels=levels)
-    np.testing.assert_allclose(np.exp(-np.float64(nll)).sum(), 1, atol=1e-5)
-
-
-@families
 def test_level_254_is_a_closed_bin(formula, cdf, pdf):
     # A mean above 1 puts most of the mass into the last level; as an open end, 254 would have it too.
     x = jnp.asarray([[254]], jnp.uint8)
@@ -110,7 +99,7 @@ def test_level_254_is_a_closed_bin(formula, cdf, pdf):
 def test_x64_is_wider(formula, cdf, pdf, x64):
     x = jnp.asarray([[3], [128], [255]], jnp.uint8)
     for log_scale in (-7.0, -3.0, 2.0):
-        nll = formula(x, jnp.full((3, 1), 0.52), log_scale)[0]
+        nll = jax.jit(formula)(x, jnp.full((3, 1), 0.52), log_scale)[0]
         assert nll.dtype == jnp.float64
         exact = reference(cdf, pdf, np.array([3, 128, 255]))(np.full(3, 0.52), np.full(3, log_scale))[0]
         np.testing.assert_allclose(nll, exact, rtol=1e-11)
@@ -118,7 +107,7 @@ def test_x64_is_wider(formula, cdf, pdf, x64):
 
 @pytest.mark.parametrize("levels", [2, 5, 256])
 @pytest.mark.parametrize("name", ["discretized_gaussian", "discretized_logistic"])
-def test_decoder_s_mean_and_samples_are_those_of_its_probabilities(name, levels):
+def test_mean_and_samples_of_a_decoder_follow_its_probabilities(name, levels):
     likelihood = getattr(cx, name)(levels)
     (key,) = likelihood.init((1,))[0]
     logit = 1.3
@@ -126,15 +115,15 @@ def test_decoder_s_mean_and_samples_are_those_of_its_probabilities(name, levels)
         params = {key: jnp.asarray(log_scale)}
         grid = (jnp.arange(levels, dtype=jnp.float32) / (levels - 1))[:, None]
         outputs = jnp.full((levels, 1), logit)
-        prob = np.exp(-np.float64(likelihood.nll(params, {}, outputs, grid)[0]))
+        prob = np.exp(-np.float64(jax.jit(likelihood.nll)(params, {}, outputs, grid)[0]))
         expected = np.sum(prob * np.arange(levels) / (levels - 1))
-        np.testing.assert_allclose(likelihood.mean(params, {}, outputs[:1])[0, 0], expected, atol=2e-6)
+        np.testing.assert_allclose(jax.jit(likelihood.mean)(params, {}, outputs[:1])[0, 0], expected, atol=2e-6)
         assert_frequencies(likelihood, params, jnp.full((20_000, 1), logit), prob)
 
 
 def assert_frequencies(likelihood, params, outputs, prob):
-    """Pearson's chi-squared over levels, those expected under 5 times together; a false alarm in 10^4."""
-    draws = np.asarray(likelihood.sample(jax.random.key(0), params, {}, outputs), np.float64) * (len(prob) - 1)
+    """Pearson's chi-squared test with a false-alarm rate of 1e-4; levels expected under 5 times are taken together."""
+    draws = np.float64(jax.jit(likelihood.sample)(jax.random.key(0), params, {}, outputs)) * (len(prob) - 1)
     np.testing.assert_allclose(draws, np.round(draws), atol=1e-4)
     counts = np.bincount(np.round(draws).astype(int).ravel(), minlength=len(prob))
     assert len(counts) == len(prob)

@@ -1,4 +1,4 @@
-"""`framewise`: a video's likelihood is that of its frames."""
+"""`framewise`: the likelihood of a video is that of its frames."""
 
 import chex
 import jax
@@ -29,7 +29,7 @@ def flat(videos):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_a_video_s_nll_is_the_sum_of_its_frames(decoder, train):
+def test_the_nll_of_a_video_is_the_sum_over_its_frames(decoder, train):
     video, outputs = cx.framewise(decoder), outputs_for(decoder)
     params, state = video.init((T, *FRAME))
     chex.assert_trees_all_equal((params, state), decoder.init(FRAME))

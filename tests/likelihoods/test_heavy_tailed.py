@@ -89,7 +89,7 @@ def test_densities_integrate_to_one(nll):
     np.testing.assert_allclose(integrate.simpson(density, x=u), 1, atol=1e-4)
 
 
-def test_student_t_s_channels_are_location_log_scale_df():
+def test_channels_of_student_t_are_location_log_scale_df():
     outputs = single(RNG.normal(size=(7, 4, 9)))
     x = single(RNG.uniform(0, 1, (7, 4, 3)))
     location, log_scale, raw = np.split(np.float64(outputs), 3, axis=-1)

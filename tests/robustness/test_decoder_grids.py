@@ -5,11 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from decoders import DECODERS, EVENT, B, data, outputs_for, trained
+from contract import check_contract
+from decoders import DECODERS, EVENT, VARIANTS, B, data, outputs_for, trained
 from jax import lax
 
 import calibrax as cx
 from calibrax import interop
+from calibrax.likelihoods import optimal_sigma_nll
 
 
 @pytest.fixture(params=DECODERS, name="likelihood")
@@ -21,6 +23,28 @@ def example(likelihood):
     """params, state, outputs."""
     outputs = outputs_for(likelihood)
     return *trained(likelihood, outputs, data()), outputs
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_contract_of_variants(name):
+    check_contract(VARIANTS[name])
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-2])
+@pytest.mark.parametrize("axis", [None, "image", "pixel", "channel", (0, 2), (-1, 1), 2])
+def test_the_float32_gradient_of_optimal_sigma_equals_the_float64_one(axis, spread, x64):
+    rng = np.random.default_rng(0)
+    mean = np.float32(rng.uniform(size=(7, 4, 5, 3)))
+    x = np.float32(np.clip(mean + spread * (rng.uniform(size=mean.shape) - 0.5), 0, 1))
+
+    def gradient(dtype):
+        return jax.grad(lambda mean: jnp.sum(optimal_sigma_nll(jnp.asarray(x, dtype), mean, axis)[0]))(
+            jnp.asarray(mean, dtype)
+        )
+
+    narrow, wide = gradient(jnp.float32), gradient(jnp.float64)
+    assert wide.dtype == jnp.float64
+    np.testing.assert_allclose(narrow, wide, rtol=1e-4, atol=1e-4 * np.abs(wide).max())
 
 
 @pytest.mark.parametrize("train", [True, False])

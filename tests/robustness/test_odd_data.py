@@ -1,4 +1,4 @@
-"""Every decoder on data that says next to nothing: constant images, a single one, noise, one example, one pixel."""
+"""Training of every decoder on degenerate data: constant images, one repeated image, noise, one example, one pixel."""
 
 import functools
 import math

@@ -22,7 +22,7 @@ def bernoulli_nll(
 ) -> tuple[Float[Array, " B"], Stats]:
     """Binary cross-entropy -x log p - (1 - x) log(1 - p) with p = sigmoid(logits), summed over the event.
 
-    A sum of non-negative terms, so nothing cancels where the fit is good. For x strictly between 0 and 1 this is a
+    All terms are non-negative, so that nothing cancels where the fit is good. For x strictly between 0 and 1 this is a
     cross-entropy, not the negative log of a normalised density.
 
     Args:
@@ -119,12 +119,9 @@ def continuous_bernoulli() -> Likelihood:
         size = jnp.abs(logits)
         tiny = size < 1e-3  # there the inverse of the distribution function is u - l·u·(1 - u) / 2 to 1e-7
         safe = jnp.where(tiny, 1.0, size)
-        from_zero = jnp.where(
-            tiny,
-            uniform * (1 - 0.5 * size * (1 - uniform)),
-            -jnp.log1p(uniform * jnp.expm1(-safe)) / safe,
-        )
-        from_zero = jnp.clip(from_zero, 0, 1)
+        of_tiny = uniform * (1 - 0.5 * size * (1 - uniform))
+        inverse = -jnp.log1p(uniform * jnp.expm1(-safe)) / safe
+        from_zero = jnp.clip(jnp.where(tiny, of_tiny, inverse), 0, 1)
         return jnp.where(logits > 0, 1 - from_zero, from_zero)
 
     return from_family(Family(continuous_bernoulli_nll, mean, sample), lambda params, state, outputs: (widen(outputs),))

@@ -251,17 +251,17 @@ def _with_running_scale(
 
 
 def _mean_within_examples(values: jax.Array, axes: tuple[int, ...], mask: Mask) -> tuple[jax.Array, jax.Array]:
-    """The mean of the values over those of the axes that lie within an example, and of 1 where observed.
+    """Two means over those averaged axes that lie within an example: of the values, and of 1 where x is observed.
 
-    Hidden values count as 0 in both means, so their ratio is the mean over what is observed. A scale is constant along
-    the axes, so a sum over the event needs these means alone: of value / scale it is the mean over scale, times the
-    number of values behind the mean.
+    A hidden value counts as 0 in both, so that their ratio is the mean over what is observed. A scale does not vary
+    along the averaged axes. Therefore the sum over an event of value / scale is the mean / scale, times the number of
+    values behind the mean: the nll needs no second pass over the values.
 
-    They are also the first stage of the mean over a batch. One float32 sum over 10^5 values loses a digit more than
-    several short sums do, and loses it differently on eight devices than on one.
+    These means are also the first stage of the mean over a batch. One float32 sum over 10^5 values loses a digit more
+    than several short sums do, and on eight devices it loses another one than on one device.
 
     Returns:
-      Both [B, ...] with the averaged axes kept as 1; without a mask the second is 1 in each axis.
+      Both [B, ...] with the averaged axes kept as 1; without a mask, the second has a 1 for each axis.
     """
     within = tuple(i for i in axes if i != 0)
     if mask is None:
@@ -276,8 +276,8 @@ def _mean_over_batch(
 ) -> tuple[jax.Array, Stats]:
     """The mean of observed values over the axes, these axes kept, and the stats that a running average needs.
 
-    `total` and `seen`, from `_mean_within_examples`, are linear in the batch. So each is averaged over it, and across
-    devices, before one is divided by the other; the mean is that of each example if axis 0 is not among the axes.
+    `total` and `seen`, from `_mean_within_examples`, are linear in the batch: each is averaged over it, and across
+    devices, before one is divided by the other. If axis 0 is not among the axes, the mean is that of each example.
     """
 
     def over_batch(array):

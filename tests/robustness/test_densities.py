@@ -1,13 +1,22 @@
-"""Densities with a range of the real line or of [0, 1] integrate to one, whatever their parameters."""
+"""For any parameters, densities on the real line and on [0, 1] integrate to 1 and probabilities of levels sum to 1."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from decoders import DECODERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate
 
-from calibrax.likelihoods import continuous_bernoulli_nll, gaussian_nll, laplace_nll, student_t_nll
+from calibrax.likelihoods import (
+    continuous_bernoulli_nll,
+    discretized_gaussian_nll,
+    discretized_logistic_nll,
+    gaussian_nll,
+    laplace_nll,
+    student_t_nll,
+)
 
 NUM = 4001
 means, log_scales = st.floats(-3, 3, width=32), st.floats(-6, 6, width=32)
@@ -56,3 +65,29 @@ def test_continuous_bernoulli(logit):
     x = np.linspace(0, 1, NUM)
     nll, _ = continuous_bernoulli_nll(jnp.asarray(x, jnp.float32)[:, None], jnp.full((NUM, 1), logit, jnp.float32))
     np.testing.assert_allclose(integrate.simpson(np.exp(-np.float64(nll)), x=x), 1, atol=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(mean=st.floats(-2, 3, width=32), log_scale=st.floats(-20, 10, width=32), levels=st.sampled_from([2, 3, 32, 256]))
+@pytest.mark.parametrize("formula", [discretized_gaussian_nll, discretized_logistic_nll])
+def test_probabilities_of_bins_sum_to_one(formula, mean, log_scale, levels):
+    x = (jnp.arange(levels, dtype=jnp.float32) / (levels - 1))[:, None]
+    nll, _ = formula(x, jnp.full((levels, 1), mean, jnp.float32), log_scale, levels=levels)
+    np.testing.assert_allclose(np.exp(-np.float64(nll)).sum(), 1, atol=1e-5)
+
+
+OVER_LEVELS = [name for name, decoder in DECODERS.items() if decoder.levels and not decoder.likelihood.init((1,))[0]]
+
+
+@pytest.mark.parametrize("name", OVER_LEVELS)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), scale=st.floats(0, 30))
+def test_probabilities_of_levels_sum_to_one(name, seed, scale):
+    likelihood, num = DECODERS[name].likelihood, DECODERS[name].levels
+    assert num is not None
+    outputs = jnp.asarray(
+        scale * np.random.default_rng(seed).normal(size=(1, likelihood.output_channels(1))), jnp.float32
+    )
+    x = (jnp.arange(num, dtype=jnp.float32) / (num - 1))[:, None]
+    nll, _ = likelihood.nll({}, {}, jnp.broadcast_to(outputs, (num, outputs.shape[1])), x)
+    np.testing.assert_allclose(np.exp(-np.float64(nll)).sum(), 1, atol=1e-5)
