@@ -25,6 +25,10 @@ PyTree = Any
 Link = Literal["sigmoid", "identity"]
 
 
+class NoMeanError(ValueError):
+    """The distribution has no mean. A caller that can do without it, such as one that saves figures, catches this."""
+
+
 class Likelihood(NamedTuple):
     """A decoding distribution p(x | outputs) as pure functions.
 
@@ -39,8 +43,8 @@ class Likelihood(NamedTuple):
         batch, `train=False` the running average in `state`. `axis_name` is the mapped axis over which the batch is
         spread. `mask` is True where x is observed, of x's shape or with a last axis of 1; `masked` passes it.
       update: `(state, stats) -> state`: the running average after this batch.
-      mean: `(params, state, outputs) -> E[x | outputs]`, `[B, ..., C]` in the data's range. It raises a ValueError if
-        the distribution has no mean.
+      mean: `(params, state, outputs) -> E[x | outputs]`, `[B, ..., C]` in the data's range; raises `NoMeanError`, a
+        ValueError, if the distribution has none.
       sample: `(key, params, state, outputs) -> x`, a draw in the data's units. A density on the real line may draw
         values outside [0, 1]; clip them for display.
       output_channels: `(channels) -> int`: how many values the decoder emits per position.
@@ -69,7 +73,7 @@ class Family(NamedTuple):
     Attributes:
       nll: `(x, *parameters, mask=None) -> (nll, stats)`: a pure function such as `gaussian_nll`.
       mean: `(*parameters) -> E[x]`, in the data's range. None if the distribution has no mean (Cauchy); the
-        likelihood's `mean` then raises a ValueError that says so, and everything else works.
+        likelihood's `mean` then raises `NoMeanError`, and everything else works.
       sample: `(key, *parameters) -> x`.
       discretized_nll: `(x, *parameters, mask=None) -> (nll, stats)` of the 256-level image, or None.
     """
@@ -123,7 +127,7 @@ def from_family(
     def mean(params, state, outputs):
         if family.mean is None:
             name = getattr(family.nll, "__name__", "nll")
-            raise ValueError(f"the distribution of {name} has no mean; expected one that has, or use sample")
+            raise NoMeanError(f"the distribution of {name} has no mean; expected one that has, or use sample")
         return family.mean(*checked_parameters(params, state, outputs))
 
     def output_channels(channels):
