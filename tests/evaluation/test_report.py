@@ -1,6 +1,5 @@
 """Runs side by side: labels, the table, and the command with a user's mistakes."""
 
-import dataclasses
 import json
 import math
 import re
@@ -179,7 +178,7 @@ def folders(tmp_path, monkeypatch):
         "two": TrainConfig.for_model(likelihood="beta-gaussian", beta=0.01),
     }.items():
         (tmp_path / name).mkdir()
-        write_json(tmp_path / name / "config.json", {"config": dataclasses.asdict(config)})
+        write_json(tmp_path / name / "config.json", {"config": config.flat()})
         record = result(likelihood=config.likelihood.name, fid=measured("FID-768", 0.3))
         write_json(tmp_path / name / "results.json", record)
         (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))

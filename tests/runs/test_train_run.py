@@ -1,6 +1,7 @@
 """Runs with a model, a likelihood and an optimizer of the caller's own."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -8,8 +9,11 @@ from tiny_runs import write_images
 
 import calibrax as cx
 from calibrax import cli
+from calibrax.evaluation.metric import NoOptions
+from calibrax.likelihoods._base import Family, as_unit, from_family
 from calibrax.models import ConvVAE
 from calibrax.runs import Run, RunError, TrainConfig, train
+from calibrax.runs.evaluate import evaluate
 
 
 @pytest.fixture(autouse=True)
@@ -46,3 +50,34 @@ def test_a_run_with_its_own_parts_is_trained_resumed_and_opened(tmp_path, capsys
         train(config.replace(epochs=3, resume=True), model=custom["model"], likelihood=likelihood)
     assert cli.main(["evaluate", str(folder)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_likelihood_without_a_mean_is_trained_and_evaluated(tmp_path, capsys):
+    """Pictures show draws, there is no MSE, and a metric that needs the mean is left out in one line."""
+    family = cauchy_family()
+    likelihood = from_family(family, lambda params, state, outputs: (outputs,))
+    folder = tmp_path / "run"
+    config = TrainConfig.for_model(
+        data=str(write_images(tmp_path / "tiny.npz")), run_dir=str(folder), epochs=1, batch_size=25, latent_dim=2
+    )
+    record = train(config, likelihood=likelihood)
+    assert record["test"]["running average"]["mse"] is None
+    assert np.isfinite(record["test"]["running average"]["neg_elbo"])
+    assert len(list((folder / "samples").iterdir())) == 1
+    capsys.readouterr()
+    results = evaluate(Run.open(folder, likelihood=likelihood), {"reconstruction": NoOptions()})
+    assert "reconstruction" not in results
+    assert "reconstructions ... left out: the distribution of cauchy_nll has no mean" in capsys.readouterr().err
+
+
+def cauchy_family():
+    def cauchy_nll(x, location, mask=None):
+        error = as_unit(x, location.dtype) - location
+        values = jnp.log(jnp.pi) + jnp.log1p(jnp.square(error))
+        return jnp.sum(values, axis=tuple(range(1, values.ndim))), {}
+
+    return Family(
+        nll=cauchy_nll,
+        mean=None,
+        sample=lambda key, location: location + jax.random.cauchy(key, location.shape, location.dtype),
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 from calibrax.evaluation.metric import Metric, Record, Subject, plain
 from calibrax.evaluation.metrics import calibration, fid, importance, information, prediction, reconstruction
+from calibrax.likelihoods._base import NoMeanError
 
 Wanted = Mapping[str, Any]  # the options of the metrics to measure, by the metric's name
 
@@ -59,6 +60,8 @@ def measure(wanted: Wanted, subject: Subject) -> dict[str, Any]:
         print(f"{metric.progress(options)} ...", end=" ", file=sys.stderr, flush=True)
         try:
             found[metric.name] = plain(metric.measure(options, subject))
+        except NoMeanError as error:
+            print(f"left out: {error};", end=" ", file=sys.stderr)
         finally:
             print(f"{time.monotonic() - begin:.0f} s", file=sys.stderr)
     return found

@@ -1,5 +1,6 @@
 """A trained model as one value, and what is done with it: reconstruct, generate, calibrate."""
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from calibrax.likelihoods import Likelihood, calibrate
+from calibrax.likelihoods._base import NoMeanError
 from calibrax.training.state import target, variables_of
 
 PyTree = Any
@@ -32,9 +34,16 @@ class Trained(NamedTuple):
         """E[x | z] in the data's range."""
         return self.likelihood.mean(self.params["likelihood"], self.likelihood_state, outputs)
 
+    def shown(self, outputs: jax.Array, key: jax.Array, *, noise: bool = False) -> np.ndarray:
+        """E[x | z]; or, with `noise` or if p(x | z) has no mean, a draw from p(x | z)."""
+        if not noise:
+            with contextlib.suppress(NoMeanError):
+                return np.asarray(self.mean(outputs))
+        return np.asarray(self.likelihood.sample(key, self.params["likelihood"], self.likelihood_state, outputs))
+
 
 def reconstruct(trained: Trained, examples: np.ndarray, *, key: jax.Array) -> np.ndarray:
-    """E[x | z] for one posterior sample z of each example, float32 in the data's range.
+    """E[x | z] for one posterior sample z of each example, float32 in the data's range; a draw if there is no mean.
 
     For a video model these are reconstructions of the model's `target`: all frames but the first.
 
@@ -42,7 +51,7 @@ def reconstruct(trained: Trained, examples: np.ndarray, *, key: jax.Array) -> np
       ValueError: if there are no examples.
     """
     check_not_empty(examples)
-    return np.asarray(trained.mean(trained.outputs(examples, jax.random.split(key, len(examples)))))
+    return trained.shown(trained.outputs(examples, jax.random.split(key, len(examples))), key)
 
 
 def generate(
@@ -54,7 +63,8 @@ def generate(
       trained: the model.
       num: how many images.
       key: for the latents and the noise.
-      noise: draw from p(x | z) instead of taking its mean, which the paper's figures show.
+      noise: draw from p(x | z) instead of taking its mean, which the paper's figures show. A distribution without a
+        mean is drawn from in any case.
       temperature: multiplies the standard deviation of the prior's draws.
 
     Raises:
@@ -65,10 +75,7 @@ def generate(
     check_temperature(temperature)
     latent_key, noise_key = jax.random.split(key)
     outputs = _generate_function(trained.model, num)(trained.params, latent_key, temperature)
-    if noise:
-        params, state = trained.params["likelihood"], trained.likelihood_state
-        return np.asarray(trained.likelihood.sample(noise_key, params, state, outputs))
-    return np.asarray(trained.mean(outputs))
+    return trained.shown(outputs, noise_key, noise=noise)
 
 
 def calibrate_on(trained: Trained, examples: np.ndarray, *, key: jax.Array, batch_size: int = 256) -> PyTree:

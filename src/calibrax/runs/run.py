@@ -19,6 +19,7 @@ import calibrax.data
 from calibrax.data import Data, DataError, FramesError, steps_per_epoch
 from calibrax.evaluation import Evaluation, Trained, evaluate_likelihood
 from calibrax.likelihoods import Likelihood
+from calibrax.likelihoods._base import NoMeanError
 from calibrax.runs import folder as run_folder
 from calibrax.runs.config import TrainConfig
 from calibrax.runs.presets import SVGSettings
@@ -166,6 +167,15 @@ class Run:
             jax.eval_shape(self.model.init, jax.random.key(0), examples, jax.random.key(0))
         except ValueError as error:
             raise ConfigError(f"--model {self.config.model.name} cannot take {self.data.name}: {error}") from error
+        if self.data.is_video:  # predictions are fed back by their means
+            frames, *frame_shape = self.data.event_shape
+            channels = self.likelihood.output_channels(frame_shape[-1])
+            outputs = jax.ShapeDtypeStruct((1, frames - 1, *frame_shape[:-1], channels), np.float32)
+            parts = self.likelihood.init((frames - 1, *frame_shape))
+            try:
+                jax.eval_shape(self.likelihood.mean, *parts, outputs)
+            except NoMeanError as error:
+                raise ConfigError(f"--likelihood {self.config.likelihood.name} is not for videos: {error}") from error
 
     @functools.cached_property
     def test(self) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Held-out likelihood of a trained model: one-sample ELBO, rate, distortion, bits per dimension."""
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from flax import linen as nn
 
 from calibrax.evaluation.trained import Trained, check_not_empty, example_batches
 from calibrax.likelihoods import Likelihood
+from calibrax.likelihoods._base import NoMeanError
 from calibrax.objectives import bits_per_dim, effective_beta
 from calibrax.training.state import target, variables_of
 
@@ -23,7 +25,7 @@ class Evaluation(NamedTuple):
     neg_elbo_stderr: float  # nats, standard error of that mean over examples
     rate: float  # nats: mean KL(q(z|x) || p(z))
     distortion: float  # nats: mean -log p(x|z)
-    mse: float  # mean squared error of E[x|z], per value
+    mse: float | None  # mean squared error of E[x|z], per value; None where p(x|z) has no mean
     discretized_neg_elbo: float | None  # nats: rate - log P of 256 levels; None where the decoder has none
     bits_per_dim: float | None  # the same in bits, per value
     sigma: float | None  # the decoder's σ (geometric mean where it has several); None where it has none
@@ -67,7 +69,7 @@ def evaluate_likelihood(trained: Trained, examples: np.ndarray, *, key: jax.Arra
         neg_elbo_stderr=mean_stderr(neg_elbo),
         rate=float(columns["rate"].mean()),
         distortion=float(columns["distortion"].mean()),
-        mse=float(columns["sq_error"].mean()),
+        mse=float(columns["sq_error"].mean()) if "sq_error" in columns else None,
         discretized_neg_elbo=discretized,
         bits_per_dim=None if discretized is None else float(bits_per_dim(discretized, scored_shape)),
         sigma=None if log_sigma is None else math.exp(log_sigma),
@@ -92,9 +94,11 @@ def _score_function(model: nn.Module, likelihood: Likelihood) -> Callable[..., d
         args = (params["likelihood"], state, outputs)
         nll, stats = likelihood.nll(*args, x, train=False)
         unit = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
-        sq_error = jnp.square(likelihood.mean(*args) - unit)
         rate = jnp.sum(kl.reshape(kl.shape[0], -1), axis=1)
-        columns = {"rate": rate, "distortion": nll, "sq_error": jnp.mean(sq_error, tuple(range(1, x.ndim)))}
+        columns = {"rate": rate, "distortion": nll}
+        with contextlib.suppress(NoMeanError):
+            sq_error = jnp.square(likelihood.mean(*args) - unit)
+            columns["sq_error"] = jnp.mean(sq_error, tuple(range(1, x.ndim)))
         if kl.ndim > 1:
             columns["layer_kls"] = kl
         if "log_sigma" in stats:
