@@ -25,11 +25,6 @@ METRICS: tuple[Metric, ...] = (
 def check_options(wanted: Wanted, num_test: int, noun: str) -> None:
     """Refuse options that do not fit the test data or the kind of model, before anything is measured.
 
-    Args:
-      wanted: options by the metric's name.
-      num_test: number of test examples.
-      noun: "images" or "videos".
-
     Raises:
       ValueError: in one line that names the flag.
     """
@@ -45,12 +40,7 @@ def check_options(wanted: Wanted, num_test: int, noun: str) -> None:
 
 
 def measure(wanted: Wanted, subject: Subject) -> dict[str, Any]:
-    """The records of the wanted metrics that apply, by name, in the table's order; progress goes to stderr.
-
-    Args:
-      wanted: options by the metric's name; metrics without an entry are left out.
-      subject: what is measured.
-    """
+    """The records of the wanted metrics that apply, by name, in the table's order; progress goes to stderr."""
     found = {}
     for metric in METRICS:
         options = wanted.get(metric.name)
