@@ -6,20 +6,13 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from calibrax.evaluation.metric import Metric, Record, Subject, plain
+from calibrax.evaluation.metric import Record, Subject, plain
 from calibrax.evaluation.metrics import calibration, fid, importance, information, prediction, reconstruction
 from calibrax.likelihoods._base import NoMeanError
 
 Wanted = Mapping[str, Any]  # the options of the metrics to measure, by the metric's name
 
-METRICS: tuple[Metric, ...] = (
-    importance.METRIC,
-    calibration.METRIC,
-    information.METRIC,
-    reconstruction.METRIC,
-    prediction.METRIC,
-    fid.METRIC,
-)
+METRICS = tuple(one.METRIC for one in (importance, calibration, information, reconstruction, prediction, fid))
 
 
 def check_options(wanted: Wanted, num_test: int, noun: str) -> None:

@@ -52,8 +52,8 @@ def results_table(title: str, results: Mapping[str, Evaluation], *, frames: int 
     """One run's evaluations side by side, one column each; a dash where a decoder has no such number.
 
     A column's name says where its σ comes from: `running average` is the average over training, `calibrated` the
-    exact one over the training examples with the final parameters. `frames` are the scored frames of each video, by
-    which -ELBO is then shown as well; None for images.
+    exact one over the training examples with the final parameters. With `frames`, the number of scored frames of each
+    video, -ELBO is shown per frame as well; it is None for images.
     """
     width = max(16, *(len(name) for name in results))
     lines = [title, " " * 22 + "".join(f"{name:>{width + 2}}" for name in results)]
@@ -115,11 +115,9 @@ def tested_on(results: Results) -> str:
 
 def _tell_apart(names: list[str], texts: list[str]) -> list[str]:
     """Each name with its text added, if runs of that name differ in it."""
-    found = collections.defaultdict(set)
-    for name, text in zip(names, texts, strict=True):
-        found[name].add(text)
-    pairs = zip(names, texts, strict=True)
-    return [f"{name}, {text}" if text and len(found[name]) > 1 else name for name, text in pairs]
+    pairs = list(zip(names, texts, strict=True))
+    num_texts = collections.Counter(name for name, _ in set(pairs))
+    return [f"{name}, {text}" if text and num_texts[name] > 1 else name for name, text in pairs]
 
 
 def _setting(results: Results, key: str, form: str, likelihoods: str) -> str:

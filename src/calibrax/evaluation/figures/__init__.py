@@ -1,5 +1,5 @@
 """Figures of runs and of what was measured.
 
-Each function writes one file at `path`, whose folders are made, with `title` above all panels. Where matplotlib draws,
-`path` ends in .png or .svg; another ending is a ValueError.
+Figures are written to `path`, whose folders are made, with `title` above all panels. Where matplotlib draws, `path`
+ends in .png or .svg; another ending is a ValueError.
 """

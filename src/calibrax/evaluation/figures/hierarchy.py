@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from calibrax.evaluation.figures import _style
-from calibrax.evaluation.figures.images import GAP, as_pixels, enlarged
+from calibrax.evaluation.figures.images import GAP, as_pixels, enlarged, tiled
 from calibrax.evaluation.figures.training_curves import Row, running_median, series
 from calibrax.evaluation.metrics.hierarchy import Side, Traversal
 
@@ -205,9 +205,8 @@ def _save_grid(
     """
     num, across, height, width, _ = rows.shape
     scale = max(1, min(PAGE[0] // (across * (width + GAP)), PAGE[1] // (num * (height + GAP))))
-    cells = np.pad(enlarged(rows, scale), [(0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)], constant_values=255)
-    cell_height, cell_width = cells.shape[2:4]
-    picture = cells.swapaxes(1, 2).reshape(num * cell_height, across * cell_width, 3)
+    cell_height, cell_width = scale * height + GAP, scale * width + GAP
+    picture = tiled(enlarged(rows.reshape(-1, height, width, 3), scale), across)[GAP:, GAP:]
     left = round(CHARACTER * max(map(len, names))) + 20
     page_width = max(left + picture.shape[1], 480) + 10
     lines = textwrap.wrap(title or "", page_width // TITLE_CHARACTER)

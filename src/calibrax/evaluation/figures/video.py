@@ -23,7 +23,7 @@ def save_scores_over_time(path: str | Path, scores: Mapping[str, FrameScores], *
     """Plot PSNR and SSIM by frame, one line per model with a band of one standard error over clips.
 
     Frames are counted from 1: after two given frames, the first predicted one is frame 3. Values that are not finite
-    are left out. Scores are by the name in the legend; without any there is a ValueError.
+    are left out. `scores` are by the name in the legend; ValueError if there are none.
     """
     from matplotlib.ticker import MaxNLocator
 
