@@ -67,13 +67,8 @@ def fetch(remote: Remote, path: Path, *, timeout: float, sleep: Callable[[float]
     After a transient error (a connection that breaks off or falls silent, a busy server) there are three further
     attempts, after 1, 4 and 16 seconds or when the server says. If the SHA-256 is known, a partial file stays beside
     `path` as `NAME.part`, and the next attempt or call continues it if the server supports that. Certificates are
-    verified. A file whose SHA-256 is not known is fetched only by https, redirections included.
-
-    Args:
-      remote: the file to fetch.
-      path: where to put it. Its folder is created when the server answers.
-      timeout: an attempt ends after this many seconds of silence, or of less than 1 KiB per second.
-      sleep: waits for a number of seconds.
+    verified. A file whose SHA-256 is not known is fetched only by https, redirections included. The folder of `path` is
+    created when the server answers. An attempt ends after `timeout` seconds of silence, or of under 1 KiB each.
 
     Raises:
       DataError: if the server cannot be reached, keeps breaking off, or sends another file.

@@ -15,21 +15,13 @@ MAX_BYTES = 1 << 28  # of a file after decompression; the largest array, SVHN's 
 
 
 class Original(NamedTuple):
-    """A published data set.
+    """A published data set."""
 
-    Attributes:
-      name: the name in `load`, runs and reports.
-      remotes: the original files, by their paths in the data folder.
-      read: returns the splits, given the data folder.
-      license: a note on the terms of use.
-      tfds_name: the name under which TFDS itself prepares the data set.
-    """
-
-    name: str
-    remotes: dict[str, Remote]
-    read: Callable[[Path], dict[str, np.ndarray]]
-    license: str
-    tfds_name: str
+    name: str  # in `load`, runs and reports
+    remotes: dict[str, Remote]  # the original files, by their paths in the data folder
+    read: Callable[[Path], dict[str, np.ndarray]]  # returns the splits, given the data folder
+    license: str  # a note on the terms of use
+    tfds_name: str  # the name under which TFDS itself prepares the data set
 
     def load(self, options: Options) -> Data:
         """Read prepared data, or else the original files, which are downloaded if necessary and then prepared.

@@ -18,23 +18,13 @@ TO_DESCRIBE = 256  # videos of a split at most
 
 
 class Source(NamedTuple):
-    """A named data set.
-
-    Attributes:
-      name: the name that `load` takes.
-      loader: MODULE.FUNCTION in `calibrax.data.datasets`, imported on use; the function takes `Options` and returns
-        `Data`.
-      aliases: other names that `load` takes.
-      is_video: True for videos.
-      takes_images: True if NAME:IMAGES is accepted too, where IMAGES is a source of images, passed as
-        `Options.digits`.
-    """
+    """A named data set."""
 
     name: str
-    loader: str
-    aliases: tuple[str, ...] = ()
+    loader: str  # MODULE.FUNCTION in `calibrax.data.datasets`, imported on use; takes `Options` and returns `Data`
+    aliases: tuple[str, ...] = ()  # other names that `load` takes
     is_video: bool = False
-    takes_images: bool = False
+    takes_images: bool = False  # NAME:IMAGES is accepted too; IMAGES, a source of images, is passed as `Options.digits`
 
     def load(self, options: Options) -> Data:
         module, function = self.loader.split(".")

@@ -6,29 +6,17 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from calibrax.evaluation.metric import Metric, Record, Subject, plain
+from calibrax.evaluation.metric import Record, Subject, plain
 from calibrax.evaluation.metrics import calibration, fid, importance, information, prediction, reconstruction
 from calibrax.likelihoods._base import NoMeanError
 
 Wanted = Mapping[str, Any]  # the options of the metrics to measure, by the metric's name
 
-METRICS: tuple[Metric, ...] = (
-    importance.METRIC,
-    calibration.METRIC,
-    information.METRIC,
-    reconstruction.METRIC,
-    prediction.METRIC,
-    fid.METRIC,
-)
+METRICS = tuple(one.METRIC for one in (importance, calibration, information, reconstruction, prediction, fid))
 
 
 def check_options(wanted: Wanted, num_test: int, noun: str) -> None:
     """Refuse options that do not fit the test data or the kind of model, before anything is measured.
-
-    Args:
-      wanted: options by the metric's name.
-      num_test: number of test examples.
-      noun: "images" or "videos".
 
     Raises:
       ValueError: in one line that names the flag.
@@ -45,12 +33,7 @@ def check_options(wanted: Wanted, num_test: int, noun: str) -> None:
 
 
 def measure(wanted: Wanted, subject: Subject) -> dict[str, Any]:
-    """The records of the wanted metrics that apply, by name, in the table's order; progress goes to stderr.
-
-    Args:
-      wanted: options by the metric's name; metrics without an entry are left out.
-      subject: what is measured.
-    """
+    """The records of the wanted metrics that apply, by name, in the table's order; progress goes to stderr."""
     found = {}
     for metric in METRICS:
         options = wanted.get(metric.name)

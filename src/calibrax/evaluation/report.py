@@ -52,12 +52,8 @@ def results_table(title: str, results: Mapping[str, Evaluation], *, frames: int 
     """One run's evaluations side by side, one column each; a dash where a decoder has no such number.
 
     A column's name says where its σ comes from: `running average` is the average over training, `calibrated` the
-    exact one over the training examples with the final parameters.
-
-    Args:
-      title: the first line.
-      results: by the column's name.
-      frames: scored frames of each video; -ELBO is then shown per frame as well. None for images.
+    exact one over the training examples with the final parameters. With `frames`, the number of scored frames of each
+    video, -ELBO is shown per frame as well; it is None for images.
     """
     width = max(16, *(len(name) for name in results))
     lines = [title, " " * 22 + "".join(f"{name:>{width + 2}}" for name in results)]
@@ -71,15 +67,12 @@ def results_table(title: str, results: Mapping[str, Evaluation], *, frames: int 
 
 
 def comparison_table(runs: Mapping[str, Results]) -> str:
-    """One row of test results per run; a dash where a run has no such number.
+    """One row of test results per run, by its label; a dash where a run has no such number.
 
     σ is the running average of training. Lines below the table say what does not compare.
 
-    Args:
-      runs: as `results.json` holds them, by label; at least one.
-
     Raises:
-      ValueError: if there is none.
+      ValueError: if there is no run.
     """
     if not runs:
         raise ValueError("runs is empty; expected the results of at least one")
@@ -98,17 +91,10 @@ def comparison_table(runs: Mapping[str, Results]) -> str:
 
 
 def labels(folders: Sequence[str | Path], runs: Sequence[Results]) -> list[str]:
-    """A short name for each run: its likelihood, and what distinguishes it from the others.
+    """A short name for each run, all different: its likelihood, and what distinguishes it from the others.
 
     Every label names the data if they differ. Settings, seed and step are added only if two labels are equal; the
-    folder's name, or its whole path, only if they are still equal after that.
-
-    Args:
-      folders: of the runs, all different.
-      runs: results of the same runs.
-
-    Returns:
-      Labels, all different.
+    folder's name, or its whole path, only if they are still equal after that. The folders are all different.
     """
     names = [str(results["likelihood"]) for results in runs]
     if len({str(results.get("data")) for results in runs}) > 1:
@@ -129,11 +115,9 @@ def tested_on(results: Results) -> str:
 
 def _tell_apart(names: list[str], texts: list[str]) -> list[str]:
     """Each name with its text added, if runs of that name differ in it."""
-    found = collections.defaultdict(set)
-    for name, text in zip(names, texts, strict=True):
-        found[name].add(text)
-    pairs = zip(names, texts, strict=True)
-    return [f"{name}, {text}" if text and len(found[name]) > 1 else name for name, text in pairs]
+    pairs = list(zip(names, texts, strict=True))
+    num_texts = collections.Counter(name for name, _ in set(pairs))
+    return [f"{name}, {text}" if text and num_texts[name] > 1 else name for name, text in pairs]
 
 
 def _setting(results: Results, key: str, form: str, likelihoods: str) -> str:

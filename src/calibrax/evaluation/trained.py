@@ -89,12 +89,7 @@ def example_batches(examples: np.ndarray, key: jax.Array, batch_size: int) -> It
     """Batches of examples in order, with one key per example.
 
     There are as few batches as possible, and their sizes differ by at most one: where batch norm takes a batch's own
-    statistics, a much smaller last batch would give other results. An example's key depends on its index alone.
-
-    Args:
-      examples: [N, ...].
-      key: each example's key is this one with the example's index folded in.
-      batch_size: examples per batch, at most.
+    statistics, a much smaller last batch would give other results. An example's key is `key` with its index folded in.
 
     Raises:
       ValueError: with the first batch, if batch_size is under 1.

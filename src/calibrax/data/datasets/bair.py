@@ -60,11 +60,8 @@ def load(options: Options) -> Data:
 def sequences(builder, split: str, num_frames: int) -> View:
     """The first 1 to 30 frames of every sequence of a split, uint8 [T, 64, 64, 3] each, read on demand.
 
-    The other frames are not decoded. Reading a damaged sequence raises DataError.
-
-    Raises:
-      DataError: if the preparation is damaged.
-      FramesError: if the number of frames is out of its range.
+    The other frames are not decoded. DataError is raised if the preparation is damaged, or later on reading a damaged
+    sequence; FramesError if the number of frames is out of its range.
     """
     if not 1 <= num_frames <= NUM_FRAMES:
         most = f"1 to {NUM_FRAMES}, the length of a sequence"
@@ -103,10 +100,8 @@ class _FirstFrames:
 
 
 def _prepare(folder: Path) -> None:
-    """Download 30 GB and prepare them as array_record with TFDS, whose builder reads the originals with TensorFlow.
-
-    A lack of TensorFlow or of disk space is found before the download.
-    """
+    """Download 30 GB and prepare them as array_record with TFDS, whose builder reads the originals with TensorFlow."""
+    # A lack of TensorFlow or of disk space is found before the download.
     if importlib.util.find_spec("tensorflow") is None:
         raise DataError(f"{NAME} needs TensorFlow to be prepared: pip install 'calibrax[prepare]'")
     free = free_space(folder) >> 30

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from calibrax.data.batches import read_ahead
-from calibrax.data.datasets.celeba_jpegs import NUM_IMAGES, find_photographs
+from calibrax.data.datasets.celeba_jpegs import NUM_IMAGES, from_files, from_tfds
 from calibrax.data.download import free_space
 from calibrax.data.tfds_cache import prepared_name
 from calibrax.data.transforms import View
@@ -80,7 +80,7 @@ def face(photograph: tuple[str, bytes], size: tuple[int, int]) -> np.ndarray:
 def _prepare(data_dir: Path, kept: Path, size: tuple[int, int]) -> None:
     """Decode, crop and resize every photograph, and write the result into the folder `kept`."""
     with contextlib.ExitStack() as stack:
-        where, splits = find_photographs(data_dir, stack)
+        where, splits = from_tfds(data_dir) or from_files(data_dir, stack)
         free, needed = free_space(data_dir), sum(NUM_IMAGES.values()) * size[0] * size[1] * 3
         if free < needed:
             raise DataError(f"{data_dir} has {free >> 20} MiB free; celeba at this size needs {needed >> 20} MiB")

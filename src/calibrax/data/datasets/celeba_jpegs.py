@@ -18,15 +18,8 @@ NUM_IMAGES = {"train": 162_770, "validation": 19_867, "test": 19_962}  # the off
 TFDS_NAME = "celeb_a"
 IMAGES, PARTITION = "img_align_celeba", "list_eval_partition.txt"
 MAX_JPEG, MAX_PARTITION = 1 << 20, 1 << 24  # bytes; the real files have about 1e4 and 2.6e6
-Photographs = tuple[str, dict[str, View]]  # as `find_photographs` returns them
-
-
-def find_photographs(data_dir: Path, stack: contextlib.ExitStack) -> Photographs:
-    """The file or folder that holds the photographs, and each split as pairs (name, content of the JPEG file).
-
-    `data_dir` is searched as `celeba.load` says, and `stack` closes the files that are opened.
-    """
-    return _from_tfds(data_dir) or _from_files(data_dir, stack)
+# The file or folder that holds the photographs, and each split as pairs (name, content of the JPEG file).
+Photographs = tuple[str, dict[str, View]]
 
 
 def read_partition(path: Path) -> dict[str, list[str]]:
@@ -51,7 +44,8 @@ def _check_numbers(where: Path | str, splits: Mapping[str, Sized]) -> None:
             raise DataError(f"{where} has {len(splits[split]):,} images for {split}; CelebA has {num:,}")
 
 
-def _from_tfds(data_dir: Path) -> Photographs | None:
+def from_tfds(data_dir: Path) -> Photographs | None:
+    """The photographs that TFDS has prepared in the folder, or None."""
     builder = find_builder(TFDS_NAME, data_dir)
     if builder is None:
         return None
@@ -75,8 +69,8 @@ def _read_record(where: str, records: Sequence[Any], index: int) -> tuple[str, b
     return name, content
 
 
-def _from_files(data_dir: Path, stack: contextlib.ExitStack) -> Photographs:
-    """The photographs of the original files, in the order of their names."""
+def from_files(data_dir: Path, stack: contextlib.ExitStack) -> Photographs:
+    """The photographs of the original files, in the order of their names; `stack` closes the files that are opened."""
     archive, folder, partition = data_dir / f"{IMAGES}.zip", data_dir / IMAGES, data_dir / PARTITION
     lacking = [f"{IMAGES}.zip"] if not archive.is_file() and not folder.is_dir() else []
     lacking += [PARTITION] if not partition.is_file() else []

@@ -49,7 +49,7 @@ ORIGINAL = Original(
             f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}",
             170_052_171,
             "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-        ),
+        )
     },
     read=read,
     license="research use (Krizhevsky 2009)",

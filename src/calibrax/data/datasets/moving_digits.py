@@ -88,9 +88,8 @@ class MovingDigits:
         check_whole("seed", seed, 0)
         digits = drawn_digits() if digits is None else np.asarray(digits)
         if digits.dtype != np.uint8 or digits.ndim < 3 or 0 in digits.shape or digits.shape[3:] not in ((), (1,)):
-            raise ValueError(
-                f"digits is {digits.dtype} {digits.shape}; expected uint8 [M, h, w] or [M, h, w, 1], M > 0"
-            )
+            expected = "uint8 [M, h, w] or [M, h, w, 1], M > 0"
+            raise ValueError(f"digits is {digits.dtype} {digits.shape}; expected {expected}")
         if max(digits.shape[1:3]) > size:
             raise ValueError(f"size is {size}; expected {max(digits.shape[1:3])} or more, the size of a digit")
         self._digits = digits.reshape(digits.shape[:3])

@@ -37,16 +37,10 @@ def load(options: Options) -> Data:
 
 
 def draw(num: int, seed: int = 0, size: int = 32) -> np.ndarray:
-    """House-number images.
+    """House-number images, uint8 [num, size, size, 3]; image i does not depend on `num`.
 
-    Args:
-      num: number of images; image i does not depend on it.
-      seed: 0 or more. A seed draws the same images as long as the versions of NumPy, Pillow and matplotlib, which
-        provides the typefaces, stay the same.
-      size: height and width, in pixels; 8 or more.
-
-    Returns:
-      uint8 [num, size, size, 3].
+    The seed is 0 or more. It draws the same images as long as the versions of NumPy, Pillow and matplotlib, which
+    provides the typefaces, stay the same. The size is 8 pixels or more.
 
     Raises:
       ValueError: if an argument is out of its range.

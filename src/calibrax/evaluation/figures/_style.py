@@ -16,25 +16,17 @@ from calibrax._files import write_whole
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), which colour-blind readers can tell apart as well.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-METADATA = {
-    ".png": {"Software": None},
-    ".svg": {"Date": None, "Creator": None},
-}  # no times or versions: the same input gives the same bytes
+# No times or versions: the same input gives the same bytes.
+METADATA = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
 LINE_STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))  # one for each pass through the colours
 LONGEST_LABEL = 64  # characters
 
 
 @contextmanager
 def figure_file(path: str | Path, width: int, height: int, title: str | None = None) -> Iterator[Any]:
-    """An empty matplotlib figure, written whole to `path` when the block ends.
+    """An empty matplotlib figure, written whole to `path` when the block ends; ValueError unless that is .png or .svg.
 
-    Args:
-      path: ends in .png or .svg; folders are made. An SVG keeps text as text.
-      width, height: pixels of the PNG, 100 per inch.
-      title: above all panels.
-
-    Raises:
-      ValueError: for another ending.
+    Width and height are pixels of the PNG, 100 per inch. An SVG keeps text as text.
     """
     import matplotlib
     from matplotlib.figure import Figure

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from calibrax.evaluation.figures import _style
 from calibrax.evaluation.figures._style import COLORS, MARKERS
-from calibrax.evaluation.metrics.calibration import LEVELS, NUM_PIT_BINS, Calibration
+
+if TYPE_CHECKING:  # the metric imports this module
+    from calibrax.evaluation.metrics.calibration import Calibration
 
 WIDTH, HEIGHT = 1500, 600  # pixels
 MAX_DENSITY = 3.0  # in the first panel; higher spikes are cut off and labelled, as they would flatten the rest
@@ -15,8 +18,10 @@ MIN_SHARE = 0.002  # of the values; bins of predicted σ with fewer are noise an
 REFERENCE = {"color": "0.35", "linestyle": (0, (5, 3)), "linewidth": 1.2, "zorder": 1}
 
 
-def save_calibration_figure(path: str | Path, results: Mapping[str, Calibration], *, title: str | None = None) -> None:
-    """Draw 1 to 7 decoders over one another, 1500 by 600 pixels.
+def save_calibration_figure(
+    path: str | Path, results: "Mapping[str, Calibration]", *, title: str | None = None
+) -> None:
+    """Draw 1 to 7 decoders, by the name in the legend, over one another, 1500 by 600 pixels.
 
     Left: density of the probability integral transform. It is flat at 1 if calibrated; a hump means that the predicted
     σ is too large, a U that it is too small. Middle: the share of values that the central interval of each level holds,
@@ -24,13 +29,8 @@ def save_calibration_figure(path: str | Path, results: Mapping[str, Calibration]
     error, in bins of predicted σ; a single σ is one point. Bars and bands are two standard errors, examples as
     clusters. Bins with under 0.2 % of the values, or with a predicted or actual error of 0, are not drawn.
 
-    Args:
-      path: ends in .png or .svg; folders are made.
-      results: what `evaluate_calibration` returned, by the name in the legend.
-      title: above the panels.
-
     Raises:
-      ValueError: if there is no result, or more than 7; or for another ending of `path`.
+      ValueError: if there is no result, or more than 7.
     """
     from matplotlib.lines import Line2D
 
@@ -57,10 +57,11 @@ def save_calibration_figure(path: str | Path, results: Mapping[str, Calibration]
         )
 
 
-def _draw_pit(axes, results: list[Calibration]) -> None:
-    edges = np.linspace(0, 1, NUM_PIT_BINS + 1)
-    densities = [NUM_PIT_BINS * result.pit_counts / result.num_values for result in results]
-    margins = [2 * NUM_PIT_BINS * np.nan_to_num(result.pit_stderr_by_example) for result in results]
+def _draw_pit(axes, results: "list[Calibration]") -> None:
+    num_bins = len(results[0].pit_counts)
+    edges = np.linspace(0, 1, num_bins + 1)
+    densities = [num_bins * result.pit_counts / result.num_values for result in results]
+    margins = [2 * num_bins * np.nan_to_num(result.pit_stderr_by_example) for result in results]
     highest = np.add(densities, margins).max()
     top = MAX_DENSITY if highest > MAX_DENSITY else max(1.5, 1.05 * highest)
     axes.axhline(1, **REFERENCE)
@@ -79,14 +80,14 @@ def _draw_pit(axes, results: list[Calibration]) -> None:
     axes.set_title("where data fall in the predicted distribution", fontsize=12, loc="left")
 
 
-def _draw_coverage(axes, results: list[Calibration]) -> None:
+def _draw_coverage(axes, results: "list[Calibration]") -> None:
     axes.plot([0, 100], [0, 100], **REFERENCE)
     for i, result in enumerate(results):
         nominal, observed = _coverage_curve(result)
         axes.plot(nominal, observed, color=COLORS[i], linewidth=1.5)
-        at = [result.coverage[level] for level in LEVELS]
+        at = result.coverage.values()
         points = 100 * np.array([[coverage.observed, np.nan_to_num(coverage.stderr_by_example)] for coverage in at]).T
-        levels = 100 * np.array(LEVELS)
+        levels = 100 * np.array(list(result.coverage))
         axes.errorbar(levels, points[0], 2 * points[1], fmt="none", ecolor=COLORS[i], elinewidth=1.5, capsize=3)
         axes.plot(levels, points[0], MARKERS[i], color=COLORS[i], markersize=7)
     axes.set(xlim=(0, 102), ylim=(0, 102), xlabel="nominal coverage of the central interval (%)")
@@ -94,18 +95,18 @@ def _draw_coverage(axes, results: list[Calibration]) -> None:
     axes.set_title("coverage of central intervals", fontsize=12, loc="left")
 
 
-def _coverage_curve(result: Calibration) -> tuple[np.ndarray, np.ndarray]:
+def _coverage_curve(result: "Calibration") -> tuple[np.ndarray, np.ndarray]:
     """Nominal and observed coverage in per cent, of the levels and of 10, 20, ... %, from pairs of opposite bins."""
-    half = NUM_PIT_BINS // 2
+    half = len(result.pit_counts) // 2
     pairs = result.pit_counts[half:] + result.pit_counts[:half][::-1]
     nominal = np.arange(half + 1) / half
     observed = np.append(0, np.cumsum(pairs)) / result.num_values
-    extra = [(level, result.coverage[level].observed) for level in LEVELS]
+    extra = [(level, coverage.observed) for level, coverage in result.coverage.items()]
     points = np.array(sorted({*zip(nominal.tolist(), observed.tolist(), strict=True), *extra}))
     return 100 * points[:, 0], 100 * points[:, 1]
 
 
-def _draw_sigma(axes, results: list[Calibration]) -> None:
+def _draw_sigma(axes, results: "list[Calibration]") -> None:
     drawn = []
     for i, result in enumerate(results):
         bins = result.sigma_bins

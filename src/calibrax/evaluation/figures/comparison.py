@@ -18,21 +18,17 @@ def save_comparison_curves(path: str | Path, runs: Mapping[str, Sequence[Row]], 
 
     A run without test values is shown by the running median of its training batches, and the legend says so. A test
     value far beyond the others is a triangle at the edge of its panel. Values that are missing or not finite are left
-    out.
-
-    Args:
-      path: ends in .png or .svg, else ValueError; folders are made.
-      runs: rows of `metrics.jsonl`, by label.
-      title: above the panels.
+    out. `runs` are rows of `metrics.jsonl`, by label.
     """
     from matplotlib.lines import Line2D
 
-    with _style.figure_file(path, 1200, _height(runs), title) as figure:
+    names = _legend_names(runs)
+    height = 525 + max(25, _style.legend_height(list(names.values()), 1200))
+    with _style.figure_file(path, 1200, height, title) as figure:
         left, right = figure.subplots(1, 2)
         lines = _draw_runs(right, runs, sigma, logarithmic=True) | _draw_runs(left, runs, neg_elbo, logarithmic=False)
         _style.tidy(left, "training step", title="−ELBO on test images (nats per image)")
         _style.tidy(right, "training step", title="σ that the decoder used (units of the data)")
-        names = _legend_names(runs)
         empty = Line2D([], [], linestyle="")
         _style.legend_below(figure, [(lines.get(label, empty), names[label]) for label in runs])
 
@@ -86,13 +82,7 @@ def _legend_names(runs: Mapping[str, Sequence[Row]]) -> dict[str, str]:
     for label, rows in runs.items():
         remarks = [] if any(row["split"] != "train" for row in rows) else ["training batches"]
         remarks += [] if any(sigma(row) is not None for row in rows) else ["no σ"]
-        remarks = (
-            remarks if any(value(row) is not None for row in rows for value in (neg_elbo, sigma)) else ["no values"]
-        )
+        if not any(value(row) is not None for row in rows for value in (neg_elbo, sigma)):
+            remarks = ["no values"]
         names[label] = _style.shortened(label) + (f" ({', '.join(remarks)})" if remarks else "")
     return names
-
-
-def _height(runs: Mapping[str, Sequence[Row]]) -> int:
-    """Pixels: those of the panels and of the legend below them."""
-    return 525 + max(25, _style.legend_height(list(_legend_names(runs).values()), 1200))

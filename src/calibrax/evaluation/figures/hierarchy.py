@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from calibrax.evaluation.figures import _style
-from calibrax.evaluation.figures.images import GAP, as_pixels, enlarged
+from calibrax.evaluation.figures.images import GAP, as_pixels, enlarged, tiled
 from calibrax.evaluation.figures.training_curves import Row, running_median, series
 from calibrax.evaluation.metrics.hierarchy import Side, Traversal
 
@@ -23,14 +23,12 @@ def save_partial_samples(
     """Write a grid with one column per image: the data on top, below it row k with k layers drawn from the prior.
 
     Args:
-      path: ends in .png or .svg, else ValueError; folders are made.
       samples: [L + 1, N, H, W, C], as from `partial_samples`.
       originals: [N, H, W, C], floats in [0, 1] (clipped) or uint8.
       side: which k layers, as given to `partial_samples`.
-      title: above the grid.
 
     Raises:
-      ValueError: if the shapes do not fit, or for another ending of `path`.
+      ValueError: if the shapes do not fit.
     """
     samples, originals = np.asarray(samples), np.asarray(originals)
     if samples.ndim != 5 or len(samples) < 2 or samples.shape[1:] != originals.shape:
@@ -45,13 +43,7 @@ def save_partial_samples(
 
 
 def save_traversal(path: str | Path, traversal: Traversal, *, title: str | None = None) -> None:
-    """Write a grid with one row per dimension, most active first, and one column per offset.
-
-    Args:
-      path: ends in .png or .svg, else ValueError; folders are made.
-      traversal: as from `traversal`.
-      title: above the grid.
-    """
+    """Write a grid with one row per dimension, most active first, and one column per offset."""
     rows = np.stack([as_pixels(row) for row in traversal.images])
     names = [f"dimension {dimension}" for dimension in traversal.dimensions]
     label = f"offset in layer {traversal.layer} (posterior standard deviations)"
@@ -71,19 +63,20 @@ def save_layer_kls(
     finite are left out. Without any KLs the figure is one empty panel, 700 pixels wide.
 
     Args:
-      path: ends in .png or .svg, else ValueError; folders are made.
       rows: those of `metrics.jsonl`, with the entries `kl/1`, the bottom, to `kl/L`, in nats; every split but "train"
         counts as test.
       free_bits: nats per layer in training, a dashed line.
-      title: above the panels.
     """
+    import matplotlib
+
     num_layers = _num_layers(rows)
     with _style.figure_file(path, 1200 if num_layers else 700, max(550, 200 + 24 * num_layers), title) as figure:
         means, name = last_means(rows)
         over_training = len(means) > 0
         panels = figure.subplots(1, 2, width_ratios=(2, 3)) if over_training else [figure.subplots()]
         _style.tidy(panels[0], "KL (nats per image)", "layer, from the bottom", f"KL of each layer: {name}")
-        colors = _colors(_num_layers(rows))
+        # Dark at the bottom; without the pale end of the map, which is hard to see on white.
+        colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, num_layers))
         _draw_bars(panels[0], means, colors, free_bits or 0.0)
         entries = []
         if over_training:
@@ -198,13 +191,6 @@ def _number(value: float, form: str) -> str:
     return f"{value:{form}}".replace("-", "−")
 
 
-def _colors(num: int) -> np.ndarray:
-    """Dark at the bottom; without the pale end of the map, which is hard to see on white."""
-    import matplotlib
-
-    return matplotlib.colormaps["viridis"](np.linspace(0, 0.88, num))
-
-
 def _save_grid(
     path: str | Path,
     rows: np.ndarray,
@@ -219,9 +205,8 @@ def _save_grid(
     """
     num, across, height, width, _ = rows.shape
     scale = max(1, min(PAGE[0] // (across * (width + GAP)), PAGE[1] // (num * (height + GAP))))
-    cells = np.pad(enlarged(rows, scale), [(0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)], constant_values=255)
-    cell_height, cell_width = cells.shape[2:4]
-    picture = cells.swapaxes(1, 2).reshape(num * cell_height, across * cell_width, 3)
+    cell_height, cell_width = scale * height + GAP, scale * width + GAP
+    picture = tiled(enlarged(rows.reshape(-1, height, width, 3), scale), across)[GAP:, GAP:]
     left = round(CHARACTER * max(map(len, names))) + 20
     page_width = max(left + picture.shape[1], 480) + 10
     lines = textwrap.wrap(title or "", page_width // TITLE_CHARACTER)

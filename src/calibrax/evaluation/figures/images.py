@@ -14,13 +14,10 @@ PAGE_WIDTH = 800  # pixels, about; grids are enlarged to it
 
 
 def save_grid(path: str | Path, images: np.ndarray, *, title: str | None = None) -> None:
-    """Write images as one grid, about square and about 800 pixels wide, row by row.
+    """Write images as one grid, about square and about 800 pixels wide, row by row; `path` is a PNG.
 
-    Args:
-      path: a PNG; folders are made.
-      images: [N, H, W, C], floats in [0, 1] (clipped; NaN is black) or uint8. C is 3 for colour; otherwise the first
-        channel is shown in grey.
-      title: one line above.
+    Images are [N, H, W, C], floats in [0, 1] (clipped; NaN is black) or uint8. C is 3 for colour; otherwise the first
+    channel is shown in grey.
 
     Raises:
       ValueError: if the shape or the dtype is wrong.

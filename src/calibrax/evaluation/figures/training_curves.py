@@ -22,12 +22,8 @@ def save_training_curves(path: str | Path, rows: Sequence[Row], *, title: str | 
     Training batches are a thin line with their running median over it; test evaluations are points. The vertical axes
     leave out the first steps, whose values are orders of magnitude off; a test value beyond an axis is a triangle at
     its edge. For a decoder without σ the last panel shows the root mean squared error, and says so. Values that are
-    missing or not finite are left out.
-
-    Args:
-      path: ends in .png or .svg, else ValueError; folders are made.
-      rows: those of `metrics.jsonl`: `{"step", "split", ...}`; every split but "train" counts as test.
-      title: above the plot.
+    missing or not finite are left out. `rows` are those of `metrics.jsonl`, `{"step", "split", ...}`; every split but
+    "train" counts as test.
     """
     with _style.figure_file(path, 1200, 800, title) as figure:
         has_sigma = any(sigma(row) is not None for row in rows)

@@ -23,15 +23,7 @@ def save_scores_over_time(path: str | Path, scores: Mapping[str, FrameScores], *
     """Plot PSNR and SSIM by frame, one line per model with a band of one standard error over clips.
 
     Frames are counted from 1: after two given frames, the first predicted one is frame 3. Values that are not finite
-    are left out.
-
-    Args:
-      path: ends in .png or .svg; folders are made.
-      scores: by the name in the legend.
-      title: above the panels.
-
-    Raises:
-      ValueError: if there are no scores, or for another ending of `path`.
+    are left out. `scores` are by the name in the legend; ValueError if there are none.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -67,12 +59,11 @@ def save_film(path: str | Path, rows: Sequence[Row], past: int | None, *, title:
     ones red.
 
     Args:
-      path: ends in .png; folders are made.
+      path: ends in .png.
       rows: (name, frames) pairs, frames [T, H, W, C], floats in [0, 1] (clipped; NaN is black) or uint8, all of one
         shape. Of more than 12 frames a strip shows the given ones, or the last of them, and predicted ones at equal
         steps up to the last.
       past: number of given frames, 0 to T; None for strips in which nothing is predicted.
-      title: above all.
 
     Raises:
       ValueError: if a shape, a dtype, a number or the ending of `path` is wrong.

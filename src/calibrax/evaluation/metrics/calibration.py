@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from calibrax.evaluation.figures.calibration import save_calibration_figure
 from calibrax.evaluation.metric import Metric, Record, Subject
 from calibrax.evaluation.metrics.likelihood import mean_stderr
 from calibrax.evaluation.trained import PyTree, Trained, example_batches
@@ -189,9 +190,8 @@ def _measure_example(likelihood: Likelihood, num_draws: int, params, state, outp
         return (below, equal, to_choose + jnp.where(even, square, 0), to_predict + jnp.where(even, 0, square)), None
 
     counts, squares = jnp.zeros(x.shape, jnp.int32), jnp.zeros_like(mean)
-    (below, equal, to_choose, to_predict), _ = lax.scan(
-        add_draw, (counts, counts, squares, squares), jnp.arange(num_draws)
-    )
+    start = (counts, counts, squares, squares)
+    (below, equal, to_choose, to_predict), _ = lax.scan(add_draw, start, jnp.arange(num_draws))
     uniform = jax.random.uniform(jax.random.fold_in(key, num_draws), x.shape, mean.dtype)
     pit = (below.astype(mean.dtype) + uniform * (equal + 1).astype(mean.dtype)) / (num_draws + 1)
     chosen_variance = to_choose / ((num_draws + 1) // 2)
@@ -256,8 +256,6 @@ class CalibrationOptions:
 
 
 def _measure(options: CalibrationOptions, subject: Subject) -> Record:
-    from calibrax.evaluation.figures.calibration import save_calibration_figure  # which imports this module
-
     examples = subject.examples if subject.past is None else subject.examples[:NUM_VIDEOS]
     num_draws = options.calibration_draws
     result = evaluate_model_calibration(subject.trained, examples, key=subject.key, num_draws=num_draws)

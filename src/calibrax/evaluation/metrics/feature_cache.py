@@ -37,10 +37,7 @@ def cache_folder() -> Path:
 def features_identity(images: np.ndarray, *, feature: int, weights: str) -> dict[str, Any]:
     """What features depend on, up to rounding errors, which differ between devices.
 
-    Args:
-      images: [N, H, W, C], uint8, or floats as in `inception.to_uint8`.
-      feature: 64, 192, 768 or 2048.
-      weights: from `inception_weights.weights_digest`.
+    Images are as in `inception.to_uint8`; `weights` is from `inception_weights.weights_digest`.
     """
     digest = hashlib.sha256()
     for start in range(0, len(images), HASHED_AT_ONCE):
@@ -59,15 +56,9 @@ def features_identity(images: np.ndarray, *, feature: int, weights: str) -> dict
 def cached_features(
     folder: str | Path, identity: Mapping[str, Any], compute: Callable[[], np.ndarray]
 ) -> tuple[np.ndarray, str | None]:
-    """Features from the folder if it holds them; otherwise computed, and kept there.
+    """Features, float32 [N, feature], from the folder if it holds them; otherwise computed, and kept there.
 
-    Args:
-      folder: created if need be.
-      identity: from `features_identity`.
-      compute: returns the features, float32 [N, feature].
-
-    Returns:
-      The features; and a note if a file could not be used or written, else None.
+    With them comes a note if a file could not be used or written, else None.
     """
     path, notes = features_path(folder, identity), []
     if os.path.exists(path):  # Path.exists raises if the folder may not be read

@@ -20,11 +20,7 @@ K1, K2 = 0.01, 0.03  # Wang et al. 2004, section III.C
 
 
 def psnr(
-    truth: jax.typing.ArrayLike,
-    prediction: jax.typing.ArrayLike,
-    data_range: float = 1.0,
-    *,
-    per_channel: bool = True,
+    truth: jax.typing.ArrayLike, prediction: jax.typing.ArrayLike, data_range: float = 1.0, *, per_channel: bool = True
 ) -> jax.Array:
     """Peak signal-to-noise ratio of each image, 10 log10(data_range² / MSE).
 
@@ -129,12 +125,9 @@ class FrameScores(NamedTuple):
 
 
 def frame_scores(psnr: np.ndarray, ssim: np.ndarray, *, past: int = 0) -> FrameScores:
-    """Scores of many clips averaged at each time step.
+    """Scores of many clips averaged at each time step, of which `past` is the first.
 
-    Args:
-      psnr: [N, T] decibels, for example all batches' `BestOf.psnr`, one after another.
-      ssim: [N, T].
-      past: the first time step.
+    PSNR (decibels) and SSIM are [N, T], for example all batches' `BestOf.psnr`, one after another.
 
     Raises:
       ValueError: if the shapes differ or are empty.

@@ -116,12 +116,7 @@ class ImportanceOptions:
 def _measure(options: ImportanceOptions, subject: Subject) -> Record:
     num = options.importance_samples
     bounds = importance_bounds(subject.trained, subject.examples, key=subject.key, num_samples=num)
-    return {
-        "neg_log_p": float(-bounds.mean()),
-        "stderr": mean_stderr(bounds),
-        "samples": num,
-        "images": len(bounds),
-    }
+    return {"neg_log_p": float(-bounds.mean()), "stderr": mean_stderr(bounds), "samples": num, "images": len(bounds)}
 
 
 def _lines(record: Record) -> Iterator[str]:

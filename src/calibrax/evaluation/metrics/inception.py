@@ -133,9 +133,6 @@ class Inception(nn.Module):
 
     Folded, it has 21,768,352 parameters up to 2048 features. Names are torchvision's.
 
-    Attributes:
-      feature: 64, 192, 768 or 2048.
-
     Example:
       >>> values = Inception(2048).apply({"params": params}, preprocess(images))  # [B, 2048]
 
@@ -143,7 +140,7 @@ class Inception(nn.Module):
       Szegedy et al. 2016, "Rethinking the Inception architecture"; the FID variant from mseitzer/pytorch-fid.
     """
 
-    feature: int
+    feature: int  # 64, 192, 768 or 2048
 
     @nn.compact
     def __call__(self, x):
@@ -193,15 +190,11 @@ def preprocess(images: jax.Array) -> jax.Array:
 
 
 def features(params: Params, images: np.ndarray, *, feature: int, batch_size: int = 50) -> np.ndarray:
-    """The features of images, float32 [N, feature]; all devices share each batch.
+    """The features of images as in `to_uint8`, float32 [N, feature]; all devices share each batch.
 
-    One shape compiles: the last batch is padded, and the padding's features are dropped.
-
-    Args:
-      params: from `load_weights`, for this feature.
-      images: [N, H, W, C] uint8, or floats as in `to_uint8`.
-      feature: 64, 192, 768 or 2048.
-      batch_size: images per batch on all devices together, rounded up to a multiple of their number.
+    One shape compiles: the last batch is padded, and the padding's features are dropped. `params` are those of
+    `load_weights` for this feature. The batch size is that of all devices together, rounded up to a multiple of their
+    number.
 
     Raises:
       ValueError: if there are no images, or feature or batch_size is out of range.

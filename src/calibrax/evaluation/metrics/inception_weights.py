@@ -20,9 +20,8 @@ from calibrax.evaluation.metrics.inception import Params, check_feature, paramet
 WEIGHTS_FILE = "pt_inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS_FILE}"
 WEIGHTS_SIZE = 95_628_359  # bytes
-WEIGHTS_SHA256 = (
-    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # the file's name has its first digits
-)
+# The file's name has the first digits of its SHA-256.
+WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 BATCH_NORM_EPSILON = 1e-3
 MAX_ITEMSIZE = 8  # bytes of a folded number
 HEADER_BYTES = 4096  # of an array in an .npz, at most; NumPy's headers of plain arrays have 128
@@ -72,11 +71,6 @@ def weights_digest(params: Params) -> str:
 def read_array(archive: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarray:
     """One array of an archive written by `np.savez` or `np.savez_compressed`; pickles are never opened.
 
-    Args:
-      archive: open for reading.
-      name: of the array.
-      max_bytes: of its elements.
-
     Raises:
       KeyError: if there is no array of that name.
       ValueError: if it is larger, compressed in another way, or no array. A damaged archive may raise other errors.
@@ -93,8 +87,7 @@ def read_array(archive: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarra
 
 def _read_folded(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[str, np.ndarray]]:
     """Layers from the `.npz` of folded arrays."""
-    beyond = [name for name in shapes if name.startswith("Mixed_7")]
-    if beyond:
+    if any(name.startswith("Mixed_7") for name in shapes):
         raise InceptionWeightsError(f"these weights end at Mixed_6e; 2048 features need {WEIGHTS_FILE}")
     layers = {}
     with zipfile.ZipFile(path) as archive:
@@ -140,13 +133,11 @@ def _read_published(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[s
     layers = {}
     for name, (height, width, inputs, outputs) in shapes.items():
         weight = state.array(f"{name}.conv.weight", (outputs, inputs, height, width))
-        norm = {
-            part: state.array(f"{name}.bn.{part}", (outputs,))
-            for part in ("weight", "bias", "running_mean", "running_var")
-        }
-        scale = norm["weight"] / np.sqrt(norm["running_var"] + BATCH_NORM_EPSILON)
+        parts = ("weight", "bias", "running_mean", "running_var")
+        gamma, beta, mean, variance = (state.array(f"{name}.bn.{part}", (outputs,)) for part in parts)
+        scale = gamma / np.sqrt(variance + BATCH_NORM_EPSILON)
         kernel = weight.transpose(2, 3, 1, 0) * scale
-        bias = norm["bias"] - norm["running_mean"] * scale
+        bias = beta - mean * scale
         layers[name] = {"kernel": np.ascontiguousarray(kernel, np.float32), "bias": bias.astype(np.float32)}
     return layers
 

@@ -134,13 +134,8 @@ def monte_carlo(mean: np.ndarray, log_var: np.ndarray, *, key: jax.Array, num_dr
       stays close to the sum as long as N times the posterior σ is well above 1.
 
     The numbers of draws from any two examples differ by at most one. Temporaries do not grow with N or M. Time grows
-    as N·M·D: five seconds for 10,000 by 10,000 by 20 on two CPU cores.
-
-    Args:
-      mean, log_var, key, num_draws: as in `measure_information`, which checks them.
-
-    Returns:
-      Estimates with their standard errors over draws, given the N examples.
+    as N·M·D: five seconds for 10,000 by 10,000 by 20 on two CPU cores. Standard errors are over draws, given the N
+    examples. The arguments are those of `measure_information`, which checks them.
 
     References:
       Figure 4; the plain one is β-TCVAE's (Chen et al. 2018) with N the whole data set.
@@ -176,13 +171,8 @@ def moment_matched(mean: np.ndarray, log_var: np.ndarray) -> Decomposition:
 
     log G - log p is quadratic, so its expectation under m and under G is the same: KL(m || p) = KL(m || G) +
     KL(G || p) >= KL(G || p), with equality if m is Gaussian. It needs no draws and is exact for the mixture of the N
-    examples; for the population the sampled covariance adds at most about D(D + 3) / 4N nats.
-
-    Args:
-      mean, log_var: as in `measure_information`, which checks them.
-
-    Returns:
-      Lower bound of the marginal KL, upper bound (rate minus it) of the mutual information; standard errors are 0.
+    examples; for the population the sampled covariance adds at most about D(D + 3) / 4N nats. The bound of the mutual
+    information is the rate minus it, an upper one. Standard errors are 0. `measure_information` checks the arguments.
     """
     centre = mean.mean(axis=0, dtype=np.float64)
     centred = mean - centre
@@ -197,14 +187,8 @@ def held_out(mean: np.ndarray, log_var: np.ndarray, *, key: jax.Array) -> Decomp
     E_m[log g - log p] = KL(m || p) - KL(m || g) <= KL(m || p) for every g that has not seen the draws. Here g is a
     mixture of Gaussians with full covariances, fitted by EM. A fifth of the first half chooses the number of
     components, or the prior itself, with a bound of 0, if no mixture is better. There is one draw per example, so the
-    standard errors hold for the population.
-
-    Args:
-      mean, log_var: as in `measure_information`, which checks them.
-      key: for the split, the draws and the start of EM.
-
-    Returns:
-      Lower bound of the marginal KL, upper bound (the second half's rate minus it) of the mutual information.
+    standard errors hold for the population. The bound of the mutual information is the second half's rate minus that
+    of the marginal KL, an upper one. `measure_information` checks the arguments.
 
     References:
       Fraley and Raftery 2007 for the prior on the covariances, which keeps them from collapsing.

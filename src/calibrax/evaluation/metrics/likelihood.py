@@ -61,9 +61,7 @@ def evaluate_likelihood(trained: Trained, examples: np.ndarray, *, key: jax.Arra
     scored_shape = jax.eval_shape(functools.partial(target, trained.model), examples[:1]).shape[1:]
     neg_elbo = columns["rate"] + columns["distortion"]
     log_sigma = float(columns["log_sigma"].mean()) if "log_sigma" in columns else None
-    discretized = None
-    if "discretized" in columns:
-        discretized = float((columns["rate"] + columns["discretized"]).mean())
+    discretized = float((columns["rate"] + columns["discretized"]).mean()) if "discretized" in columns else None
     return Evaluation(
         neg_elbo=float(neg_elbo.mean()),
         neg_elbo_stderr=mean_stderr(neg_elbo),

@@ -64,18 +64,11 @@ def predict(
 def futures(
     trained: Trained, videos: np.ndarray, past: int, num_samples: int, keys: jax.Array, temperature: float = 1.0
 ) -> Iterator[jax.Array]:
-    """Samples of whole videos, one after another: the given frames, and those predicted from them.
+    """K samples of whole videos, one after another: the given frames, and those predicted from them, float32.
 
-    Args:
-      trained: as in `predict`.
-      videos: [B, T, H, W, C], uint8 levels or floats in [0, 1].
-      past: number of given frames, 1 to T - 1.
-      num_samples: K.
-      keys: B keys; sample k of an example uses the example's key with k folded in.
-      temperature: as in `predict`.
-
-    Yields:
-      K arrays like videos, float32. Each is drawn when it is asked for, so memory does not grow with K.
+    Videos are [B, T, H, W, C], uint8 levels or floats in [0, 1]; the first `past` frames are given, 1 to T - 1. Sample
+    k of an example uses the example's key with k folded in. Each is drawn when it is asked for, so memory does not grow
+    with K.
 
     Raises:
       ValueError: with the first sample, if `past` is out of range, and as `predict`.
@@ -102,13 +95,7 @@ def copied(videos: np.ndarray, past: int) -> jax.Array:
 def reconstruct_videos(trained: Trained, videos: np.ndarray, keys: jax.Array) -> jax.Array:
     """Means of p(x | z) with z from the posterior, given the true previous frames; the first frame is the true one.
 
-    Args:
-      trained: as in `predict`.
-      videos: [B, T, H, W, C], uint8 levels or floats in [0, 1].
-      keys: B keys.
-
-    Returns:
-      [B, T, H, W, C] float32.
+    Videos are [B, T, H, W, C], uint8 levels or floats in [0, 1], with B keys; the result is float32.
     """
     mean = trained.mean(trained.outputs(videos, keys))
     return jnp.concatenate([as_unit(videos[:, :1], jnp.float32), mean], axis=1)
@@ -163,13 +150,8 @@ def measure_predictions(
         samples = futures(trained, clips, past, num_samples, keys, temperature)
         random = next(samples)
         best = best_of(clips, itertools.chain([random], samples), past=past)
-        scores.append(
-            {
-                "best": (best.psnr, best.ssim),
-                "random": _scores(clips, random, past),
-                "copied": _scores(clips, copied(clips, past), past),
-            }
-        )
+        others = {"random": _scores(clips, random, past), "copied": _scores(clips, copied(clips, past), past)}
+        scores.append({"best": (best.psnr, best.ssim)} | others)
         if not film:
             again = reconstruct_videos(trained, clips, keys)
             rows = {"truth": clips, f"best of {num_samples}": best.videos, "random": random, "reconstruction": again}
@@ -190,13 +172,9 @@ def _scores(clips: np.ndarray, prediction: jax.Array, past: int) -> tuple[jax.Ar
 def predicted_frames(
     trained: Trained, videos: np.ndarray, *, past: int, key: jax.Array, batch_size: int = BATCH_SIZE
 ) -> tuple[np.ndarray, np.ndarray]:
-    """True frames, and the frames of one sample per clip, as independent images for FID.
+    """True frames, and the frames of one sample per clip, as independent images for FID, [N·(T - past), H, W, C] uint8.
 
-    Args:
-      trained, videos, past, key, batch_size: as in `measure_predictions`.
-
-    Returns:
-      Two uint8 arrays [N·(T - past), H, W, C].
+    The arguments are those of `measure_predictions`.
     """
     _check(trained, videos, past, 1, batch_size)
     made = []

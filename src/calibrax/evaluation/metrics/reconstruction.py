@@ -15,11 +15,8 @@ from calibrax.training.state import target
 def reconstruction_psnr(trained: Trained, examples: np.ndarray, *, key: jax.Array, batch_size: int = 256) -> np.ndarray:
     """Peak signal-to-noise ratio of each example's reconstruction, 10 log10(1 / MSE).
 
-    Args:
-      trained: the model.
-      examples: images [N, H, W, C] or videos [N, T, H, W, C], uint8 levels or floats in [0, 1].
-      key: for the posterior samples, one per example; each example folds in its index.
-      batch_size: examples per batch, at most.
+    Examples are images [N, H, W, C] or videos [N, T, H, W, C], uint8 levels or floats in [0, 1]. The key is for the
+    posterior samples, one per example; each example folds in its index.
 
     Returns:
       [N] float64, decibels; of a video the mean over the frames of the model's `target`. Infinite for a perfect one.
