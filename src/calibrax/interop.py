@@ -78,8 +78,8 @@ def to_numpyro(
       >>> with numpyro.plate("batch", x.shape[0]):
       ...     numpyro.sample("x", to_numpyro(likelihood, params, state, decoder(z)), obs=x)
     """
-    make = _numpyro_class()  # first, so that a missing library is reported before anything else
-    return make(_decoded(likelihood, params, state, outputs, train))
+    # The class first, so that a missing library is reported before anything else.
+    return _numpyro_class()(_decoded(likelihood, params, state, outputs, train))
 
 
 def to_distrax(
@@ -101,8 +101,7 @@ def to_distrax(
     Example:
       >>> x, log_prob = to_distrax(likelihood, params, state, outputs).sample_and_log_prob(seed=key)
     """
-    make = _distrax_class()
-    return make(_decoded(likelihood, params, state, outputs, train))
+    return _distrax_class()(_decoded(likelihood, params, state, outputs, train))
 
 
 @jax.tree_util.register_dataclass
@@ -129,7 +128,14 @@ class _Decoded:
         """`[..., *event_shape]` -> `[...]`, leading axes broadcast against `batch_shape`."""
         _check_one_array("value", value)
         value = jnp.asarray(value)
-        lead = self._lead(value.shape)
+        split = value.ndim - len(self.event_shape)
+        try:
+            if split < 0 or value.shape[split:] != self.event_shape:
+                raise ValueError  # event axes never broadcast
+            lead = np.broadcast_shapes(value.shape[:split], self.batch_shape)
+        except ValueError:
+            expected = ", ".join(str(n) for n in self.batch_shape + self.event_shape)
+            raise ValueError(f"value has shape {value.shape}; expected (..., {expected})") from None
         stacked = lead[len(lead) - len(self.batch_shape) : -1]
 
         def nll(params, state, outputs, x):
@@ -160,17 +166,6 @@ class _Decoded:
         for _ in self.batch_shape[:-1]:
             function = jax.vmap(function)
         return function(self.params, self.state, self.outputs)
-
-    def _lead(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The leading axes of a value of this shape, broadcast against `batch_shape`."""
-        expected = ", ".join(str(n) for n in self.batch_shape + self.event_shape)
-        split = len(shape) - len(self.event_shape)
-        try:
-            if split < 0 or shape[split:] != self.event_shape:
-                raise ValueError  # event axes never broadcast
-            return np.broadcast_shapes(shape[:split], self.batch_shape)
-        except ValueError:
-            raise ValueError(f"value has shape {shape}; expected (..., {expected})") from None
 
 
 def _decoded(likelihood: Likelihood, params: PyTree, state: PyTree, outputs: Any, train: bool) -> _Decoded:

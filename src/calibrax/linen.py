@@ -36,17 +36,14 @@ class Decode(nn.Module):
     @nn.compact
     def __call__(self, outputs, x, *, train: bool):
         """nll `[B]` in nats and stats, for outputs `[B, ..., output_channels(C)]` and x `[B, ..., C]`."""
-        params, state = self._variables(x)
+        initial_params, initial_state = self.likelihood.init(jax.tree.map(lambda leaf: jnp.shape(leaf)[1:], x))
+        params = {name: self.param(name, lambda _, value=value: value) for name, value in initial_params.items()}
+        state = self.variable("calibration", "state", lambda: initial_state)
         axis_name = None if self.is_initializing() else self.axis_name
         nll, stats = self.likelihood.nll(params, state.value, outputs, x, train=train, axis_name=axis_name)
         if train and not self.is_initializing():
             state.value = self.likelihood.update(state.value, stats)
         return nll, stats
-
-    def _variables(self, x):
-        initial_params, initial_state = self.likelihood.init(jax.tree.map(lambda leaf: jnp.shape(leaf)[1:], x))
-        params = {name: self.param(name, lambda _, value=value: value) for name, value in initial_params.items()}
-        return params, self.variable("calibration", "state", lambda: initial_state)
 
 
 class CategoricalHead(nn.Module):

@@ -37,9 +37,7 @@ class Decode(nnx.Module):
 
     def __call__(self, outputs, x, *, train: bool):
         """nll `[B]` in nats and stats, for outputs `[B, ..., output_channels(C)]` and x `[B, ..., C]`."""
-        params = jax.tree.map(
-            lambda param: param.get_value(), self.params, is_leaf=lambda node: isinstance(node, nnx.Param)
-        )
+        params = jax.tree.map(nnx.Param.get_value, self.params, is_leaf=lambda node: isinstance(node, nnx.Param))
         state = self.state.get_value()
         nll, stats = self.likelihood.nll(params, state, outputs, x, train=train, axis_name=self.axis_name)
         if train:

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-ArrayLike = jax.typing.ArrayLike
+from jax.typing import ArrayLike
 
 
 class RunningAverage(NamedTuple):
@@ -51,10 +50,8 @@ def update(average: RunningAverage, value: ArrayLike, *, decay: float, weight: A
     if jnp.shape(weight) not in ((), shape):
         raise ValueError(f"weight has shape {jnp.shape(weight)}; expected a number, or one for each entry of {shape}")
     gain = (1.0 - decay) * jnp.broadcast_to(jnp.asarray(weight, jnp.float32), shape)
-    return RunningAverage(
-        decay * average.total + gain * jnp.asarray(value, jnp.float32),
-        decay * average.weight + gain,
-    )
+    total = decay * average.total + gain * jnp.asarray(value, jnp.float32)
+    return RunningAverage(total, decay * average.weight + gain)
 
 
 def value(average: RunningAverage, *, initial: float) -> jax.Array:

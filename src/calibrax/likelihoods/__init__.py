@@ -3,12 +3,7 @@
 from calibrax.likelihoods._base import Likelihood, soft_clip
 from calibrax.likelihoods._bernoulli import bernoulli, bernoulli_nll, continuous_bernoulli, continuous_bernoulli_nll
 from calibrax.likelihoods._calibrate import calibrate
-from calibrax.likelihoods._categorical import (
-    bitwise_categorical,
-    bitwise_categorical_nll,
-    categorical,
-    categorical_nll,
-)
+from calibrax.likelihoods._categorical import bitwise_categorical, bitwise_categorical_nll, categorical, categorical_nll
 from calibrax.likelihoods._categorical_head import categorical_nll_from_features
 from calibrax.likelihoods._combinators import joint, masked, tempered
 from calibrax.likelihoods._discretized import (

@@ -1,6 +1,5 @@
 """What a decoder is made of: the `Likelihood` record, families of distributions, links and scales."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -102,25 +101,22 @@ def from_family(
       outputs_per_position: how many more values it emits per position.
       init_params: makes the parameters that gradient descent trains.
     """
-    shape_of = functools.partial(
-        data_shape, outputs_per_channel=outputs_per_channel, outputs_per_position=outputs_per_position
-    )
 
     def init(event_shape):
         check_event_shape(event_shape)
         return init_params(), {}
 
     def checked_parameters(params, state, outputs):
-        shape_of(outputs, axes=1)
+        data_shape(outputs, outputs_per_channel, outputs_per_position, axes=1)
         return parameters(params, state, jnp.asarray(outputs))
 
     def nll(params, state, outputs, x, train=True, axis_name=None, mask=None):
         del train, axis_name  # nothing here depends on the batch
-        check_data(x, mask, shape_of(outputs))
+        check_data(x, mask, data_shape(outputs, outputs_per_channel, outputs_per_position))
         return family.nll(x, *checked_parameters(params, state, outputs), mask=mask)
 
     def discretized_nll(params, state, outputs, x, mask=None):
-        check_data(x, mask, shape_of(outputs))
+        check_data(x, mask, data_shape(outputs, outputs_per_channel, outputs_per_position))
         assert family.discretized_nll is not None
         return family.discretized_nll(x, *checked_parameters(params, state, outputs), mask=mask)[0]
 
@@ -148,13 +144,8 @@ def from_family(
 def shared_scale(family: Family, name: str, link: Link) -> Likelihood:
     """A `Likelihood` with one scale for everything, learned by gradient descent.
 
-    Args:
-      family: a distribution with two parameters: what the network emits, after the link, and a log scale.
-      name: of the log scale in `params`, which is `{name: []}`, initially 0.
-      link: `"sigmoid"` for data in [0, 1], `"identity"` for data without a range.
-
-    Raises:
-      ValueError: if the link is unknown.
+    The family has two parameters: what the network emits, after the link, and a log scale. `params` is `{name: []}`,
+    the log scale, initially 0.
     """
     check_link(link)
     return from_family(

@@ -29,12 +29,9 @@ def side_of(level: jax.Array, levels: int) -> jax.Array:
 def log_normal_bin(error: jax.Array, log_width: jax.Array, side: jax.Array) -> jax.Array:
     """log of the mass of N(0, 1) between (error - 1/2)·w and (error + 1/2)·w, or beyond one of them.
 
-    Its derivatives are written by hand: automatic ones would differentiate the series and the tails term by term.
-
-    Args:
-      error: level minus mean, in levels.
-      log_width: log w, the width of a bin in standard deviations; broadcasts against error.
-      side: as from `side_of`, same shape as error; an open bin has all the mass on that side.
+    `error` is level minus mean, in levels; log w, the width of a bin in standard deviations, broadcasts against it.
+    `side` is that of `side_of`, of error's shape; an open bin has all the mass on that side. The derivatives are
+    written by hand: automatic ones would differentiate the series and the tails term by term.
     """
     return _normal_bin(error, log_width, side)[0]
 
@@ -70,10 +67,7 @@ def _log_one_minus_exp(log_width: jax.Array, width: jax.Array) -> jax.Array:
 def expected_level(upper_tail: Callable[[jax.Array], jax.Array], like: jax.Array, levels: int) -> jax.Array:
     """E[level] / (L - 1) = sum_i P(level >= i) / (L - 1), exact, in memory that does not grow with L.
 
-    Args:
-      upper_tail: boundary i - 1/2 in levels -> the probability above it, with the shape and dtype of `like`.
-      like: [...], an array with the shape and dtype of the result.
-      levels: L.
+    `upper_tail` maps a boundary i - 1/2 in levels to the probability above it, with the shape and dtype of `like`.
     """
 
     def add(i, total):
@@ -118,9 +112,7 @@ def _bin_average(center, half) -> tuple[jax.Array, jax.Array, jax.Array]:
 
     φ(center + u) / φ(center) = exp(-center·u - u²/2) = sum_n (-u)^n He_n(center) / n!, the generating function of the
     Hermite polynomials. Averaged over |u| < half, odd powers vanish: sum_k half^2k He_2k(center) / (2k + 1)!.
-
-    Returns:
-      The average, and the derivatives of its logarithm by the centre and by log half.
+    Also returns the derivatives of the average's logarithm by the centre and by log half.
     """
     num_terms = 6 if center.dtype == jnp.float32 else 10  # what is left out is under 1 / 13!, or 1 / 21!
     step, square = half * center, jnp.square(half)
@@ -168,10 +160,7 @@ def _scaled_tail(z: jax.Array) -> jax.Array:
 
 @functools.cache
 def _tail_coefficients(degree: int) -> tuple[float, ...]:
-    """Coefficients of (z + 1)·erfcx(z / sqrt 2) in Chebyshev polynomials of (z - 3) / (z + 3).
-
-    They are fitted at 400 Chebyshev nodes, once per degree.
-    """
+    """Coefficients of (z + 1)·erfcx(z / sqrt 2) in Chebyshev polynomials of (z - 3) / (z + 3), fitted at 400 nodes."""
     q = np.cos(np.pi * (np.arange(400) + 0.5) / 400)
     z = TAIL_CENTER * (1 + q) / (1 - q)
     return tuple(np.polynomial.chebyshev.chebfit(q, (z + 1) * erfcx(z / math.sqrt(2)), degree).tolist())

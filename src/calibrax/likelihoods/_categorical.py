@@ -46,11 +46,11 @@ def categorical_nll(
 @jax.custom_vjp
 def cross_entropy(logits: jax.Array, level: jax.Array) -> jax.Array:
     """log sum_j exp(l_j - l_level) over the last axis of the logits, [..., L] -> [...]."""
-    return _cross_entropy(logits, level)[0]
+    return _cross_entropy_forward(logits, level)[0]
 
 
-def _cross_entropy(logits, level):
-    """The value, and the logit of the level.
+def _cross_entropy_forward(logits, level):
+    """The value, and what the gradient needs: the arguments, the value and the logit of the level.
 
     With m the largest logit and d = m - l_level, the value is d + log(sum_j exp(l_j - m)). If the level is the
     likeliest, d is 0 and its own term of the sum is 1: log1p of the other terms keeps the digits of a good fit.
@@ -60,11 +60,6 @@ def _cross_entropy(logits, level):
     others = jnp.exp(logits - (picked + lead)[..., None])
     others = jnp.sum(jnp.where(_is_level(logits, level), 0.0, others), -1)
     value = jnp.where(lead > 0, lead + jnp.log(jnp.where(lead > 0, others + jnp.exp(-lead), 1.0)), jnp.log1p(others))
-    return value, picked
-
-
-def _cross_entropy_forward(logits, level):
-    value, picked = _cross_entropy(logits, level)
     return value, (logits, level, value, picked)
 
 

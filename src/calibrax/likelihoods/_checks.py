@@ -79,11 +79,7 @@ def check_data(x: jax.typing.ArrayLike, mask: Any, shape: Sequence[int]) -> None
 def data_shape(
     outputs: jax.typing.ArrayLike, outputs_per_channel: int, outputs_per_position: int = 0, axes: int = 2
 ) -> tuple[int, ...]:
-    """The shape that x must have for these outputs.
-
-    Raises:
-      ValueError: if the outputs have fewer than `axes` axes, are complex, or do not divide into channels.
-    """
+    """The shape that x must have for these outputs, which have at least `axes` axes."""
     shape = jnp.shape(outputs)
     if len(shape) < axes:
         raise ValueError(f"outputs has shape {shape}; expected [B, ..., channels]")

@@ -1,11 +1,13 @@
 """Densities on [0, 1] turned into distributions over levels: one bin per level, the outer two open-ended (Table 5)."""
 
+import functools
 import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import ndtr
+from jax.scipy.stats import logistic, norm
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
 from calibrax.likelihoods._base import Family, Likelihood, scaled, shared_scale
@@ -15,12 +17,7 @@ from calibrax.likelihoods._residual import Mask, Stats, compute_dtype, floor_sca
 
 
 def discretized_gaussian_nll(
-    x: Num[Array, "B ..."],
-    mean: Float[Array, "B ..."],
-    log_sigma: jax.typing.ArrayLike,
-    *,
-    levels: int = 256,
-    mask: Mask = None,
+    x: Num[Array, "B ..."], mean: Float[Array, "B ..."], log_sigma: ArrayLike, *, levels: int = 256, mask: Mask = None
 ) -> tuple[Float[Array, " B"], Stats]:
     """Negative log probability of levels under N(mean, σ²) integrated over the bin of each level.
 
@@ -50,12 +47,7 @@ def discretized_gaussian_nll(
 
 
 def discretized_logistic_nll(
-    x: Num[Array, "B ..."],
-    mean: Float[Array, "B ..."],
-    log_scale: jax.typing.ArrayLike,
-    *,
-    levels: int = 256,
-    mask: Mask = None,
+    x: Num[Array, "B ..."], mean: Float[Array, "B ..."], log_scale: ArrayLike, *, levels: int = 256, mask: Mask = None
 ) -> tuple[Float[Array, " B"], Stats]:
     """Negative log probability of levels under a logistic distribution integrated over the bin of each level.
 
@@ -95,9 +87,7 @@ def discretized_gaussian(levels: int = 256) -> Likelihood:
     References:
       Table 5.
     """
-    return _over_levels(
-        discretized_gaussian_nll, "log_sigma", upper_tail=lambda z: ndtr(-z), noise=jax.random.normal, levels=levels
-    )
+    return _over_levels(discretized_gaussian_nll, "log_sigma", norm.sf, jax.random.normal, levels)
 
 
 def discretized_logistic(levels: int = 256) -> Likelihood:
@@ -108,13 +98,7 @@ def discretized_logistic(levels: int = 256) -> Likelihood:
     References:
       Table 5.
     """
-    return _over_levels(
-        discretized_logistic_nll,
-        "log_scale",
-        upper_tail=lambda z: jax.nn.sigmoid(-z),
-        noise=jax.random.logistic,
-        levels=levels,
-    )
+    return _over_levels(discretized_logistic_nll, "log_scale", logistic.sf, jax.random.logistic, levels)
 
 
 def to_nearest_level(x: jax.Array, levels: int) -> jax.Array:
@@ -135,28 +119,20 @@ def _nll(log_bin: Callable, name: str, x, mean, log_scale, levels: int, mask: Ma
     return -sum_event(log_prob, mask), {"mse": mse, name: jnp.mean(log_scale)}
 
 
-def _over_levels(nll: Callable, name: str, *, upper_tail: Callable, noise: Callable, levels: int) -> Likelihood:
+def _over_levels(nll: Callable, name: str, upper_tail: Callable, noise: Callable, levels: int) -> Likelihood:
     """A decoder over levels whose network emits the location, and whose log scale is the parameter `name`.
 
-    Args:
-      nll: `discretized_gaussian_nll` or its twin.
-      name: of the log scale in `params`.
-      upper_tail: z -> P(Z > z) of the standard distribution.
-      noise: draws from the standard distribution, as `jax.random.normal` does.
-      levels: how many, at least 2.
+    `upper_tail` is z -> P(Z > z) of the standard distribution, and `noise` draws from it, as `jax.random.normal` does.
     """
     check_levels("levels", levels)
-    draw = scaled(noise)
-
-    def nll_of_levels(x, mean, log_scale, mask=None):
-        return nll(x, mean, log_scale, levels=levels, mask=mask)
+    nll = functools.partial(nll, levels=levels)
 
     def expectation(mean, log_scale):
         rate = jnp.exp(-floor_scale(log_scale)).astype(mean.dtype) / (levels - 1)  # the width of a level, in scales
         return expected_level(lambda edge: upper_tail((edge - (levels - 1) * mean) * rate), mean, levels)
 
     def sample(key, mean, log_scale):
-        return to_nearest_level(draw(key, mean, log_scale), levels)
+        return to_nearest_level(scaled(noise)(key, mean, log_scale), levels)
 
-    family = Family(nll_of_levels, expectation, sample, nll_of_levels if levels == 256 else None)
+    family = Family(nll, expectation, sample, nll if levels == 256 else None)
     return shared_scale(family, name, "sigmoid")

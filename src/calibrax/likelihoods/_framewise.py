@@ -69,8 +69,7 @@ def _is_shape(tree: Any) -> bool:
 
 
 def _batch_and_time(videos: Any) -> tuple[int, int]:
-    size, time = jax.tree.leaves(videos)[0].shape[:2]
-    return size, time
+    return jax.tree.leaves(videos)[0].shape[:2]
 
 
 def _frames(name: str, videos: Any, like: Any = None) -> Any:

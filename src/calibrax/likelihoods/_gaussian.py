@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
 from calibrax.likelihoods._base import (
@@ -31,7 +32,7 @@ from calibrax.likelihoods._residual import (
 
 
 def gaussian_nll(
-    x: Num[Array, "B ..."], mean: Float[Array, "B ..."], log_sigma: jax.typing.ArrayLike, *, mask: Mask = None
+    x: Num[Array, "B ..."], mean: Float[Array, "B ..."], log_sigma: ArrayLike, *, mask: Mask = None
 ) -> tuple[Float[Array, " B"], Stats]:
     """Negative log density of N(x; mean, σ²), with the full constant.
 
@@ -75,7 +76,6 @@ def gaussian(sigma: float = 1.0, *, link: Link = "sigmoid") -> Likelihood:
       ValueError: if sigma is not positive or the link is unknown.
     """
     check_number("sigma", sigma, low=0)
-    check_link(link)
     log_sigma = math.log(sigma)
     return from_family(gaussian_family(link), lambda params, state, outputs: (apply_link(link, outputs), log_sigma))
 
@@ -134,7 +134,6 @@ def pixel_sigma(
     References:
       Equation (1); the soft clip of section 3.1.
     """
-    check_link(link)
     check_number("min_log_sigma", min_log_sigma)
     if max_log_sigma is not None:
         check_number("max_log_sigma", max_log_sigma, low=min_log_sigma)
@@ -148,9 +147,6 @@ def pixel_sigma(
 
 def gaussian_family(link: Link) -> Family:
     """N(mean, σ²) with parameters mean and log_sigma; it has a mass per level if the data has a range."""
-    return Family(
-        nll=gaussian_nll,
-        mean=lambda mean, log_sigma: mean,
-        sample=scaled(jax.random.normal),
-        discretized_nll=discretized_gaussian_nll if link == "sigmoid" else None,
-    )
+    check_link(link)
+    of_levels = discretized_gaussian_nll if link == "sigmoid" else None
+    return Family(gaussian_nll, lambda mean, log_sigma: mean, scaled(jax.random.normal), of_levels)

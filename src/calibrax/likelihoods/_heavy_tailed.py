@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
 from calibrax.likelihoods._base import (
@@ -37,12 +38,7 @@ FAR = 1e4  # beyond this many scales log1p(z²) is 2·log z to float32, and z² 
 
 
 def student_t_nll(
-    x: Num[Array, "B ..."],
-    mean: Float[Array, "B ..."],
-    log_scale: jax.typing.ArrayLike,
-    df: jax.typing.ArrayLike,
-    *,
-    mask: Mask = None,
+    x: Num[Array, "B ..."], mean: Float[Array, "B ..."], log_scale: ArrayLike, df: ArrayLike, *, mask: Mask = None
 ) -> tuple[Float[Array, " B"], Stats]:
     """Negative log density of Student's t with location `mean`, a scale s, and degrees of freedom ν.
 
@@ -126,7 +122,7 @@ def student_t(df: float | None = None, *, link: Link = "sigmoid", min_log_scale:
 
 
 def laplace_nll(
-    x: Num[Array, "B ..."], mean: Float[Array, "B ..."], log_scale: jax.typing.ArrayLike, *, mask: Mask = None
+    x: Num[Array, "B ..."], mean: Float[Array, "B ..."], log_scale: ArrayLike, *, mask: Mask = None
 ) -> tuple[Float[Array, " B"], Stats]:
     """Negative log density of a Laplace distribution: the sum of |x - mean| / s + log(2s) over the event.
 

@@ -1,12 +1,13 @@
 """A mixture of discretised logistics for each pixel, without autoregression over its channels."""
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from calibrax.likelihoods._base import Family, Likelihood, from_family, soft_clip
+from calibrax.likelihoods._base import Family, Likelihood, from_family, scaled, soft_clip
 from calibrax.likelihoods._bins import expected_level, log_logistic_bin, side_of
 from calibrax.likelihoods._checks import check_levels, check_number, check_shape
 from calibrax.likelihoods._discretized import to_nearest_level
@@ -100,9 +101,6 @@ def logistic_mixture(components: int = 10, *, levels: int = 256, min_log_scale: 
         log_scales = soft_clip(rest[..., 1, :, :] - math.log(2), min_log_scale)
         return wide[..., :components], 0.5 * (1 + rest[..., 0, :, :]), log_scales
 
-    def nll(x, mixture_logits, means, log_scales, mask=None):
-        return logistic_mixture_nll(x, mixture_logits, means, log_scales, levels=levels, mask=mask)
-
     def mean(mixture_logits, means, log_scales):
         rate = jnp.exp(-log_scales) / (levels - 1)  # the width of a level, in scales
         prob = jax.nn.softmax(mixture_logits)[..., None, :]
@@ -116,12 +114,8 @@ def logistic_mixture(components: int = 10, *, levels: int = 256, min_log_scale: 
         component_key, noise_key = jax.random.split(key)
         picked = jax.random.categorical(component_key, mixture_logits)[..., None, None]
         location, log_scale = (jnp.take_along_axis(a, picked, -1)[..., 0] for a in (means, log_scales))
-        noise = jax.random.logistic(noise_key, location.shape, location.dtype)
-        return to_nearest_level(location + jnp.exp(log_scale) * noise, levels)
+        return to_nearest_level(scaled(jax.random.logistic)(noise_key, location, log_scale), levels)
 
-    return from_family(
-        Family(nll, mean, sample, nll if levels == 256 else None),
-        split,
-        outputs_per_channel=2 * components,
-        outputs_per_position=components,
-    )
+    nll = functools.partial(logistic_mixture_nll, levels=levels)
+    family = Family(nll, mean, sample, nll if levels == 256 else None)
+    return from_family(family, split, outputs_per_channel=2 * components, outputs_per_position=components)

@@ -1,5 +1,6 @@
 """Decoders whose scale is the analytic optimum: the mean squared error (section 4), or the mean absolute error."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -144,16 +145,12 @@ def optimal_sigma(
       Section 4, "optimal σ-VAE" and "per-image optimal σ-VAE".
     """
     check_number("min_log_sigma", min_log_sigma, high=HIGHEST_FLOOR)
-    return _with_running_scale(
-        lambda *args, mask: optimal_sigma_nll(*args, min_log_sigma=min_log_sigma, mask=mask),
-        gaussian_family(link),
-        average="mse",
-        scale="log_sigma",
-        log_scale_of=lambda mse: 0.5 * jnp.log(jnp.maximum(mse, math.exp(2 * min_log_sigma))),
-        axis=axis,
-        decay=decay,
-        link=link,
-    )
+    nll = functools.partial(optimal_sigma_nll, min_log_sigma=min_log_sigma)
+
+    def log_sigma_of(mse):
+        return 0.5 * jnp.log(jnp.maximum(mse, math.exp(2 * min_log_sigma)))
+
+    return _with_running_scale(nll, gaussian_family(link), "mse", "log_sigma", log_sigma_of, axis, decay, link)
 
 
 def optimal_laplace(
@@ -176,22 +173,17 @@ def optimal_laplace(
       Not in the paper.
     """
     check_number("min_log_scale", min_log_scale, high=HIGHEST_FLOOR)
-    return _with_running_scale(
-        lambda *args, mask: optimal_laplace_nll(*args, min_log_scale=min_log_scale, mask=mask),
-        LAPLACE,
-        average="mae",
-        scale="log_scale",
-        log_scale_of=lambda mae: jnp.log(jnp.maximum(mae, math.exp(min_log_scale))),
-        axis=axis,
-        decay=decay,
-        link=link,
-    )
+    nll = functools.partial(optimal_laplace_nll, min_log_scale=min_log_scale)
+
+    def log_scale_of(mae):
+        return jnp.log(jnp.maximum(mae, math.exp(min_log_scale)))
+
+    return _with_running_scale(nll, LAPLACE, "mae", "log_scale", log_scale_of, axis, decay, link)
 
 
 def _with_running_scale(
     train_nll: Callable[..., tuple[jax.Array, Stats]],
     family: Family,
-    *,
     average: str,
     scale: str,
     log_scale_of: Callable[[jax.Array], jax.Array],
@@ -201,13 +193,8 @@ def _with_running_scale(
 ) -> Likelihood:
     """A `Likelihood` that uses the scale of the batch in training and the running average of scales at test time.
 
-    Args:
-      train_nll: `(x, mean, axis, axis_name, mask=) -> (nll, stats)`.
-      family: the same distribution, with parameters mean and log scale.
-      average: the name of the stat that is averaged; `batch_` before it names its mean over a batch.
-      scale: the name of the stat that is the log scale.
-      log_scale_of: the average -> the log scale.
-      axis, decay, link: as for `optimal_sigma`.
+    `family` is the distribution of `train_nll` with parameters mean and log scale. `average` names the stat that is
+    averaged (its mean over a batch is `batch_{average}`) and `scale` the one that is the log scale.
     """
     check_link(link)
     reduced_axes(axis, 32)  # an unknown name or kind of axis fails here; one beyond the data's rank fails with data
@@ -219,8 +206,7 @@ def _with_running_scale(
         return jnp.expand_dims(log_scale, sorted({0, *reduced_axes(axis, ndim)}))  # never has a batch axis
 
     def parameters(params, state, outputs):
-        mean = apply_link(link, outputs)
-        return mean, running_log_scale(state, mean.ndim)
+        return apply_link(link, outputs), running_log_scale(state, outputs.ndim)
 
     at_test = from_family(family, parameters)
 
@@ -253,15 +239,14 @@ def _with_running_scale(
 def _mean_within_examples(values: jax.Array, axes: tuple[int, ...], mask: Mask) -> tuple[jax.Array, jax.Array]:
     """Two means over those averaged axes that lie within an example: of the values, and of 1 where x is observed.
 
+    Both are [B, ...] with the averaged axes kept as 1; without a mask, the second has a 1 for each axis.
+
     A hidden value counts as 0 in both, so that their ratio is the mean over what is observed. A scale does not vary
     along the averaged axes. Therefore the sum over an event of value / scale is the mean / scale, times the number of
     values behind the mean: the nll needs no second pass over the values.
 
     These means are also the first stage of the mean over a batch. One float32 sum over 10^5 values loses a digit more
     than several short sums do, and on eight devices it loses another one than on one device.
-
-    Returns:
-      Both [B, ...] with the averaged axes kept as 1; without a mask, the second has a 1 for each axis.
     """
     within = tuple(i for i in axes if i != 0)
     if mask is None:

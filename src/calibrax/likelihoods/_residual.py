@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool
 
 from calibrax.likelihoods._checks import broadcast_parameter, check_data
@@ -18,12 +19,8 @@ Stats = dict[str, jax.Array]
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
-def residual(
-    x: jax.typing.ArrayLike, mean: jax.typing.ArrayLike, mask: Mask = None, **scales: jax.typing.ArrayLike
-) -> tuple[jax.Array, ...]:
-    """x - mean and the scales, for densities that depend on x by its distance from the mean.
-
-    Args and errors as for `unit_data`.
+def residual(x: ArrayLike, mean: ArrayLike, mask: Mask = None, **scales: ArrayLike) -> tuple[jax.Array, ...]:
+    """x - mean and the scales of `unit_data`, for densities that depend on x by its distance from the mean.
 
     Example:
       >>> error, log_sigma = residual(x, mean, mask, log_sigma=log_sigma)
@@ -32,23 +29,12 @@ def residual(
     return x - mean, *arrays
 
 
-def unit_data(
-    x: jax.typing.ArrayLike, mean: jax.typing.ArrayLike, mask: Mask = None, **scales: jax.typing.ArrayLike
-) -> tuple[jax.Array, ...]:
-    """Data and parameters as arrays of one dtype with checked shapes.
+def unit_data(x: ArrayLike, mean: ArrayLike, mask: Mask = None, **scales: ArrayLike) -> tuple[jax.Array, ...]:
+    """x as floats (uint8 as x / 255), mean and each scale, as arrays of one dtype whose shapes are checked.
 
-    Args:
-      x: [B, ...] float data, or uint8 read as x / 255.
-      mean: [B, ...], the parameter that has x's shape: a mean, a location or logits.
-      mask: True where x is observed, of x's shape or with a last axis of 1; None where all of it is. Hidden values
-        of x become 0, so that what stands there, NaN included, reaches nothing.
-      scales: further parameters by name; each broadcasts against `mean` (NumPy's rules).
-
-    Returns:
-      x, mean and each scale. They are float64 if one of the arguments is, else float32; a scale has the mean's rank.
-
-    Raises:
-      ValueError: if shapes do not match, the mask is not bool, or x is neither uint8 nor float.
+    `mean` is the parameter that has x's shape: a mean, a location or logits. Each scale broadcasts against it and gets
+    its rank. The dtype is float64 if one of the arguments is, else float32. Where the mask is False, x becomes 0, so
+    that what stands there, NaN included, reaches nothing.
     """
     dtype = compute_dtype(x, mean, *scales.values())
     mean = jnp.asarray(mean, dtype)
@@ -57,61 +43,46 @@ def unit_data(
     return as_unit(_hide(x, mask), dtype), mean, *arrays
 
 
-def level_data(x: jax.typing.ArrayLike, shape: tuple[int, ...], levels: int, mask: Mask = None) -> jax.Array:
-    """Data of this shape as int32 levels 0..levels-1, as `as_level` reads them; hidden values become level 0.
+def level_data(x: ArrayLike, shape: tuple[int, ...], levels: int, mask: Mask = None) -> jax.Array:
+    """Data of this shape as int32 levels 0..levels-1: the nearest to (levels - 1)·x, where uint8 is x = level / 255.
 
-    Raises:
-      ValueError: as for `unit_data`.
+    A value outside [0, 1] counts as the nearer end. Hidden values become level 0.
     """
     check_data(x, mask, shape)
-    return as_level(_hide(x, mask), levels)
-
-
-def compute_dtype(*arrays: jax.typing.ArrayLike) -> jnp.dtype:
-    """float64 if one of the arrays has it and JAX's x64 mode is on, else float32; Python numbers do not widen."""
-    wide = any(getattr(array, "dtype", None) == jnp.float64 for array in arrays)
-    return jnp.dtype(jnp.float64 if wide and jax.config.read("jax_enable_x64") else jnp.float32)
-
-
-def widen(outputs: jax.typing.ArrayLike) -> jax.Array:
-    """A decoder's outputs in float32, or in float64 if they are float64."""
-    outputs = jnp.asarray(outputs)
-    return outputs.astype(compute_dtype(outputs))
-
-
-def as_unit(x: jax.typing.ArrayLike, dtype: Any) -> jax.Array:
-    """Data as floats: uint8 levels become level / 255, and floats keep their value."""
-    x = jnp.asarray(x)
-    if x.dtype == jnp.uint8:
-        return _level_over_255(x, dtype)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"x has dtype {x.dtype}; expected uint8 in 0..255 or a float dtype")
-    return x.astype(dtype)
-
-
-def _level_over_255(level: jax.Array, dtype: Any) -> jax.Array:
-    """level / 255 rounded once, as NumPy has it; XLA divides by a constant by multiplying with its rounded inverse.
-
-    1/255 = 257/65535, and 1/65535 = 2^-16 + 2^-32 + 2^-48 + ...: the products are exact, and the smallest are added
-    first.
-    """
-    wide = (level.astype(jnp.int32) * 257).astype(dtype)
-    return wide * 2.0**-16 + (wide * 2.0**-32 + (wide * 2.0**-48 + wide * 2.0**-64))
-
-
-def as_level(x: jax.typing.ArrayLike, levels: int = 256) -> jax.Array:
-    """Data as int32 levels 0..levels-1: the nearest to (levels - 1)·x, where uint8 data is x = level / 255.
-
-    A value outside [0, 1] counts as the nearer end.
-    """
-    x = jnp.asarray(x)
+    x = _hide(x, mask)
     if x.dtype == jnp.uint8 and levels == 256:
         return x.astype(jnp.int32)
     unit = as_unit(x, compute_dtype(x))
     return jnp.clip(jnp.round(unit * (levels - 1)), 0, levels - 1).astype(jnp.int32)
 
 
-def _hide(x: jax.typing.ArrayLike, mask: Mask) -> jax.Array:
+def compute_dtype(*arrays: ArrayLike) -> jnp.dtype:
+    """float64 if one of the arrays has it and JAX's x64 mode is on, else float32; Python numbers do not widen."""
+    wide = any(getattr(array, "dtype", None) == jnp.float64 for array in arrays)
+    return jnp.dtype(jnp.float64 if wide and jax.config.read("jax_enable_x64") else jnp.float32)
+
+
+def widen(outputs: ArrayLike) -> jax.Array:
+    """A decoder's outputs in float32, or in float64 if they are float64."""
+    outputs = jnp.asarray(outputs)
+    return outputs.astype(compute_dtype(outputs))
+
+
+def as_unit(x: ArrayLike, dtype: Any) -> jax.Array:
+    """Data as floats: uint8 levels become level / 255, and floats keep their value."""
+    x = jnp.asarray(x)
+    if x.dtype == jnp.uint8:
+        # level / 255 rounded once, as NumPy has it; XLA divides by a constant by multiplying with its rounded inverse.
+        # 1/255 = 257/65535, and 1/65535 = 2^-16 + 2^-32 + 2^-48 + ...: the products are exact, and the smallest are
+        # added first.
+        wide = (x.astype(jnp.int32) * 257).astype(dtype)
+        return wide * 2.0**-16 + (wide * 2.0**-32 + (wide * 2.0**-48 + wide * 2.0**-64))
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"x has dtype {x.dtype}; expected uint8 in 0..255 or a float dtype")
+    return x.astype(dtype)
+
+
+def _hide(x: ArrayLike, mask: Mask) -> jax.Array:
     """x with 0 where the mask is False."""
     return jnp.asarray(x) if mask is None else jnp.where(mask, x, jnp.zeros((), jnp.asarray(x).dtype))
 
