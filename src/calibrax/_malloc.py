@@ -37,7 +37,7 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_free_memory() -> bool:
-    """Return all freed memory to the kernel once; a compilation leaves about a hundred MiB. True if there was some."""
+    """Return all freed memory to the kernel once; a compilation leaves some 100 MiB. True if glibc returned any."""
     glibc = _glibc()
     return glibc is not None and glibc.malloc_trim(0) == 1
 

@@ -98,7 +98,7 @@ def score(run: Run, training: dict[str, Any] | None = None) -> dict[str, Any]:
 def measure(run: Run, results: dict[str, Any], wanted: Wanted) -> dict[str, Any]:
     """Measure a run's newest checkpoint on the test data, and write `results.json` with what was measured.
 
-    Returns what `score` returned, `results`, with the results of the metrics; the argument is not changed.
+    `results` is what `score` returned, and is not changed. Returns it with the results of the metrics.
     """
     state = run.saved_state()
     subject = Subject(
