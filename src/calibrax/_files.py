@@ -10,11 +10,8 @@ from typing import Any
 def write_whole(path: str | Path, save: Callable[[Path], Any]) -> None:
     """Save a file under a temporary name, sync it to disk, and then rename it.
 
-    If the process is killed or the power fails in between, the old file is still there.
-
-    Args:
-      path: the file; missing parent folders are created.
-      save: called with the temporary path, to which it writes the file.
+    If the process is killed or the power fails in between, the old file is still there. Missing parent folders are
+    created. `save` is called with the temporary path, to which it writes the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

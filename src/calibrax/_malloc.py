@@ -37,11 +37,7 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_free_memory() -> bool:
-    """Return all freed memory to the kernel once. A compilation leaves about a hundred MiB of it.
-
-    Returns:
-      True if some memory was returned; False if there was none or the C library is not glibc.
-    """
+    """Return all freed memory to the kernel once; a compilation leaves some 100 MiB. True if glibc returned any."""
     glibc = _glibc()
     return glibc is not None and glibc.malloc_trim(0) == 1
 

@@ -54,10 +54,17 @@ class DataConfig:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    commands = {"train": train, "evaluate": evaluate, "sample": sample}
-    commands |= {"compare": compare, "data": data, "models": models}
+    commands = {
+        "train": (train, "train a VAE with a calibrated decoder"),
+        "evaluate": (evaluate, "measure a run on its test images: likelihood, calibration, information, FID"),
+        "sample": (sample, "draw images from a run"),
+        "compare": (compare, "put finished runs side by side, in a table and a figure"),
+        "data": (data, "find, prepare and describe a data set"),
+        "models": (models, "list model presets and likelihoods"),
+    }
     if not argv or argv[0] in ("-h", "--help"):
-        print(usage(commands))
+        lines = [f"  {name:<10}{summary}" for name, (_, summary) in commands.items()]
+        print("\n".join(["usage: calibrax COMMAND [options]; calibrax COMMAND --help lists them", "", *lines]))
         return 0 if argv else 2
     if argv[0] == "--version":
         import calibrax
@@ -66,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if argv[0] not in commands:
         return fail(f"unknown command {argv[0]!r}; expected one of {', '.join(commands)}")
-    return guarded(lambda: commands[argv[0]](argv[1:]))
+    return guarded(lambda: commands[argv[0]][0](argv[1:]))
 
 
 def guarded(command: Any) -> int:
@@ -283,9 +290,7 @@ def parse_train(kind: type[T], prog: str, argv: Sequence[str], default: Any) -> 
 def train_defaults(argv: Sequence[str], **settings: Any) -> Any:
     """The `TrainConfig` that the command line changes: that of the run to resume, of `--from`, or of the model.
 
-    Args:
-      argv: the command line.
-      **settings: settings by flat name to use instead of the model's.
+    The last one takes `settings`, by flat name, instead of the model's own.
     """
     from calibrax.runs import TrainConfig, folder
 
@@ -303,19 +308,6 @@ def given(argv: Sequence[str], flag: str) -> list[str]:
     """The values that the command line gives for an option, which may occur several times."""
     apart = [value for name, value in itertools.pairwise(argv) if name == flag]
     return apart + [part.split("=", 1)[1] for part in argv if part.startswith(f"{flag}=")]
-
-
-def usage(commands: dict[str, Any]) -> str:
-    summary = {
-        "train": "train a VAE with a calibrated decoder",
-        "evaluate": "measure a run on its test images: likelihood, calibration, information, FID",
-        "sample": "draw images from a run",
-        "compare": "put finished runs side by side, in a table and a figure",
-        "data": "find, prepare and describe a data set",
-        "models": "list model presets and likelihoods",
-    }
-    lines = [f"  {name:<10}{summary[name]}" for name in commands]
-    return "\n".join(["usage: calibrax COMMAND [options]; calibrax COMMAND --help lists them", "", *lines])
 
 
 def fail(message: str, code: int = 2) -> int:

@@ -45,11 +45,7 @@ def is_single(key: jax.Array) -> bool:
 
 
 def split_keys(key: jax.Array, batch_size: int) -> jax.Array:
-    """[B] keys, one per example: split from a single key, or the given keys themselves.
-
-    Args:
-      key: one key, or [B] keys (legacy uint32 keys: [2] or [B, 2]).
-      batch_size: B.
+    """[B] keys, one per example: split from a single key, or the given [B] keys (legacy uint32: [2] or [B, 2]).
 
     Raises:
       ValueError: if the number of keys is neither 1 nor B.

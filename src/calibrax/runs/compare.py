@@ -16,12 +16,8 @@ from calibrax.training import read_metrics
 def compare(folders: Sequence[str], out: str | None = None) -> str:
     """Draw the runs' curves in one figure, and put their results into one table.
 
-    Args:
-      folders: of at least one run, each with results.
-      out: the figure, a .png or .svg; by default `comparison.png` in the current folder.
-
-    Returns:
-      The table, and the figure's path in a last line.
+    The figure is a .png or .svg, by default `comparison.png` in the current folder. Returns the table, and the figure's
+    path in a last line.
 
     Raises:
       ConfigError, RunError: for a user's mistake, in one line; nothing is written.

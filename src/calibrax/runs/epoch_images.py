@@ -17,19 +17,10 @@ NUM_CLIPS, NUM_FUTURES = 16, 8  # SVG's own evaluation, at the end of a run, tak
 def save_epoch_images(
     folder: Path, name: str, caption: str, trained: Trained, test: np.ndarray, *, past: int | None, key: jax.Array
 ) -> dict[str, float]:
-    """Write the pictures of one evaluation into subfolders of the run's folder.
+    """Write the pictures of one evaluation into subfolders of the run's folder; `name` is the files', without a suffix.
 
-    For images: a grid of samples and one of reconstructions. For videos: a film strip and an animation of one test
-    video, and the scores of some test videos by time step.
-
-    Args:
-      folder: the run's folder.
-      name: the files' name, without a suffix.
-      caption: the beginning of the titles.
-      trained: the model.
-      test: [N, H, W, C] test images, or [N, T, H, W, C] videos.
-      past: the number of frames that a video model is given; None for images.
-      key: for the latents.
+    For images: a grid of samples and one of reconstructions. For videos, of which the model is given the `past` first
+    frames: a film strip and an animation of one test video, and the scores of some test videos by time step.
 
     Returns:
       What was measured on the way: for videos, mean PSNR (dB) and SSIM of the best sample, one sample and a copy of
@@ -39,12 +30,8 @@ def save_epoch_images(
         samples = generate(trained, NUM_IMAGES, key=key)
         save_grid(folder / "samples" / f"{name}.png", samples, title=f"Samples: {caption}")
         originals = test[: NUM_IMAGES // 2]
-        save_reconstructions(
-            folder / "reconstructions" / f"{name}.png",
-            originals,
-            reconstruct(trained, originals, key=key),
-            title=f"Reconstructions: {caption}",
-        )
+        path, shown = folder / "reconstructions" / f"{name}.png", reconstruct(trained, originals, key=key)
+        save_reconstructions(path, originals, shown, title=f"Reconstructions: {caption}")
         return {}
     clips = test[:NUM_CLIPS]
     found = measure_predictions(trained, clips, past=past, num_samples=NUM_FUTURES, key=key)

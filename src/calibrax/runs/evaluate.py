@@ -29,17 +29,13 @@ INCEPTION = Remote(inception_weights.WEIGHTS_URL, inception_weights.WEIGHTS_SIZE
 def evaluate(run: Run, wanted: Wanted) -> dict[str, Any]:
     """Score the newest checkpoint, measure the wanted metrics, write `results.json` and print all of it.
 
-    Args:
-      run: a run with a checkpoint.
-      wanted: as for `measure`; `inception` may be `download`.
-
-    Returns:
-      The content of `results.json`.
+    FID's `inception` may be `download`. Returns the content of `results.json`.
 
     Raises:
       ConfigError: if an option does not fit the run, or weights cannot be fetched or read; before anything is measured.
     """
-    check_options(wanted, len(run.test), run.data.noun)
+    with _as_config_error():
+        record.check_options(wanted, len(run.test), run.data.noun)
     options = wanted.get("fid")
     if options is not None and options.inception is not None:
         wanted = {**wanted, "fid": dataclasses.replace(options, inception=checked_weights(options.inception))}
@@ -51,12 +47,8 @@ def evaluate(run: Run, wanted: Wanted) -> dict[str, Any]:
 def score(run: Run, training: dict[str, Any] | None = None) -> dict[str, Any]:
     """Score the newest checkpoint by its likelihood: write `results.json` and the curves, print the table.
 
-    Args:
-      run: a run with a checkpoint.
-      training: how the model was trained, for the record; by default what the existing record says.
-
-    Returns:
-      The content of `results.json`.
+    `training` says how the model was trained; by default what the existing record says. Returns the content of
+    `results.json`.
     """
     results_file = run.folder / run_folder.RESULTS_FILE
     if results_file.is_dir():
@@ -106,13 +98,7 @@ def score(run: Run, training: dict[str, Any] | None = None) -> dict[str, Any]:
 def measure(run: Run, results: dict[str, Any], wanted: Wanted) -> dict[str, Any]:
     """Measure a run's newest checkpoint on the test data, and write `results.json` with what was measured.
 
-    Args:
-      run: a run with a checkpoint.
-      results: what `score` returned; not changed.
-      wanted: the metrics to measure, with their options.
-
-    Returns:
-      The results with those of the metrics.
+    `results` is what `score` returned, and is not changed. Returns it with the results of the metrics.
     """
     state = run.saved_state()
     subject = Subject(
@@ -128,12 +114,6 @@ def measure(run: Run, results: dict[str, Any], wanted: Wanted) -> dict[str, Any]
     results = results | record.measure(wanted, subject)
     run_folder.write_json(run.folder / run_folder.RESULTS_FILE, results)
     return results
-
-
-def check_options(wanted: Wanted, num_test: int, noun: str) -> None:
-    """Raise ConfigError for options that do not fit the test data, or the kind of model: of "images" or "videos"."""
-    with _as_config_error():
-        record.check_options(wanted, num_test, noun)
 
 
 def check_fid_images(fid_images: int, num_test: int) -> None:
@@ -161,11 +141,7 @@ def checked_weights(inception: str) -> str:
 
 
 def weights_file(inception: str) -> str:
-    """The file that `--inception` names; `download` is the published one, which is fetched once into the user's cache.
-
-    Raises:
-      ConfigError: if it cannot be fetched.
-    """
+    """The file that `--inception` names; `download` is the published one, fetched once into the user's cache."""
     if inception != "download":
         return inception
     path = cache_folder() / inception_weights.WEIGHTS_FILE

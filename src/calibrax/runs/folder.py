@@ -24,17 +24,8 @@ METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = "lock"
 PACKAGES = ("calibrax", "jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 REQUIRED = ("data", "likelihood", "model")  # settings that every version has written
-MAY_CHANGE = {  # on resuming
-    "data_dir",
-    "epochs",
-    "eval_every",
-    "max_skipped",
-    "parallel",
-    "resume",
-    "run_dir",
-    "save_every",
-    "scan_steps",
-}
+MAY_CHANGE = {"data_dir", "parallel", "resume", "run_dir", "scan_steps"}  # settings, when a run is resumed
+MAY_CHANGE |= {"epochs", "eval_every", "max_skipped", "save_every"}
 
 
 class RunError(Exception):
@@ -45,10 +36,7 @@ class RunError(Exception):
 
 
 def check_usable(config: TrainConfig) -> None:
-    """Refuse a folder that holds another run, or one without a run if a run is to be resumed.
-
-    Call this before any work is done.
-    """
+    """Before any work is done, refuse a folder that holds another run, or one without a run if it is to be resumed."""
     if config.run.run_dir is None:
         return
     folder = Path(config.run.run_dir)
@@ -70,10 +58,7 @@ def check_usable(config: TrainConfig) -> None:
 def claimed(config: TrainConfig, data: Data, custom: Sequence[str] = ()) -> Iterator[Path]:
     """The run's folder, created or found, and locked against other processes while the block runs.
 
-    Args:
-      config: the settings.
-      data: the data of the run.
-      custom: which of `model`, `likelihood` and `optimizer` are the caller's own instead of those of the settings.
+    `custom` names which of `model`, `likelihood` and `optimizer` are the caller's own instead of those of the settings.
     """
     folder = _new_folder(config, data) if config.run.run_dir is None else Path(config.run.run_dir)
     try:
@@ -137,8 +122,7 @@ def _description(config: TrainConfig, data: Data, custom: Sequence[str]) -> dict
 
 def _data_description(data: Data) -> dict[str, Any]:
     """What must be the same when a run is resumed."""
-    shapes = {"name": data.name, "event_shape": list(data.event_shape)}
-    return shapes | {"train": len(data.train), "test": len(data.test)}
+    return {"name": data.name, "event_shape": list(data.event_shape), "train": len(data.train), "test": len(data.test)}
 
 
 def _check_name(folder: str | Path) -> None:
@@ -237,8 +221,6 @@ def package_versions() -> dict[str, str]:
     """The installed versions of this library and of what it builds on."""
     versions = {}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return versions

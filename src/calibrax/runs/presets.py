@@ -226,10 +226,7 @@ MODELS: dict[str, Preset] = {
 
 
 def model_table() -> str:
-    """Input, latent shapes and parameter count of each preset, and the likelihoods' names.
-
-    The numbers are those of abstract shapes: nothing is computed.
-    """
+    """Input, latent shapes and parameter count of each preset, from abstract shapes, and the likelihoods' names."""
     lines = [f"{'model':<12}{'input':<10}{'parameters':>12}  latents"]
     for name, preset in MODELS.items():
         defaults = {key: preset.defaults[key] for key in ("latent_dim",) if key in preset.defaults}
@@ -241,15 +238,8 @@ def model_table() -> str:
             variables = jax.eval_shape(model.init, jax.random.key(0), image, jax.random.key(0))
             count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
             lines.append(f"{name:<12}{_joined(image_shape):<10}{count:>12,}  {_latents(model.latent_shapes)}")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "with a three- or one-channel mean; the svg models are of videos, their latents of one step of time",
-            "",
-            "likelihoods: " + ", ".join(LIKELIHOODS),
-        ]
-    )
+    note = "with a three- or one-channel mean; the svg models are of videos, their latents of one step of time"
+    return "\n".join([*lines, "", note, "", "likelihoods: " + ", ".join(LIKELIHOODS)])
 
 
 def _joined(shape: Iterable[int]) -> str:

@@ -24,18 +24,9 @@ from calibrax.runs import folder as run_folder
 from calibrax.runs.config import TrainConfig
 from calibrax.runs.presets import SVGSettings
 from calibrax.runs.settings import ConfigError
-from calibrax.training import (
-    Checkpoints,
-    DamagedCheckpoint,
-    TrainState,
-    create_train_state,
-    jit_step,
-    pmap_step,
-    sharded_step,
-)
+from calibrax.training import Checkpoints, DamagedCheckpoint, TrainState, create_train_state
 from calibrax.training.loop import Schedule
 
-STEPPERS = {"jit": jit_step, "pmap": pmap_step, "sharded": sharded_step}
 NUM_SCORED_VIDEOS = 256  # training videos to calibrate and score on; a pass over all takes as long as an epoch
 IMAGES_PER_BATCH = 256  # of an evaluation
 

@@ -26,13 +26,9 @@ class ConfigError(ValueError):
 def setting(
     default: Any, expected: str = "", accepts: Callable[[Any], bool] | None = None, *, only: Iterable[str] = ()
 ) -> Any:
-    """A field of a group.
+    """A field of a group: its default, the accepted values in words and as a function, and the names that read it.
 
-    Args:
-      default: its default.
-      expected: the accepted values in words, for the error message.
-      accepts: tells whether a value is accepted; None is accepted wherever the type allows it.
-      only: the names (the group's field `name`) that read this setting; empty if all do.
+    None is accepted wherever the type allows it. `only` holds values of the group's field `name`; empty if all read it.
     """
     metadata = {"expected": expected, "accepts": accepts, "only": frozenset(only)}
     return dataclasses.field(default=default, metadata=metadata)

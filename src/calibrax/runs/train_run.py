@@ -1,5 +1,6 @@
 """Training a run, from its settings to its results."""
 
+import functools
 import time
 from typing import Any
 
@@ -136,9 +137,7 @@ def _take_all_steps(run: Run, state: TrainState, interrupts: Interrupts, log: Me
             if int(state.step) not in {0, *log.evaluated_steps}:
                 _evaluate_epoch(run, state, log)
 
-        train_loop(
-            *loop, log=log_steps, save=save, evaluate=evaluate, explain=lambda bad, state: _explain(run, bad, state)
-        )
+        train_loop(*loop, log=log_steps, save=save, evaluate=evaluate, explain=functools.partial(_explain, run))
 
 
 def _how_to_step(run: Run, stepper: Stepper, start_step: int) -> TakeSteps:

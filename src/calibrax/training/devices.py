@@ -47,12 +47,7 @@ def jit_step(*, model, likelihood, optimizer, options: StepOptions = PLAIN) -> S
 
 
 def pmap_step(
-    *,
-    model,
-    likelihood,
-    optimizer,
-    options: StepOptions = PLAIN,
-    devices: Sequence[Any] | None = None,
+    *, model, likelihood, optimizer, options: StepOptions = PLAIN, devices: Sequence[Any] | None = None
 ) -> Stepper:
     """The step on all devices by `jax.pmap`, with a replicated state. It differs from `jit_step` only by `axis_name`.
 
@@ -74,10 +69,9 @@ def pmap_step(
         _check_divisible(batch, len(devices))
         return jax.tree.map(lambda leaf: leaf.reshape(len(devices), -1, *leaf.shape[1:]), batch)
 
+    step = jax.pmap(step, AXIS, in_axes=(0, 0, None), out_axes=(0, None), devices=devices, donate_argnums=0)
     return Stepper(
-        step=_one_at_a_time(
-            jax.pmap(step, AXIS, in_axes=(0, 0, None), out_axes=(0, None), devices=devices, donate_argnums=0)
-        ),
+        step=_one_at_a_time(step),
         put_state=put_state,
         get_state=lambda state: jax.tree.map(lambda leaf: leaf.addressable_data(0)[0], state),
         put_batch=put_batch,
@@ -86,12 +80,7 @@ def pmap_step(
 
 
 def sharded_step(
-    *,
-    model,
-    likelihood,
-    optimizer,
-    options: StepOptions = PLAIN,
-    devices: Sequence[Any] | None = None,
+    *, model, likelihood, optimizer, options: StepOptions = PLAIN, devices: Sequence[Any] | None = None
 ) -> Stepper:
     """The step on all devices by `jax.jit`, with a sharded batch and a replicated state; XLA adds the communication.
 
@@ -115,16 +104,10 @@ def sharded_step(
         _check_divisible(batch, len(spread.addressable_devices))
         return jax.tree.map(functools.partial(jax.make_array_from_process_local_data, spread), batch)
 
+    shardings: Any = {"in_shardings": (replicated, spread, replicated), "out_shardings": replicated}
+    step = jax.jit(step, **shardings, donate_argnums=0, compiler_options=compiler_options())
     return Stepper(
-        step=_one_at_a_time(
-            jax.jit(
-                step,
-                in_shardings=(replicated, spread, replicated),
-                out_shardings=replicated,
-                donate_argnums=0,
-                compiler_options=compiler_options(),
-            )
-        ),
+        step=_one_at_a_time(step),
         put_state=put_state,
         get_state=lambda state: jax.tree.map(lambda leaf: leaf.addressable_data(0), state),
         put_batch=put_batch,
@@ -134,12 +117,9 @@ def sharded_step(
 
 @functools.lru_cache(maxsize=1)
 def compiler_options() -> dict[str, str] | None:
-    """XLA's options for the step: on a CPU, convolutions by Eigen.
+    """XLA's options for the step: on a CPU, convolutions by Eigen; None on accelerators, or if XLA lacks the option.
 
     With XLA's default, YNNPACK, they take a third longer (JAX 0.10), or a twentieth (JAX 0.12).
-
-    Returns:
-      None on accelerators, or if this XLA does not know the option.
     """
     if jax.default_backend() != "cpu":
         return None

@@ -30,37 +30,9 @@ def first_bad_tensor(
     Returns:
       Text such as `the output of stage_3/posterior_head` or `the gradient of model/head/b`; None if all is finite.
     """
-    for name, value in (
-        ("remat", False),
-        ("unroll", True),
-    ):  # remat and scan hide intermediate values
-        if hasattr(model, name):
-            form: dict[str, Any] = {name: value}
-            model = model.clone(**form)
+    form: Any = {"remat": False, "unroll": True}  # remat and scan hide intermediate values
+    model = model.clone(**{name: value for name, value in form.items() if hasattr(model, name)})
     names: list[str] = []
-
-    def elbo(params, note):
-        def watch(call, args, kwargs, context):
-            out = call(*args, **kwargs)
-            if context.method_name == "__call__":
-                note(f"the output of {'/'.join(context.module.path) or 'the model'}", out)
-            return out
-
-        keys = example_keys(key, state.step, jax.tree.leaves(batch)[0].shape[0])
-        with nn.intercept_methods(watch):
-            variables = {"params": params["model"], **(state.model_state or {})}
-            forward: Any = model.apply(variables, batch, keys, train=True)
-        outputs, kl = forward
-        layers = kl.reshape(kl.shape[0], -1)
-        for layer in range(layers.shape[1]):
-            note(f"the KL of layer {layer + 1}", layers[:, layer])
-        nll, stats = likelihood.nll(
-            params["likelihood"], state.likelihood_state, outputs, target(model, batch), train=True
-        )
-        note("the nll", nll)
-        for name, value in stats.items():
-            note(f"the likelihood's {name}", value)
-        return jnp.mean(nll + jnp.sum(layers, axis=1))
 
     @jax.jit
     def checks():
@@ -70,8 +42,27 @@ def first_bad_tensor(
             names.append(name)
             flags.append(_all_finite(tree))
 
+        def watch(call, args, kwargs, context):
+            out = call(*args, **kwargs)
+            if context.method_name == "__call__":
+                note(f"the output of {'/'.join(context.module.path) or 'the model'}", out)
+            return out
+
         def noted_elbo(params):
-            return elbo(params, note), flags
+            keys = example_keys(key, state.step, jax.tree.leaves(batch)[0].shape[0])
+            with nn.intercept_methods(watch):
+                variables = {"params": params["model"], **(state.model_state or {})}
+                forward: Any = model.apply(variables, batch, keys, train=True)
+            outputs, kl = forward
+            layers = kl.reshape(kl.shape[0], -1)
+            for layer in range(layers.shape[1]):
+                note(f"the KL of layer {layer + 1}", layers[:, layer])
+            x = target(model, batch)
+            nll, stats = likelihood.nll(params["likelihood"], state.likelihood_state, outputs, x, train=True)
+            note("the nll", nll)
+            for name, value in stats.items():
+                note(f"the likelihood's {name}", value)
+            return jnp.mean(nll + jnp.sum(layers, axis=1)), flags
 
         note("the data", batch)
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):

@@ -22,9 +22,6 @@ def find_damage(folder: Path) -> str | None:
     """The first file that differs from the manifest and how it differs, in one line; None if all files are intact.
 
     Files that the manifest does not name are ignored.
-
-    Args:
-      folder: the folder with the files and their manifest.
     """
     try:
         content = (folder / MANIFEST_FILE).read_bytes().decode("utf-8")

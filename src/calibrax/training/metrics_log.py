@@ -59,7 +59,6 @@ class MetricsLog:
         self._file = self._path.open("a", encoding="utf-8")
         self._board = _open_board(Path(folder) / "tensorboard", step)
         self._pending: list[tuple[int, int, dict[str, jax.Array]]] = []  # first step, number of steps
-        self._num_pending = 0
         self._flush_every = flush_every
 
     def train(self, step: int, metrics: dict[str, jax.Array], num: int = 1) -> Row | None:
@@ -74,8 +73,7 @@ class MetricsLog:
           The newest row if rows were fetched and written, else None.
         """
         self._pending.append((step - num + 1, num, metrics))
-        self._num_pending += num
-        return self.flush() if self._num_pending >= self._flush_every else None
+        return self.flush() if sum(num for _, num, _ in self._pending) >= self._flush_every else None
 
     def flush(self) -> Row | None:
         """Fetch and write all pending rows.
@@ -83,9 +81,8 @@ class MetricsLog:
         Raises:
           BadSteps: if more than `max_skipped` steps in a row were discarded; the rows up to there are written.
         """
-        pending = jax.device_get(self._pending)
-        self._pending, self._num_pending = [], 0
-        row = None
+        pending, row = jax.device_get(self._pending), None
+        self._pending = []
         for step, metrics in _one_by_one(pending):
             row = {"step": step, "split": "train"} | metrics
             self._write(row)

@@ -15,10 +15,8 @@ CHECK_EVERY = 20  # steps
 def join(coordinator: str, num_processes: int | None = None, process_id: int | None = None) -> None:
     """Join the other processes of a run. Call this before any other function of JAX.
 
-    Args:
-      coordinator: HOST:PORT of the leading process, or `auto` if SLURM, Open MPI, Kubernetes or a TPU knows all three.
-      num_processes: the number of processes.
-      process_id: the index of this process, from 0.
+    The coordinator is HOST:PORT of the leading process, whose `process_id` is 0, or `auto` if SLURM, Open MPI,
+    Kubernetes or a TPU knows all three arguments.
 
     Raises:
       ValueError: if the other processes cannot be found; one line.
@@ -43,11 +41,7 @@ def leads() -> bool:
 
 
 def wait_for_all(barrier: str) -> None:
-    """Wait until every process has reached this barrier.
-
-    Args:
-      barrier: a name that no earlier barrier has had.
-    """
+    """Wait until every process has reached this barrier, whose name no earlier one has had."""
     if not is_alone():
         import orbax.checkpoint as ocp
 

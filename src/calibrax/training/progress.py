@@ -7,16 +7,9 @@ SECONDS_BETWEEN_LINES = 30  # if the output is a file rather than a terminal
 
 
 class ProgressBar:
-    """Examples done, examples per second, time left, and the newest ELBO and σ.
+    """Examples done, examples per second, time left, and the newest ELBO and σ, from `step` to `last_step`."""
 
-    Args:
-      step: the step at which the run starts.
-      last_step: the step at which it ends.
-      batch_size: examples per step.
-      unit: a short word for an example.
-    """
-
-    def __init__(self, step: int, last_step: int, batch_size: int, unit: str = "img"):
+    def __init__(self, step: int, last_step: int, batch_size: int, unit: str):
         from tqdm import tqdm
 
         self._batch_size = batch_size

@@ -21,11 +21,7 @@ class Interrupted(Exception):
 
 
 class Interrupts:
-    """The signals that have arrived; made by `catch_interrupts`.
-
-    Args:
-      message: returns the text to end with: how to resume.
-    """
+    """The signals that have arrived. `message` returns the text to end with: how to resume."""
 
     def __init__(self, message: Callable[[], str]):
         self._message, self._nothing_unsaved = message, False
@@ -45,10 +41,7 @@ class Interrupts:
         """A block that a signal ends at once: a long one, such as an evaluation, in which nothing is unsaved.
 
         Ctrl-C raises Interrupted. SIGTERM ends the process with exit code 0, even within compiled code, because the
-        machine may be gone a few seconds later.
-
-        Args:
-          when: False if the block has to run to its end.
+        machine may be gone a few seconds later. If `when` is False, the block runs to its end.
         """
         self._nothing_unsaved = when
         try:
@@ -71,8 +64,7 @@ class Interrupts:
     def watch(self, signals: socket.socket) -> None:
         """Handle SIGTERM while the main thread runs compiled code, where Python calls no handler.
 
-        Args:
-          signals: receives a byte per signal; the function returns when it is closed.
+        The socket receives a byte per signal; the function returns when it is closed.
         """
         while received := signals.recv(64):
             if signal.SIGTERM in received and self._nothing_unsaved:
@@ -90,11 +82,7 @@ class Interrupts:
 
 @contextlib.contextmanager
 def catch_interrupts(message: Callable[[], str]) -> Iterator[Interrupts]:
-    """While the block runs, record Ctrl-C and SIGTERM instead of dying of them. Outside the main thread, do nothing.
-
-    Args:
-      message: as for `Interrupts`.
-    """
+    """While the block runs, record Ctrl-C and SIGTERM instead of dying of them. Outside the main thread, do nothing."""
     interrupts = Interrupts(message)
     if threading.current_thread() is not threading.main_thread():
         yield interrupts

@@ -17,6 +17,8 @@ LONG_CALL = 0.1  # seconds; a call that takes longer is waited for, so that a si
 MAX_STEPS_PER_CALL = 8  # more of them save no measurable time
 MAX_BATCH_BYTES = 32 * 2**20  # of the batches that wait on the host for one call
 
+Order = Callable[[int, int], np.ndarray]
+
 
 class TakeSteps(Protocol):
     """Takes training steps.
@@ -47,10 +49,7 @@ class StepByStep:
 class StepsInALoop:
     """As many steps per call as take two seconds, at most 8: on a CPU a few percent faster than one step per call.
 
-    Args:
-      parts: the arguments of `train_step` by name: model, likelihood, optimizer, options.
-      batches: the batches of this run.
-      key: the run's key.
+    `parts` are the arguments of `train_step` by name: model, likelihood, optimizer, options.
     """
 
     def __init__(self, parts: dict[str, Any], batches: Iterator[np.ndarray], key: jax.Array):
@@ -79,24 +78,12 @@ class StepsInALoop:
 
 
 class StepsOnDevice:
-    """A fixed number of steps per call, on a data set in the device's memory.
+    """`num` steps per call, on a data set [N, ...] in the device's memory; `parts` as in `StepsInALoop`.
 
-    Args:
-      parts: the arguments of `train_step` by name: model, likelihood, optimizer, options.
-      examples: [N, ...], the training examples.
-      order: `(step, num) -> [num, B]`, the indices of the examples of the `num` steps that follow `step`.
-      key: the run's key.
-      num: the number of steps per call.
+    `order(step, num)` gives the indices [num, B] of the examples of the `num` steps that follow `step`.
     """
 
-    def __init__(
-        self,
-        parts: dict[str, Any],
-        examples: np.ndarray,
-        order: Callable[[int, int], np.ndarray],
-        key: jax.Array,
-        num: int,
-    ):
+    def __init__(self, parts: dict[str, Any], examples: np.ndarray, order: Order, key: jax.Array, num: int):
         self._steps, self._examples = resident_steps(**parts), jax.device_put(examples)
         self._order, self._key, self.num = order, key, num
 

@@ -18,27 +18,17 @@ class GatedBlock(nn.Module):
     channels, or if the block enlarges the image. The auxiliary input passes a 1×1 convolution. If it is larger or
     smaller than x, that convolution has the block's kernel size and the stride or transposed stride that makes it fit.
 
-    Attributes:
-      features: output channels.
-      kernel_size: of both convolutions.
-      stride: of the second convolution.
-      transpose: whether the stride enlarges the image instead of reducing it.
-      residual: False leaves out the ELU on x and the shortcut, for inputs that are images or latents.
-      dropout: the rate with which the mask of a call was drawn.
-      dtype: of the computation; None for that of the input.
-      axis_name: the mapped axis over which `init`'s batch is spread, if any.
-
     References:
       vlievin/biva-pytorch (ba37aca), `biva/layers/block.py`; Maaløe et al. 2019, appendix.
     """
 
-    features: int
-    kernel_size: int
-    stride: int = 1
-    transpose: bool = False
-    residual: bool = True
-    dropout: float = 0.0
-    dtype: Any = None
+    features: int  # output channels
+    kernel_size: int  # of both convolutions
+    stride: int = 1  # of the second convolution
+    transpose: bool = False  # whether the stride enlarges the image instead of reducing it
+    residual: bool = True  # False leaves out the ELU on x and the shortcut, for inputs that are images or latents
+    dropout: float = 0.0  # the rate with which the mask of a call was drawn
+    dtype: Any = None  # this and the axis as in `WeightNormConv`
     axis_name: str | None = None
 
     @nn.compact

@@ -49,19 +49,14 @@ def sampled_kl(latent: Latent, prior: Gaussian) -> jax.Array:
 class GaussianHead(nn.Module):
     """From features to a Gaussian over a layer's latents.
 
-    Attributes:
-      latents: channels N of a latent map, or length N of a latent vector.
-      kernel_size: of the convolution to a latent map; None for a linear layer to a latent vector.
-      log_var: "softplus", "tanh" or "none" (unbounded), the function from raw output to log variance.
-      dtype: of the computation; the Gaussian is float32.
-      axis_name: the mapped axis over which `init`'s batch is spread, if any.
+    The Gaussian is float32, whatever the dtype of the computation.
     """
 
-    latents: int
-    kernel_size: int | None
-    log_var: str = "softplus"
+    latents: int  # channels N of a latent map, or length N of a latent vector
+    kernel_size: int | None  # of the convolution to a latent map; None for a linear layer to a latent vector
+    log_var: str = "softplus"  # a key of `LOG_VAR`
     dtype: Any = None
-    axis_name: str | None = None
+    axis_name: str | None = None  # as in `WeightNormConv`
 
     @nn.compact
     def __call__(self, h: jax.Array) -> Gaussian:

@@ -17,12 +17,9 @@ POSTERIOR, PRIOR, DROPOUT = 0, 1, 2  # the purposes, folded into an example's ke
 
 
 def layer_noise(keys: jax.Array, purpose: int, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
-    """Standard normal noise for every layer, [B, *shape] each, float32.
+    """Standard normal noise for every layer, [B, *shape] each, float32, from the examples' keys [B].
 
-    Args:
-      keys: [B], the examples' keys.
-      purpose: POSTERIOR or PRIOR; the noise of one is independent of that of the other.
-      shapes: the shape of each layer's latents.
+    The noise of one purpose, POSTERIOR or PRIOR, is independent of that of the other.
     """
     ends = np.cumsum([math.prod(shape) for shape in shapes])
     draw = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, purpose), (int(ends[-1]),), jnp.float32))

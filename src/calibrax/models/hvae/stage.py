@@ -18,23 +18,13 @@ from calibrax.models.hvae.weight_norm import WeightNormDense
 class Stage(nn.Module):
     """The Gaussians q(z_l | z_{l-1}, h_{l-1}) and p(z_l | d_{l+1}), and the blocks that give h_l and d_l.
 
-    Attributes:
-      spec: the sizes.
-      layer: l, which is 0 at the bottom. The first inference block there reads the image and is not residual.
-      features: (height, width, filters) of this stage's features h_l.
-      features_below: the same of the stage below; unused at the bottom.
-      num_blocks: blocks in each direction.
-      log_var: as in `GaussianHead`.
-      dropout: rate in the inference blocks.
-      remat: recompute the intermediate values of the blocks in the backward pass instead of keeping them.
-      dtype: of the computation.
-      axis_name: the mapped axis over which `init`'s batch is spread, if any.
+    The last six attributes are as in `HVAE`.
     """
 
     spec: StageSpec
-    layer: int
-    features: tuple[int, int, int]
-    features_below: tuple[int, int, int] | None = None
+    layer: int  # l, which is 0 at the bottom; the first inference block there reads the image and is not residual
+    features: tuple[int, int, int]  # (height, width, filters) of this stage's features h_l
+    features_below: tuple[int, int, int] | None = None  # the same of the stage below; unused at the bottom
     num_blocks: int = 3
     log_var: str = "softplus"
     dropout: float = 0.0
@@ -63,12 +53,9 @@ class Stage(nn.Module):
     def infer(
         self, below: jax.Array, skip: jax.Array | None = None, keys: jax.Array | None = None
     ) -> tuple[jax.Array, Gaussian]:
-        """h_l [B, *features] and the posterior of z_l.
+        """h_l [B, *features] and the posterior of z_l, from the image or z_{l-1} below and the skip h_{l-1}, if any.
 
-        Args:
-          below: the image, or z_{l-1}.
-          skip: h_{l-1}, which every block reads, or None.
-          keys: [B], the examples' keys, for dropout; None for no dropout.
+        Every block reads the skip. The keys [B] of the examples are for dropout; None for no dropout.
         """
         h = below
         if h.ndim == 2:
@@ -89,11 +76,9 @@ class Stage(nn.Module):
         return Gaussian(zeros, zeros)
 
     def generate(self, z: jax.Array, skips: Sequence[jax.Array] | None = None) -> list[jax.Array]:
-        """The outputs of all blocks, each of the size of the features below; the last one is d_l.
+        """The outputs of all blocks for z_l, each of the size of the features below; the last one is d_l.
 
-        Args:
-          z: z_l [B, H, W, N] or [B, N].
-          skips: the outputs of the stage above, of which block j reads the j-th, or None.
+        Block j reads the j-th of the skips, the outputs of the stage above, if there are any.
         """
         d = z if z.ndim == 4 else self.features_of_latent(z).reshape(-1, *self.features)
         outputs = []

@@ -78,12 +78,7 @@ class WeightNormConv(nn.Module):
 
 
 class WeightNormDense(nn.Module):
-    """A weight-normalised linear layer.
-
-    Attributes:
-      features: outputs.
-      dtype, axis_name: as in `WeightNormConv`.
-    """
+    """A weight-normalised linear layer; the attributes are as in `WeightNormConv`."""
 
     features: int
     dtype: Any = None

@@ -39,22 +39,15 @@ class Encoder(nn.Module):
 
     8,689,600 parameters with the VGG and 3,807,424 with the DCGAN, for three channels.
 
-    Attributes:
-      backbone: a key of `BACKBONES`.
-      code_dim: length of the code.
-      features: channels of the first group.
-      dtype: of the computation; None for that of the input.
-      axis_name: the mapped axis over which the batch is spread, if any.
-
     References:
       edenton/svg (3f19f0b), `models/vgg_64.py` and `models/dcgan_64.py`; Radford et al. 2016.
     """
 
-    backbone: str
+    backbone: str  # a key of `BACKBONES`
     code_dim: int
-    features: int = 64
-    dtype: Any = None
-    axis_name: str | None = None
+    features: int = 64  # channels of the first group
+    dtype: Any = None  # of the computation; None for that of the input
+    axis_name: str | None = None  # the mapped axis over which the batch is spread, if any
 
     @nn.compact
     def __call__(self, x: jax.Array, running: bool = False) -> tuple[jax.Array, tuple[jax.Array, ...]]:
@@ -79,11 +72,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """From codes to frames: a 4×4 transposed convolution, groups of convolutions that read a skip each, and a last one.
 
-    11,822,659 parameters with the VGG and 6,562,627 with the DCGAN, for three channels.
-
-    Attributes:
-      output_channels: of the result, which is linear, as the likelihood applies its own link.
-      backbone, features, dtype, axis_name: as in `Encoder`.
+    11,822,659 parameters with the VGG and 6,562,627 with the DCGAN, for three channels. The result is linear, as the
+    likelihood applies its own link. The other attributes are as in `Encoder`.
     """
 
     backbone: str

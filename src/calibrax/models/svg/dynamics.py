@@ -20,11 +20,7 @@ class States(NamedTuple):
 
 
 class Dynamics(nn.Module):
-    """Posterior, learned prior and predictor of codes h: z ~ q(z | next h) or p(z | h), and next h = predictor(h, z).
-
-    Attributes:
-      g_dim, z_dim, rnn_size, predictor_layers, posterior_layers, prior_layers, dtype: as in `SVG`.
-    """
+    """Posterior, learned prior and predictor of codes h: z ~ q(z | next h) or p(z | h), next h = predictor(h, z)."""
 
     g_dim: int = 128
     z_dim: int = 64
@@ -48,12 +44,7 @@ class Dynamics(nn.Module):
     def infer(
         self, states: States, code: jax.Array, next_code: jax.Array, noise: jax.Array
     ) -> tuple[States, jax.Array, jax.Array]:
-        """One step in which the next frame is known.
-
-        Args:
-          states: the states after the previous step.
-          code, next_code: the codes of this frame and of the next, [B, g_dim].
-          noise: [B, z_dim], standard normal, for the draw from the posterior.
+        """One step in which the next frame's code [B, g_dim] is known; noise [B, z_dim] makes the posterior's draw.
 
         Returns:
           The new states, the predicted code of the next frame [B, g_dim], and KL(q || p) [B], in nats, summed over the

@@ -24,13 +24,7 @@ Dense = functools.partial(layers.Dense, initializers=_initializers)
 
 
 class ConvBlock(nn.Module):
-    """A convolution, batch normalisation and an activation.
-
-    Attributes:
-      features, kernel_size, stride, padding, transpose, dtype: as in `Conv`.
-      activation: the last function.
-      axis_name: as in `BatchNorm`.
-    """
+    """A convolution, batch normalisation and an activation, with the attributes of `Conv` and `BatchNorm`."""
 
     features: int
     kernel_size: int

@@ -26,14 +26,10 @@ class LSTMCell(nn.Module):
     (i, f, g, o) = x·W_ih + b_ih + h·W_hh + b_hh; c' = σ(f)·c + σ(i)·tanh(g); h' = σ(o)·tanh(c'). All parameters start
     uniform in ±1/sqrt(size). `flax.linen.LSTMCell` will not do: it has a single bias and another initialisation, and
     computes its gates in `dtype` too. Here only the products are in `dtype`, the rest in float32 or wider.
-
-    Attributes:
-      size: length of the state.
-      dtype: of the products; None for that of the input.
     """
 
-    size: int
-    dtype: Any = None
+    size: int  # length of the state
+    dtype: Any = None  # of the products; None for that of the input
 
     @nn.compact
     def __call__(self, state: LSTMState, x: jax.Array) -> LSTMState:
@@ -51,13 +47,7 @@ class LSTMCell(nn.Module):
 
 
 class LSTM(nn.Module):
-    """A linear layer and a stack of cells.
-
-    Attributes:
-      size: length of every state.
-      num_layers: number of cells.
-      dtype: of the products.
-    """
+    """A linear layer and a stack of cells, all with states of length `size`."""
 
     size: int
     num_layers: int = 1
@@ -74,12 +64,7 @@ class LSTM(nn.Module):
 
 
 class Predictor(nn.Module):
-    """The next frame's code, in ±1, from this frame's code and the latents; 1,134,976 parameters by default.
-
-    Attributes:
-      code_dim: length of the code.
-      size, num_layers, dtype: as in `LSTM`.
-    """
+    """The next frame's code, in ±1, from this frame's code and the latents; 1,134,976 parameters by default."""
 
     code_dim: int = 128
     size: int = 256
@@ -95,12 +80,7 @@ class Predictor(nn.Module):
 
 
 class GaussianLSTM(nn.Module):
-    """A diagonal Gaussian over the latents of a step, from the codes so far; 592,256 parameters by default.
-
-    Attributes:
-      z_dim: number of latents.
-      size, num_layers, dtype: as in `LSTM`.
-    """
+    """A diagonal Gaussian over the latents of a step, from the codes so far; 592,256 parameters by default."""
 
     z_dim: int = 64
     size: int = 256

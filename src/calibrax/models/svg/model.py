@@ -61,8 +61,7 @@ class SVG(nn.Module):
       remat: encode and decode one time step after another, and recompute their intermediate values in the backward pass
         instead of keeping them in memory. Otherwise all steps pass encoder and decoder at once, and only the recurrent
         parts run step by step.
-      unroll: a Python loop over time in place of a scan,
-        so that `nn.intercept_methods` sees its steps; slow to compile.
+      unroll: a Python loop over time, not a scan, so that `nn.intercept_methods` sees its steps; slow to compile.
       axis_name: the mapped axis over which the batch is spread, if any, across which batch norm averages; `init` does
         not need it. `model.clone(axis_name="batch")` is the same model under `pmap`.
 

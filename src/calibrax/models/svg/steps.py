@@ -14,16 +14,8 @@ def over_steps(model: Any, body: Callable, carry: Any, inputs: Any) -> tuple[Any
     """A `lax.scan` of `body(model, carry, inputs of a step) -> (carry, outputs of the step)`.
 
     Parameters are the same at every step. If `batch_stats` is mutable, each step continues with the averages of the
-    previous one.
-
-    Args:
-      model: a bound Linen module, whose `remat` and `unroll` decide the form of the loop.
-      body: the step; it reads the variables of its first argument only.
-      carry: the carry before the first step.
-      inputs: a pytree of arrays with the steps first.
-
-    Returns:
-      The last carry, and the outputs with the steps first.
+    previous one. The model is a bound Linen module, whose `remat` and `unroll` decide the form of the loop; the body
+    reads the variables of its first argument only. Returns the last carry, and the outputs with the steps first.
     """
     if model.is_initializing():  # a scan carries running averages along but cannot create them
         body(model, carry, jax.tree.map(lambda leaf: leaf[0], inputs))
@@ -43,13 +35,9 @@ def over_steps(model: Any, body: Callable, carry: Any, inputs: Any) -> tuple[Any
 
 
 def step_noise(key: jax.Array, batch_size: int, steps: int, size: int) -> jax.Array:
-    """Standard normal noise [steps, B, size], float32, of the example's key and the step's number alone.
+    """Standard normal noise [steps, B, size], float32, of the example's key and the step's number, from 1, alone.
 
-    Args:
-      key: one key for the batch, or B keys, one per example.
-      batch_size: B.
-      steps: number of steps; the first has number 1.
-      size: length of the noise of one step and example.
+    The key is one for the batch, or B keys, one per example.
     """
 
     def draw(step, key):
