@@ -155,13 +155,16 @@ def test_a_download_with_the_wrong_content_is_refused(server, tmp_path, monkeypa
 
 
 def test_a_failed_download_is_reported_in_one_line_before_any_measurement(
-    folder, network, tmp_path, monkeypatch, capsys
+    folder, network, server, tmp_path, monkeypatch, capsys
 ):
     before = (folder / "results.json").read_bytes()
     (tmp_path / "file").write_text("")
-    for cache, match in ((tmp_path, "http://127.0.0.1:9/w.pth cannot be fetched"), (tmp_path / "file", "be made")):
+    for cache, source, match in (
+        (tmp_path, Remote("http://127.0.0.1:9/w.pth", sha256="0" * 64), "http://127.0.0.1:9/w.pth cannot be fetched"),
+        (tmp_path / "file", remote(server, "/right"), "cannot be fetched: [Errno 20] Not a directory"),
+    ):
         monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-        monkeypatch.setattr(measure, "INCEPTION", Remote("http://127.0.0.1:9/w.pth", sha256="0" * 64))
+        monkeypatch.setattr(measure, "INCEPTION", source)
         capsys.readouterr()
         assert_one_line(capsys, cli.main(["evaluate", str(folder), "--inception", "download"]), match)
     assert network == []
