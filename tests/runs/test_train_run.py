@@ -34,7 +34,7 @@ def test_a_run_with_its_own_parts_is_trained_resumed_and_opened(tmp_path, capsys
         "optimizer": optax.sgd(1e-5),
     }
     record = train(config, **custom)
-    assert record["step"] == 2
+    assert (record["step"], record["model"], record["likelihood"]) == (2, "own-model", "own-likelihood")
     record = train(config.replace(epochs=2, resume=True), **custom)
     assert (record["step"], record["training"]["from_step"]) == (4, 2)
     run = Run.open(folder, **custom)

@@ -71,8 +71,8 @@ def score(run: Run, training: dict[str, Any] | None = None) -> dict[str, Any]:
         "data": run.data.name,
         "split": "test",
         "train_examples": len(run.data.train),
-        "likelihood": run.config.likelihood.name,
-        "model": run.config.model.name,
+        "likelihood": run.likelihood_name,
+        "model": run.model_name,
         "event_shape": list(event_shape),
         "step": int(state.step),
         "seed": run.config.run.seed,
@@ -108,7 +108,7 @@ def measure(run: Run, results: dict[str, Any], wanted: Wanted) -> dict[str, Any]
         batch_size=run.batch_size,
         past=run.past,
         folder=run.folder,
-        name=run.config.likelihood.name,
+        name=run.likelihood_name,
         title=run.caption(state),
     )
     results = results | record.measure(wanted, subject)

@@ -60,7 +60,7 @@ def claimed(config: TrainConfig, data: Data, custom: Sequence[str] = ()) -> Iter
 
     `custom` names which of `model`, `likelihood` and `optimizer` are the caller's own instead of those of the settings.
     """
-    folder = _new_folder(config, data) if config.run.run_dir is None else Path(config.run.run_dir)
+    folder = _new_folder(config, data, custom) if config.run.run_dir is None else Path(config.run.run_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -209,8 +209,9 @@ def commit() -> str | None:
     return run.stdout.strip() if tracked.returncode == 0 else None
 
 
-def _new_folder(config: TrainConfig, data: Data) -> Path:
-    name = f"{data.name}-{config.likelihood.name}-seed{config.run.seed}"
+def _new_folder(config: TrainConfig, data: Data, custom: Sequence[str]) -> Path:
+    likelihood = "own-likelihood" if "likelihood" in custom else config.likelihood.name
+    name = f"{data.name}-{likelihood}-seed{config.run.seed}"
     folder, count = Path("runs") / name, 2
     while os.path.exists(folder):
         folder, count = Path("runs") / f"{name}-{count}", count + 1

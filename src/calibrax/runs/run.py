@@ -91,6 +91,7 @@ class Run:
 
     Attributes:
       custom: which of model, likelihood and optimizer are not those of the settings.
+      model_name, likelihood_name: what results and pictures call them.
       parts: model, likelihood and optimizer by name, as `train_step` takes them.
     """
 
@@ -107,6 +108,8 @@ class Run:
         self.folder = Path(config.run.run_dir or ".")
         given = {"model": model, "likelihood": likelihood, "optimizer": optimizer}
         self.custom = [name for name, part in given.items() if part is not None]
+        self.model_name = config.model.name if model is None else "own-model"
+        self.likelihood_name = config.likelihood.name if likelihood is None else "own-likelihood"
         self.likelihood = likelihood or config.make_likelihood()
         self.model: Any = model or config.make_model(data.image_shape, self.likelihood)
         optimizer = optimizer or config.optimizer.make()
@@ -157,7 +160,7 @@ class Run:
         try:
             jax.eval_shape(self.model.init, jax.random.key(0), examples, jax.random.key(0))
         except ValueError as error:
-            raise ConfigError(f"--model {self.config.model.name} cannot take {self.data.name}: {error}") from error
+            raise ConfigError(f"--model {self.model_name} cannot take {self.data.name}: {error}") from error
         if self.data.is_video:  # predictions are fed back by their means
             frames, *frame_shape = self.data.event_shape
             channels = self.likelihood.output_channels(frame_shape[-1])
@@ -166,7 +169,7 @@ class Run:
             try:
                 jax.eval_shape(self.likelihood.mean, *parts, outputs)
             except NoMeanError as error:
-                raise ConfigError(f"--likelihood {self.config.likelihood.name} is not for videos: {error}") from error
+                raise ConfigError(f"--likelihood {self.likelihood_name} is not for videos: {error}") from error
 
     @functools.cached_property
     def test(self) -> np.ndarray:
@@ -243,7 +246,7 @@ class Run:
 
     def caption(self, state: TrainState) -> str:
         """The beginning of the titles of pictures of a state."""
-        return f"{self.data.name}, {self.config.likelihood.name}, step {int(state.step)}"
+        return f"{self.data.name}, {self.likelihood_name}, step {int(state.step)}"
 
     def how_to_resume(self) -> str:
         """What to tell the user after an interruption: the installed command, or this interpreter's module."""

@@ -137,5 +137,5 @@ def _at_temperature(settings: SampleSettings) -> str:
 def _num_layers(run: Run) -> int:
     num = len(run.model.latent_shapes)
     if num == 1:
-        raise ConfigError(f"{run.config.model.name} has one layer of latents; --layers and --traverse are for several")
+        raise ConfigError(f"{run.model_name} has one layer of latents; --layers and --traverse are for several")
     return num
