@@ -30,3 +30,10 @@ class LinearVAE(nn.Module):
             size *= n
         outputs = nn.Dense(size, name="decoder")(z)
         return outputs.reshape(-1, *out_shape), objectives.gaussian_kl(mean, log_var)
+
+
+def replaced(tree, path, value):
+    """The tree with one leaf filled with a value."""
+    if not path:
+        return jnp.full_like(tree, value)
+    return {**tree, path[0]: replaced(tree[path[0]], path[1:], value)}

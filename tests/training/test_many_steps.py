@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from process_worker import VAE, images
-from tiny_runs import assert_one_line, final_state, train_args, train_rows, write_images
+from tiny_runs import assert_one_line, train_args, write_images
 
 import calibrax as cx
 from calibrax import cli, data
@@ -143,29 +143,6 @@ def test_several_weights_in_one_program_are_the_runs_one_by_one():
         chex.assert_trees_all_close(
             jax.tree.map(lambda leaf, n=number: leaf[n], together.params), alone.params, rtol=1e-4, atol=1e-5
         )
-
-
-def test_a_run_in_calls_of_several_steps_is_the_run(tmp_path):
-    """5 steps a call, saved every 2 and at the ends of epochs of 3: calls of 1 and 2; then gone on with by ones.
-
-    And the run with nothing said, whose calls take what two seconds have.
-    """
-    path = write_images(tmp_path / "images.npz")
-    args = "--save-every", "2", "--eval-every", "2"
-    assert cli.main([*train_args(path, tmp_path / "plain"), *args, "--epochs", "2"]) == 0
-    assert cli.main([*train_args(path, tmp_path / "scan"), *args, "--scan-steps", "5", "--epochs", "1"]) == 0
-    assert int(final_state(tmp_path / "scan").step) == 3
-    resumed = ["train", "--resume", "--run-dir", str(tmp_path / "scan"), "--epochs", "2", "--scan-steps", "1"]
-    assert cli.main(resumed) == 0
-    single = [*train_args(path, tmp_path / "single"), *args, "--epochs", "2", "--scan-steps", "1"]
-    assert cli.main(single) == 0
-    ours = train_rows(tmp_path / "single")
-    assert [row["step"] for row in ours] == [1, 2, 3, 4, 5, 6]
-    for folder in ("scan", "plain"):
-        rows = train_rows(tmp_path / folder)
-        assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
-        assert rows[0].keys() == ours[0].keys()
-        np.testing.assert_allclose([row["loss"] for row in rows], [row["loss"] for row in ours], rtol=1e-3)  # Adam
 
 
 def test_several_steps_a_call_are_for_one_device(tmp_path, capsys):
