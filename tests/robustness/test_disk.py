@@ -11,6 +11,7 @@ import pytest
 from tiny_runs import final_state, train_args, write_images
 
 from calibrax import cli
+from calibrax.runs import evaluate
 from calibrax.training import Checkpoints, read_metrics
 from calibrax.training.stepping import StepsInALoop
 
@@ -143,7 +144,7 @@ def test_a_folder_without_permission(folder, monkeypatch, capsys):
 def test_a_picture_that_cannot_be_written(folder, monkeypatch, capsys):
     """The message is the same for every file, not only for checkpoints."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(run, "save_training_curves", no_room)
+    monkeypatch.setattr(evaluate, "save_training_curves", no_room)
     assert cli.main(["evaluate", "run"]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         "calibrax: run/curves.png: No space left on device; what was written before is whole"
