@@ -6,25 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+from drawn_arrays import images, npz, one_line
 
 from calibrax import data
 from calibrax.data import DataError, load, sources
 from calibrax.data.datasets.moving_digits import MovingDigits, moving_digits
-
-RNG = np.random.default_rng(0)
-
-
-def images(num, shape=(8, 8, 3)):
-    return RNG.integers(0, 256, (num, *shape), dtype=np.uint8)
-
-
-def npz(path, **arrays):
-    np.savez(path, **arrays)
-    return str(path)
-
-
-def one_line(match):
-    return pytest.raises(DataError, match=rf"^[^\n]*{match}[^\n]*$")
 
 
 @pytest.mark.parametrize("source", sources.SOURCES, ids=lambda source: source.name)

@@ -2,25 +2,11 @@
 
 import numpy as np
 import pytest
+from drawn_arrays import images, npz, one_line
 from numbered import Lazy, numbered
 from PIL import Image
 
-from calibrax.data import Data, DataError, first, load, moving_digits, take_fraction, transforms
-
-RNG = np.random.default_rng(0)
-
-
-def images(num, shape=(8, 8, 3)):
-    return RNG.integers(0, 256, (num, *shape), dtype=np.uint8)
-
-
-def npz(path, **arrays):
-    np.savez(path, **arrays)
-    return str(path)
-
-
-def one_line(match):
-    return pytest.raises(DataError, match=rf"^[^\n]*{match}[^\n]*$")
+from calibrax.data import Data, first, load, moving_digits, take_fraction, transforms
 
 
 def test_resize_is_pillow_s_antialiased_bilinear():

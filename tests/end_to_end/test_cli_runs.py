@@ -9,7 +9,6 @@ import chex
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 from tiny_runs import assert_one_line, final_state, train_args, train_rows, write_images
 
 from calibrax import cli
@@ -28,27 +27,15 @@ def images(tmp_path):
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "pixel-sigma"])
-def test_a_run_leaves_everything_it_should(images, tmp_path, capsys, likelihood):
+def test_a_decoder_without_an_average_is_trained_and_has_no_calibrated_results(images, tmp_path, capsys, likelihood):
     folder = tmp_path / "run"
     assert cli.main(train_args(images, folder, "--likelihood", likelihood)) == 0
-    out = capsys.readouterr().out
-    assert "tiny" in out
-    assert "-ELBO (nats)" in out
+    assert "-ELBO (nats)" in capsys.readouterr().out
     assert [row["step"] for row in train_rows(folder)] == list(range(1, 10))
-    rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["split"] == "test"]
-    assert [row["step"] for row in rows] == [3, 6, 9]
-    for name in ("samples", "reconstructions"):
-        assert len(list((folder / name).glob("step_*.png"))) == 3
-    with Image.open(folder / "curves.png") as picture:
-        picture.verify()
-    config = json.loads((folder / "config.json").read_text())
-    assert config["config"]["likelihood"] == likelihood
-    assert {"jax", "flax", "python"} <= set(config["versions"])
+    assert json.loads((folder / "config.json").read_text())["config"]["likelihood"] == likelihood
     results = json.loads((folder / "results.json").read_text())
-    assert results["data"] == "tiny"
     assert np.isfinite(results["test"]["running average"]["neg_elbo"])
-    assert ("calibrated" in results["test"]) == likelihood.startswith("optimal")
-    assert not list(folder.rglob("*.tmp"))
+    assert "calibrated" not in results["test"]
 
 
 def test_a_fraction_of_the_images_evaluated_every_other_epoch(images, tmp_path, capsys):

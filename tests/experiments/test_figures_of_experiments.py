@@ -10,6 +10,7 @@ import pytest
 from drawn import figure_of
 from hypothesis import given
 from hypothesis import strategies as st
+from log_rows import RUNS, rows
 from PIL import Image
 
 from experiments.figures import scores as score_figure
@@ -19,24 +20,6 @@ from experiments.figures.panels import save_comparison, save_strips
 from experiments.figures.scores import Score
 from experiments.figures.tradeoff import InformationPoint, Point
 
-
-def rows(num=200, *, test=True, sigma=True):
-    every = []
-    for step in range(1, num + 1):
-        extra = {"log_sigma": -2.5 + 2 / step} if sigma else {}
-        every.append({"step": step, "split": "train", "loss": 1e6 / step**3 - 3000.0} | extra)
-        if test and step % (num // 4) == 0:
-            extra = {"sigma": math.exp(-2.5)} if sigma else {}
-            every.append({"step": step, "split": "test", "neg_elbo": -2990.0 + 100 / step} | extra)
-    return every
-
-
-RUNS = {
-    "optimal-sigma, seed 0": rows(),
-    "bernoulli $a$ & <b>": rows(sigma=False),
-    "shared-sigma": rows(test=False),
-    "nothing yet": [],
-}
 SWEEP = [
     Point(f"β {beta:g}", rate, distortion, 0.5, 20.0, True)
     for beta, rate, distortion in ((10, 2, -1200), (0.001, 110, -3700), (0.1, 30, -2700), (1, 10, -1800))

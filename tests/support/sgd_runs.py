@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import numpy as np
 import optax
@@ -46,3 +47,13 @@ def run(make_step, likelihood, steps=20):
 @functools.cache
 def single_device(name):
     return run(jit_step, LIKELIHOODS[name])
+
+
+def assert_equals_one_device(name, make_step):
+    """Eight devices and one agree after 20 steps: the state and all metrics."""
+    assert jax.device_count() == 8
+    state, history = run(make_step, LIKELIHOODS[name])
+    expected_state, expected_history = single_device(name)
+    chex.assert_trees_all_close(state, expected_state, rtol=1e-5, atol=1e-7)
+    chex.assert_trees_all_close(history, expected_history, rtol=1e-5, atol=1e-6)
+    assert history[-1]["loss"] < history[0]["loss"]

@@ -20,6 +20,7 @@ Some models:
 
 Video models:
 
+- `n_past`, an attribute: the number of frames that the model is given.
 - `predict(x_past, key, num_frames, to_image, temperature=1.0) -> outputs` for the frames after the given ones.
 - `observe(x_past, key) -> memory` and `imagine(memory, noise, to_image) -> (memory, outputs)`: one frame per call.
 """

@@ -110,9 +110,9 @@ class Run:
         self.custom = [name for name, part in given.items() if part is not None]
         self.model_name = config.model.name if model is None else "own-model"
         self.likelihood_name = config.likelihood.name if likelihood is None else "own-likelihood"
-        self.likelihood = likelihood or config.make_likelihood()
-        self.model: Any = model or config.make_model(data.image_shape, self.likelihood)
-        optimizer = optimizer or config.optimizer.make()
+        self.likelihood = config.make_likelihood() if likelihood is None else likelihood
+        self.model: Any = config.make_model(data.image_shape, self.likelihood) if model is None else model
+        optimizer = config.optimizer.make() if optimizer is None else optimizer
         self.parts = {"model": self.model, "likelihood": self.likelihood, "optimizer": optimizer}
         self.init_key, self.train_key, self.eval_key = jax.random.split(jax.random.key(config.run.seed), 3)
         with as_user_error():
