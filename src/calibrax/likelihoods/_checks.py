@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def shown(value: Any) -> str:
@@ -93,7 +94,7 @@ def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
 
 def check_range(x: Any, low: float, high: float, expected: str) -> None:
     """Refuse data with values outside [low, high]. Values that are not known, as inside `jit`, pass."""
-    if isinstance(x, jax.core.Tracer) or not getattr(x, "is_fully_addressable", True) or not np.size(x):
+    if isinstance(x, Tracer) or not getattr(x, "is_fully_addressable", True) or not np.size(x):
         return
     values = np.asarray(x)  # not a computation of JAX, which inside `jit` would be traced
     smallest, largest = values.min(), values.max()

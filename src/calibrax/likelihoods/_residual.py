@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool
 
@@ -91,7 +92,7 @@ def _hide(x: ArrayLike, mask: Mask) -> jax.Array:
     """x with 0 where the mask is False."""
     if mask is None:
         return jnp.asarray(x)
-    if isinstance(x, np.ndarray) and not isinstance(mask, jax.core.Tracer):
+    if isinstance(x, np.ndarray) and not isinstance(mask, Tracer):
         # On the host, because a NaN that is hidden must not reach a device in which `jax_debug_nans` looks for it.
         return jnp.asarray(np.where(broadcast_mask(mask, x.shape), x, np.zeros((), x.dtype)))
     x = jnp.asarray(x)
