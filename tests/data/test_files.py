@@ -108,7 +108,7 @@ def test_booleans_are_read_as_black_and_white(tmp_path):
         loaded = data.load(
             npz(tmp_path / "masks.npz", train=mask.reshape(shape), test=mask[:4].reshape(-1, *shape[1:]))
         )
-        assert loaded.train.dtype == np.uint8
+        assert loaded.train[0].dtype == np.uint8
         np.testing.assert_array_equal(loaded.train, 255 * mask.reshape(shape))
 
 

@@ -39,11 +39,12 @@ def load_folder(folder: Path, options: Options) -> Data:
     Splits: folders have the names of `SPLITS` in any case, at one depth (`train/cat/1.png`, or `cat/Train/1.png`). If
     there is one, every image has to be in one. Without a folder for testing, that for validation is the test set.
 
-    Without such folders, one image in ten is for testing: those whose hashes are lowest. The hash is that of the path
-    below the folder, and is the same on every system. Adding images moves none from one split to another, unless the
-    hashes would leave less than a twentieth or more than a fifth for testing, as can happen with few images: then the
-    next images make up for it. Every image is drawn alone, because folders are classes more often than clips. Frames of
-    one clip come into both splits; to keep clips whole, put them into folders train and test.
+    Without such folders, about one image in ten is for testing: those for which the hash of the path below the folder,
+    the same on every system, is a multiple of ten. Adding images moves none from one split to another. The exception is
+    that between a twentieth and a fifth of the images are for testing, which the hashes of few images may miss: then
+    the images that are next by their hashes fill the test set up, or the last ones leave it, and added images may
+    change which. Every image is drawn alone, because folders are classes more often than clips. Frames of one clip come
+    into both splits; to keep clips whole, put them into folders train and test.
 
     Pixels: see `read_pictures`. Images of different sizes need `options.image_size`.
 
