@@ -44,7 +44,7 @@ class DataConfig:
     source: str
     """What to load."""
     data_dir: str | None = None
-    """Where prepared data and original files are looked for and kept (default: ~/tensorflow_datasets)."""
+    """The folder of prepared data and original files (default: TFDS_DATA_DIR if set, or ~/tensorflow_datasets)."""
     image_size: int | None = None
     """Resize to this height and width."""
     picture: str | None = None

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+LEAST_TOP_LEVEL = 16  # of training data that are not black; images in fewer levels are on another scale than 0 to 255
 TIMEOUT = 10.0  # seconds without data from a server; TFDS alone would retry for minutes
 
 
@@ -147,6 +148,22 @@ def check_layout(what: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         raise DataError(f"{what} is {dtype} {shape}; expected uint8 [N, H, W, C] or [N, T, H, W, C], all 1 or more")
 
 
+def check_levels(data: Data) -> None:
+    """Refuse training data that are on another scale than 0 to 255, such as binary images of 0 and 1.
+
+    These would be trained on as 0 and 1/255. Black images have no scale and pass.
+
+    Raises:
+      DataError: if the highest level of the training data is 1 to 15.
+    """
+    top = int(np.asarray(data.train).max())
+    if 0 < top < LEAST_TOP_LEVEL:
+        raise DataError(
+            f"{data.origin}: the highest level of the training {data.noun} is {top}, and 255 is white: pass 0 and 255 "
+            f"for binary {data.noun}, or levels that are scaled to 0..255"
+        )
+
+
 def is_whole(value: Any) -> bool:
     """True for integers of Python and NumPy, False for bool and everything else."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
@@ -165,6 +182,11 @@ def check_path(name: str, value: Any) -> str:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value).strip() or "\0" in os.fspath(value):
         raise DataError(f"{name} is {value!r}; expected a name or a path")
     return os.fspath(value)
+
+
+def printable(text: Path | str) -> str:
+    """A path or name for reports: control characters, and bytes that are no text in a file name, as escapes."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
 
 
 @contextlib.contextmanager

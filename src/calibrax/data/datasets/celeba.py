@@ -36,7 +36,7 @@ def load(options: Options) -> Data:
 
     These are looked for in the data folder, in this order:
     - `celeba_images/64x64`, which an earlier call left there (2.5 GB);
-    - `celeb_a`, prepared by TFDS as array_record;
+    - `celeb_a`, prepared by TFDS as array_record or tfrecord;
     - `img_align_celeba.zip` or a folder `img_align_celeba`, with `list_eval_partition.txt`.
     From the last two each photograph is decoded, cropped and resized on its own, and the result is kept as the first.
     TFDS's preparation has its own order of images; the original files are in the order of their names.
