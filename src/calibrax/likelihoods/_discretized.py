@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.stats import logistic, norm
+from jax.scipy.special import ndtr
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
@@ -89,7 +89,7 @@ def discretized_gaussian(levels: int = 256) -> Likelihood:
     References:
       Table 5.
     """
-    return _over_levels(discretized_gaussian_nll, "log_sigma", norm.sf, jax.random.normal, levels)
+    return _over_levels(discretized_gaussian_nll, "log_sigma", lambda z: ndtr(-z), jax.random.normal, levels)
 
 
 @constructor
@@ -101,7 +101,9 @@ def discretized_logistic(levels: int = 256) -> Likelihood:
     References:
       Table 5.
     """
-    return _over_levels(discretized_logistic_nll, "log_scale", logistic.sf, jax.random.logistic, levels)
+    return _over_levels(
+        discretized_logistic_nll, "log_scale", lambda z: jax.nn.sigmoid(-z), jax.random.logistic, levels
+    )
 
 
 def to_nearest_level(x: jax.Array, levels: int) -> jax.Array:
