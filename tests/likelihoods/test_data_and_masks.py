@@ -62,8 +62,8 @@ def test_labels_of_categorical_are_levels(dtype):
         ),
         (cx.categorical(10), np.full((2, 3), 10), r"x has values from 10 to 10; expected levels 0 to 9, or floats"),
         (cx.categorical(10), np.full((2, 3), -1), r"x has values from -1 to -1; expected levels 0 to 9, or floats"),
-        (cx.gaussian(), np.full((2, 3), 7), r"x has dtype int(32|64); expected a float dtype, uint8 .*x.astype"),
-        (cx.optimal_sigma(), np.full((2, 3), 7, np.int16), r"x has dtype int16; expected a float dtype, uint8"),
+        (cx.gaussian(), np.full((2, 3), 7), r"x has dtype int(32|64); expected uint8 .*x.astype"),
+        (cx.optimal_sigma(), np.full((2, 3), 7, np.int16), r"x has dtype int16; expected uint8"),
     ],
 )
 def test_data_of_another_scale_is_one_clear_line(likelihood, x, message):

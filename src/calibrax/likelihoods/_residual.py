@@ -83,7 +83,7 @@ def as_unit(x: ArrayLike, dtype: Any) -> jax.Array:
         wide = (x.astype(jnp.int32) * 257).astype(dtype)
         return wide * 2.0**-16 + (wide * 2.0**-32 + (wide * 2.0**-48 + wide * 2.0**-64))
     if x.dtype != jnp.bool_ and not jnp.issubdtype(x.dtype, jnp.floating):
-        accepted = "a float dtype, uint8 (read as x / 255) or bool (0 and 1)"
+        accepted = "uint8 (read as x / 255), bool (0 and 1) or a float dtype"
         raise ValueError(f"x has dtype {x.dtype}; expected {accepted}; pass other integers as x.astype(jnp.float32)")
     return x.astype(dtype)
 
