@@ -1,4 +1,4 @@
-"""What a person sees of a run: text in any encoding, and progress bars on a terminal, in a log file or in a notebook."""
+"""Text in any encoding, and progress bars on a terminal, in a log file and in a notebook."""
 
 import codecs
 import io

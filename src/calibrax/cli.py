@@ -100,6 +100,8 @@ def guarded(command: Any) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 141
+    except UnicodeEncodeError as error:  # of a file name, as text is spelled out
+        return fail(f"{error.object!r} is no file name in this system's {error.encoding}; try with PYTHONUTF8=1")
     except OSError as error:  # such as a full disk, or a folder that vanished or is read-only
         where = f"{error.filename}: " if error.filename else ""
         return fail(f"{where}{error.strerror or error}; what was written before is whole", code=1)

@@ -1,7 +1,8 @@
-"""What Windows lacks and refuses, emulated on Linux: run `python -c "import windows; ..."` with this folder on the path.
+"""What Windows lacks and refuses, emulated on Linux for the rest of a process; macOS lacks less.
 
 Modules and functions of other systems are absent. No folder can be opened, no file that is open can be removed or
-replaced, nothing that is open for reading alone can be synced, and a name may not contain a colon. macOS lacks fewer.
+replaced, nothing that is open for reading alone can be synced, and a name may not contain a colon. Third parties must
+still run on Linux, so `os.name` and what NumPy and JAX call on import are as they were.
 """
 
 import builtins
@@ -13,6 +14,11 @@ import os
 import shutil
 import signal
 import sys
+
+MODULES = "fcntl", "grp", "pty", "pwd", "resource", "termios", "tty"
+OF_OS = "fork", "forkpty", "geteuid", "getgid", "getpgid", "getuid", "killpg", "mkfifo", "posix_fallocate"
+OF_OS += "sched_getaffinity", "setsid", "statvfs", "sync", "O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW"
+OF_SIGNAL = "SIGALRM", "SIGCHLD", "SIGHUP", "SIGKILL", "SIGPIPE", "SIGQUIT", "SIGUSR1", "SIGUSR2", "pthread_kill"
 
 _F_GETFL, _fcntl = fcntl.F_GETFL, fcntl.fcntl
 _real = {name: getattr(os, name) for name in ("open", "fsync", "unlink", "replace", "rename", "mkdir")}
@@ -89,13 +95,11 @@ def _cdll(name, *args, _load=ctypes.CDLL, **options):
 
 def emulate():
     """Take away and forbid all of it. Call this before calibrax is imported."""
-    for name in ("fcntl", "resource", "grp", "pwd", "termios", "tty", "pty"):
+    for name in MODULES:
         sys.modules[name] = None
-    for name in ("fork", "forkpty", "O_DIRECTORY", "getuid", "geteuid", "getgid", "posix_fallocate", "sched_getaffinity"):
+    for name in OF_OS:
         delattr(os, name)
-    for name in ("getpgid", "killpg", "setsid", "statvfs", "mkfifo", "O_CLOEXEC", "O_NOFOLLOW", "sync"):
-        delattr(os, name)
-    for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGKILL", "SIGQUIT", "SIGCHLD", "SIGPIPE", "pthread_kill"):
+    for name in OF_SIGNAL:
         delattr(signal, name)
     shutil._use_fd_functions = False
     os.open, os.fsync, os.unlink, os.remove, os.mkdir = _open, _fsync, _unlink, _unlink, _mkdir

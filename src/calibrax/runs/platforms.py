@@ -7,6 +7,7 @@ from jax.extend.backend import backends, clear_backends
 
 from calibrax.runs.settings import ConfigError
 
+
 def check_platforms() -> None:
     """Start JAX on the platforms that the user asked for.
 
@@ -22,19 +23,19 @@ def check_platforms() -> None:
 
 
 def _explain(error: Exception) -> str:
-    asked = {"JAX_PLATFORMS": jax.config.jax_platforms}
+    asked = {"JAX_PLATFORMS": jax.config.values["jax_platforms"]}
     asked |= {name: os.environ.get(name) for name in ("JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES")}
     settings = " and ".join(f"{name} is {value!r}" for name, value in asked.items() if value is not None)
     reason = str(error).split(" (set JAX_PLATFORMS")[0].split(" (you may need")[0]
     if "known backends" in reason:  # JAX lists those that it was built for, which need not be there
         reason = ""
-    usable = f"the platforms here are {', '.join(_usable_platforms())}"
-    return f"{settings or 'JAX cannot start'}; {usable}; set JAX_PLATFORMS to one of them" + f" ({reason})" * bool(reason)
+    usable = f"the platforms here are {', '.join(_usable_platforms())}; set JAX_PLATFORMS to one of them"
+    return f"{settings or 'JAX cannot start'}; {usable}" + (f" ({reason})" if reason else "")
 
 
 def _usable_platforms() -> list[str]:
     """The values of JAX_PLATFORMS that work here, found without what the user asked for."""
-    asked = jax.config.jax_platforms
+    asked = jax.config.values["jax_platforms"]
     try:
         jax.config.update("jax_platforms", None)
         clear_backends()

@@ -259,8 +259,7 @@ class Run:
 
 def command_line(*arguments: str) -> str:
     """A command for a shell: `calibrax` if this process was started by that name, or else this interpreter."""
-    found = shutil.which("calibrax")
-    by_name = found is not None and Path(found).with_suffix("") == Path(sys.argv[0]).with_suffix("")  # .exe on Windows
-    program = ["calibrax"] if by_name else [sys.executable or "python", "-m", "calibrax"]
+    found, called = (os.path.splitext(path)[0] for path in (shutil.which("calibrax") or "", sys.argv[0]))  # no .exe
+    program = ["calibrax"] if found and found == called else [sys.executable or "python", "-m", "calibrax"]
     join = subprocess.list2cmdline if os.name == "nt" else shlex.join
     return join([*program, *arguments])
