@@ -52,6 +52,14 @@ try:
 except UnicodeEncodeError:
     print("the script's own stream is as it was")
 """
+SIGTERM = """
+import signal
+from calibrax.training.signals import catch_interrupts
+
+with catch_interrupts(lambda: "saved; resume with: --run-dir β-r\\udce4n") as interrupts, interrupts.stop_at_once():
+    signal.raise_signal(signal.SIGTERM)
+    raise AssertionError("not ended")
+"""
 EXPERIMENTS = """
 import importlib, sys
 for name in sys.argv[1:]:
@@ -92,6 +100,12 @@ def test_the_library_prints_from_a_script(tmp_path):
     out, _ = call(LIBRARY, cwd=tmp_path, encoding="cp1252")
     assert "actual error / predicted sigma" in out
     assert out.endswith("the script's own stream is as it was" + os.linesep)
+
+
+def test_sigterm_says_how_to_resume(tmp_path):
+    """The folder's name has a letter that ASCII lacks and a byte that is not text."""
+    _, err = call(SIGTERM, cwd=tmp_path, encoding="ascii")
+    assert err.splitlines() == ["", "calibrax: saved; resume with: --run-dir beta-r\\xe4n"]
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "C locale"])
