@@ -104,8 +104,8 @@ typecheck: install ## Check types
 format: install ## Rewrite the code in the project's style
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-wheel: install ## Build the wheel and the sdist, and use the wheel in a new virtual environment
-	@$(BIN)/python benchmarks/wheel.py
+wheel: ## Build the wheel and the sdist, and use the wheel in a new virtual environment; .venv is not touched
+	@$(PYTHON) benchmarks/wheel.py
 
 bench: install ## Time the training step beside PyTorch, start-up, rates, growth (TORCH_PYTHON=an interpreter that has torch)
 	@$(BIN)/python -m benchmarks.suite --torch-python $(TORCH_PYTHON) $(ARGS)
