@@ -18,7 +18,7 @@ def write_whole(path: str | Path, save: Callable[[Path], Any]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         save(temporary)
-        _sync(temporary)
+        _sync(temporary, os.O_RDWR)  # Windows syncs only what is open for writing
         os.replace(temporary, path)
         sync_folder(path.parent)
     finally:
@@ -32,12 +32,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Sync the entries of a folder to disk, if the operating system supports it."""
-    with contextlib.suppress(OSError):
-        _sync(folder)
+    with contextlib.suppress(OSError):  # Windows opens no folder
+        _sync(folder, os.O_RDONLY)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:
