@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from carried import CHECKS, Case
 from flax import linen as nn
 from flax import nnx
 from jax import lax
