@@ -1,7 +1,9 @@
 """The documentation site. `make docs` builds it and executes every code cell of its pages."""
 
 import importlib
+import inspect
 import os
+import re
 from pathlib import Path
 
 from docutils import nodes
@@ -30,7 +32,7 @@ nb_execution_mode = "cache"
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_merge_streams = True
-nb_mime_priority_overrides = [("html", "text/html", 10)]
+nb_render_markdown_format = "gfm"  # tables in the outputs of cells
 
 nitpicky = True  # a reference to a name of calibrax that does not exist is a warning; other projects are not looked up
 nitpick_ignore_regex = [("py:.*", r"(?!calibrax\.[a-z]).*"), ("py:.*", r"calibrax\..*\._.*|calibrax\._.*")]
@@ -65,7 +67,7 @@ def public_names(module) -> list[str]:
 
 
 class PublicNames(Directive):
-    """A list of the public names of a module, each with the first sentence of its docstring and a link to the rest."""
+    """A list of the public functions, classes and modules of a module, with the first sentences of their docstrings."""
 
     required_arguments = 1
 
@@ -73,15 +75,28 @@ class PublicNames(Directive):
         module = importlib.import_module(self.arguments[0])
         lines = []
         for name in public_names(module):
-            value, home = getattr(module, name), self.arguments[0]
-            if home == "calibrax" and name in calibrax.likelihoods.__all__:
-                home = "calibrax.likelihoods"
-            kind = "mod" if type(value) is type(importlib) else "obj"
-            summary = (value.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ") if kind == "mod" or callable(value) else ""
-            lines.append(f"- :py:{kind}:`{name} <{home}.{name}>`: {summary}")
+            value = getattr(module, name)
+            if not (inspect.isroutine(value) or inspect.isclass(value) or inspect.ismodule(value)):
+                continue  # constants and aliases, which the page explains
+            in_likelihoods = module is calibrax and name in calibrax.likelihoods.__all__
+            home = "calibrax.likelihoods" if in_likelihoods else module.__name__
+            summary = escaped(inspect.getdoc(value).split("\n\n")[0])
+            role = "mod" if inspect.ismodule(value) else "obj"
+            lines += [f"- :py:{role}:`{name} <{home}.{name}>`: " + " ".join(summary.split()), ""]
         container = nodes.container(classes=["public-names"])
-        self.state.nested_parse(StringList([line for text in lines for line in (" ".join(text.split()), "")]), 0, container)
+        self.state.nested_parse(StringList(lines), 0, container)
         return [container]
+
+
+def escaped(text: str) -> str:
+    """A docstring in which RST's special characters, which our docstrings use as they stand, have no meaning."""
+    parts = re.split(r"(`[^`]*`|^ *(?:>>>|\.\.\.).*$)", text, flags=re.MULTILINE)
+    parts[::2] = [re.sub(r"([|*])|(?<=\w)(_)(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def escape_docstring(app, what, name, value, options, lines):
+    lines[:] = escaped("\n".join(lines)).split("\n")
 
 
 def skip_aliases(app, what, name, value, skip, options):
@@ -92,4 +107,5 @@ def skip_aliases(app, what, name, value, skip, options):
 
 def setup(app):
     app.add_directive("public-names", PublicNames)
+    app.connect("autodoc-process-docstring", escape_docstring, priority=400)  # before napoleon
     app.connect("autodoc-skip-member", skip_aliases)

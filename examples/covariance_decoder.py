@@ -164,7 +164,7 @@ def compare(train, test, *, steps: int) -> dict[str, tuple[Fit, cx.Likelihood]]:
     }
 
 
-def picture(models: dict[str, tuple[Fit, cx.Likelihood]], images, out: str | None = None):
+def picture(models: dict[str, tuple[Fit, cx.Likelihood]], images, out: str | None = None, *, samples: bool = True):
     """Images, and the reconstructions and samples of each model, one row each; a Matplotlib figure."""
     import matplotlib.pyplot as plt
 
@@ -172,9 +172,10 @@ def picture(models: dict[str, tuple[Fit, cx.Likelihood]], images, out: str | Non
     for name, (fitted, likelihood) in models.items():
         outputs, _ = fitted.model.apply(fitted.variables, images, jax.random.key(1))
         rows[f"{name}: reconstructions"] = likelihood.mean({}, fitted.state, outputs)
-        z = jax.random.normal(jax.random.key(2), (len(images), fitted.model.latents))
-        outputs = fitted.model.apply(fitted.variables, z, method="decode")
-        rows[f"{name}: samples"] = likelihood.mean({}, fitted.state, outputs)
+        if samples:
+            z = jax.random.normal(jax.random.key(2), (len(images), fitted.model.latents))
+            outputs = fitted.model.apply(fitted.variables, z, method="decode")
+            rows[f"{name}: samples"] = likelihood.mean({}, fitted.state, outputs)
     figure, axes = plt.subplots(len(rows), 1, figsize=(7, 0.85 * len(rows)), layout="constrained")
     for axis, (title, row) in zip(axes, rows.items(), strict=True):
         axis.imshow(np.concatenate(np.clip(np.asarray(row), 0, 1), axis=1))
