@@ -37,6 +37,7 @@ nb_render_markdown_format = "gfm"  # tables in the outputs of cells
 nitpicky = True  # a reference to a name of calibrax that does not exist is a warning; other projects are not looked up
 nitpick_ignore_regex = [("py:.*", r"(?!calibrax\.[a-z]).*"), ("py:.*", r"calibrax\..*\._.*|calibrax\._.*")]
 
+highlight_language = "none"  # of blocks that name no language: commands and files
 default_role = "code"  # docstrings write `x` for code
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # shapes and types stand in the text
@@ -100,7 +101,7 @@ def escape_docstring(app, what, name, value, options, lines):
 
 
 def skip_aliases(app, what, name, value, skip, options):
-    """Leave out the fields of named tuples, which their class documents, and what NamedTuple and Flax add to a class."""
+    """Leave out fields of named tuples, which their class documents, and what NamedTuple and Flax add to a class."""
     added = type(value).__name__ == "_tuplegetter" or name in ("_replace", "name", "parent", "scope", "count", "index")
     return True if added else None
 
