@@ -1,10 +1,44 @@
-"""Write files atomically: a file is either complete or not there, whatever interrupts the writing."""
+"""Write files atomically: a file is either complete or not there, whatever interrupts the writing. And strict JSON."""
 
 import contextlib
+import json
+import math
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Strict JSON, which any reader takes: a number that is not finite becomes null."""
+    return json.dumps(finite_or_none(value), indent=indent, allow_nan=False)
+
+
+def from_json(text: str) -> Any:
+    """The value of a JSON text. NaN and Infinity, which earlier versions wrote, are None like null.
+
+    Raises:
+      ValueError: if it is not JSON.
+    """
+    return json.loads(text, parse_constant=lambda name: None)
+
+
+def finite_or_none(value: Any) -> Any:
+    """The value of dicts, lists and scalars with None for each float that is NaN or infinite; tuples become lists."""
+    if isinstance(value, dict):
+        return {name: finite_or_none(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def printable(text: str) -> str:
+    """The text in one line, for tables and titles.
+
+    Characters that cannot be printed are escaped: line breaks, and the bytes of a file name that are not UTF-8.
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def write_whole(path: str | Path, save: Callable[[Path], Any]) -> None:
@@ -15,7 +49,9 @@ def write_whole(path: str | Path, save: Callable[[Path], Any]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    longest = 255 - len(b".tmp")  # bytes of a file name, on most file systems
+    stem = path.name if len(os.fsencode(path.name)) <= longest else f"{zlib.crc32(os.fsencode(path.name)):08x}"
+    temporary = path.with_name(stem + ".tmp")
     try:
         save(temporary)
         _sync(temporary)

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from calibrax._files import printable
+
 TIMEOUT = 10.0  # seconds without data from a server; TFDS alone would retry for minutes
 
 
@@ -47,7 +49,7 @@ class Data:
     such examples. Splits of videos may differ in T; all other sizes of an example are the same in all splits.
 
     Attributes:
-      name: the name in runs, reports and plots.
+      name: the name in runs, reports and plots; characters that cannot be printed are escaped.
       train: training examples.
       test: test examples.
       validation: validation examples, if the data set has them.
@@ -66,6 +68,7 @@ class Data:
     origin: str = ""
 
     def __post_init__(self):
+        object.__setattr__(self, "name", printable(self.name))  # a file's name may hold line breaks, or no text at all
         where = self.origin or self.name
         arrays = {name: examples for name, examples in self.splits.items() if isinstance(examples, np.ndarray)}
         for name, array in arrays.items():
