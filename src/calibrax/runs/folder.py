@@ -113,9 +113,12 @@ def check_data(config_file: str | Path, data: Data) -> Data:
     Raises:
       RunError: if they differ, or the file cannot be read.
     """
+    record = read_json(Path(config_file))
+    if isinstance(record, dict) and "data" not in record:  # written by hand
+        return data
     try:
-        saved = dict(read_json(Path(config_file))["data"])
-    except (KeyError, TypeError, ValueError) as error:
+        saved = dict(record["data"])
+    except (TypeError, ValueError) as error:
         raise RunError(f"cannot read {config_file}: it does not say what data the run was begun on") from error
     described = _data_description(data)
     if isinstance(saved.get("name"), str) and "sha256" in saved:

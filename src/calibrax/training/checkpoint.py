@@ -214,11 +214,12 @@ def _checkpointer() -> ocp.Checkpointer:
 
 @contextlib.contextmanager
 def _plain(path: Path) -> Iterator[Path]:
-    """The path as orbax can take it: where a name has unusual characters, through a link to its parent folder.
+    """The path as orbax can take it: without `..`, and through a link to its parent if a name has unusual characters.
 
     Orbax and tensorstore take a star or a bracket for a pattern, a backslash for a separator, `gs:` for a bucket, and
-    fail on bytes that are not UTF-8.
+    fail on bytes that are not UTF-8. They cancel `link/..`, although the parent of a link's target may be elsewhere.
     """
+    path = path.resolve() if ".." in path.parts else path
     if re.fullmatch(r"[\w ./+=,~-]*", path.as_posix().removeprefix(path.drive)):
         yield path
         return

@@ -124,7 +124,7 @@ class MetricsLog:
                 raise
 
     def _count(self, row: Row) -> None:
-        skipped = (row.get("skipped") or 0) > 0 or row["loss"] is None or not math.isfinite(row["loss"])
+        skipped = row.get("skipped", 0) > 0 or row["loss"] is None or not math.isfinite(row["loss"])
         self.num_skipped += skipped
         self._in_a_row = self._in_a_row + 1 if skipped else 0
 
@@ -200,4 +200,5 @@ def _is_row(row: Any) -> bool:
         return False
     if row["split"] != "train":
         return True
-    return "loss" in row and all(type(row.get(name)) in (int, float, type(None)) for name in ("loss", "skipped"))
+    loss = row.get("loss", "missing")
+    return (loss is None or type(loss) in (int, float)) and type(row.get("skipped", 0.0)) in (int, float)
