@@ -49,9 +49,9 @@ def write_whole(path: str | Path, save: Callable[[Path], Any]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    longest = 255 - len(b".tmp")  # bytes of a file name, on most file systems
-    stem = path.name if len(os.fsencode(path.name)) <= longest else f"{zlib.crc32(os.fsencode(path.name)):08x}"
-    temporary = path.with_name(stem + ".tmp")
+    name = os.fsencode(path.name)
+    # Most file systems take names of 255 bytes.
+    temporary = path.with_name(f"{zlib.crc32(name):08x}.tmp" if 251 < len(name) < 256 else f"{path.name}.tmp")
     try:
         save(temporary)
         _sync(temporary)

@@ -192,6 +192,7 @@ def compare(argv: Sequence[str]) -> None:
 
 def data(argv: Sequence[str]) -> None:
     from calibrax.data import describe, load, sources_in_words
+    from calibrax.runs.folder import check_length
     from calibrax.runs.settings import ConfigError
 
     @dataclasses.dataclass(frozen=True)
@@ -202,6 +203,8 @@ def data(argv: Sequence[str]) -> None:
     config = parse(DataArguments, "calibrax data", argv)
     if config.picture is not None and Path(config.picture).suffix.lower() != ".png":
         raise ConfigError(f"--picture is {config.picture}; expected a name that ends in .png")
+    if config.picture is not None:
+        check_length(f"--picture {config.picture}", config.picture)
     loaded = load(config.source, data_dir=config.data_dir, image_size=config.image_size, prepare=True)
     print(describe(loaded))
     if config.picture is None:

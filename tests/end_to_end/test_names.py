@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 from tiny_runs import assert_one_line, write_images
 
 from calibrax import cli
-from calibrax.runs import RunError
+from calibrax.runs import RunError, load_data
 from calibrax.runs import folder as run_folder
 
 ODD = os.fsdecode(b"b\xe4r*\n#?{0}%d\\ ")
@@ -44,12 +45,14 @@ def test_runs_data_and_pictures_may_have_any_name(tmp_path, capsys, monkeypatch)
         assert cli.main(command) == 0
         with Image.open(picture) as opened:
             opened.verify()
-    again = ["train", f"--from={name}/config.json", f"--run-dir={name} again"]
-    assert cli.main(again) == 0
+    capsys.readouterr()
+    again = ["train", f"--from={name}/config.json", f"--run-dir={name}"]
+    assert_one_line(capsys, cli.main(again), "already holds a run; add --resume")
+    shutil.copytree(name, f"{name} again")
     assert cli.main(["compare", name, f"{name} again"]) == 0
-    assert cli.main(["train", f"--data={images}", *settings]) == 0  # in a folder that is named after the data
-    (new,) = Path("runs").iterdir()
-    assert cli.main(["sample", str(new), "--num", "2"]) == 0
+    config = run_folder.read_config(name).replace(run_dir=None)
+    with run_folder.claimed(config, load_data(config)) as folder:  # named after the data
+        assert str(folder) == "runs/b_udce4r_n_0_d_-optimal-sigma-seed0"
 
 
 def test_a_run_below_a_link_whose_data_have_a_name_that_the_typeface_lacks(tmp_path, monkeypatch):
@@ -73,3 +76,14 @@ def test_a_name_that_is_too_long_is_refused_before_anything_is_computed(tmp_path
     assert os.listdir() == ["tiny.npz"]
     with pytest.raises(RunError, match="cannot be: File name too long"):
         run_folder.read_config(deep)
+    picture = "y" * 252 + ".png"
+    for command in (
+        ("sample", "run", f"--out={picture}"),
+        ("compare", "run", f"--out={picture}"),
+        (
+            "data",
+            "tiny.npz",
+            f"--picture={picture}",
+        ),
+    ):
+        assert_one_line(capsys, cli.main(command), "y.png cannot be: File name too long")

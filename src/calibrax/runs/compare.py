@@ -30,6 +30,7 @@ def compare(folders: Sequence[str], out: str | None = None, *, data: str | None 
         figure_suffix(path)
     except ValueError as error:
         raise ConfigError(f"--out is {path}; expected a name that ends in .png or .svg") from error
+    run_folder.check_length(f"--out {path}", path)
     places = [Path(folder).resolve() for folder in folders]
     for index, place in enumerate(places):
         if place in places[:index]:

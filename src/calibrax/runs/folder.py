@@ -46,7 +46,7 @@ def check_usable(config: TrainConfig) -> None:
     if config.run.run_dir is None:
         return
     folder = Path(config.run.run_dir)
-    check_name(folder)
+    _check_name(folder)
     if os.path.exists(folder) and not folder.is_dir():
         raise RunError(f"--run-dir {folder} is a file; expected a folder")
     if not config.run.resume:
@@ -161,20 +161,25 @@ def checksum(data: Data) -> str:
     return digest.hexdigest()
 
 
-def check_name(folder: str | Path) -> None:
+def _check_name(folder: str | Path) -> None:
     """Raise RunError for a name that no run's folder can have: an empty one, or one that is too long for the system."""
     if not str(folder).strip() or "\0" in str(folder):
         raise RunError(f"the run folder is {str(folder)!r}; expected a name")
+    check_length(f"the run folder {folder}", Path(folder), "x" * LONGEST_INSIDE)
+
+
+def check_length(what: str, *parts: str | Path) -> None:
+    """Raise RunError if the path of these parts is too long for the system; `what` names it in the message."""
     try:
-        os.stat(Path(folder).absolute() / ("x" * LONGEST_INSIDE))
+        os.stat(Path(*parts).absolute())
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise RunError(f"the run folder {folder} cannot be: {error.strerror}") from error
+            raise RunError(f"{what} cannot be: {error.strerror}") from error
 
 
 def read_config(folder: str | Path) -> TrainConfig:
     """The settings of the run in a folder, as `read_settings` reads them; `run_dir` is where the folder is now."""
-    check_name(folder)
+    _check_name(folder)
     path = Path(folder) / CONFIG_FILE
     if not os.path.exists(path):
         raise RunError(f"{folder} holds no run: there is no {CONFIG_FILE} in it")

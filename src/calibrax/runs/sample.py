@@ -13,6 +13,7 @@ from calibrax.evaluation.figures.hierarchy import save_partial_samples, save_tra
 from calibrax.evaluation.figures.images import save_grid
 from calibrax.evaluation.figures.video import save_prediction
 from calibrax.evaluation.metrics.prediction import measure_predictions
+from calibrax.runs.folder import check_length
 from calibrax.runs.run import Run
 from calibrax.runs.settings import ConfigError, Settings, setting
 
@@ -72,6 +73,8 @@ def sample(settings: SampleSettings) -> Path:
     Raises:
       ConfigError, RunError: for a user's mistake, in one line; nothing is written.
     """
+    if settings.out is not None:
+        check_length(f"--out {settings.out}", settings.out)
     run = Run.open(settings.run, settings.data_dir, data=settings.data)
     settings.check_read(run.data.is_video)
     if settings.layers != "none":
