@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,7 +28,9 @@ def _standard_promotion():
 
 
 def test_runs_data_and_pictures_may_have_any_name(tmp_path, capsys, monkeypatch):
-    sys.stdout.reconfigure(errors="backslashreplace")  # such a name is printed
+    streams: tuple[Any, Any] = sys.stdout, sys.stderr
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")  # such a name is printed
     monkeypatch.chdir(tmp_path)
     name = ODD
     images = write_images(f"{name}.npz")
