@@ -37,7 +37,7 @@ class SweepConfig:
     data: str = ""
     """An .npz file, a folder of images, or a known name (default: the paper's data set)."""
     data_dir: str | None = None
-    """Where prepared data and original files are looked for and kept (default: ~/tensorflow_datasets)."""
+    """The folder of prepared data and original files (default: TFDS_DATA_DIR if set, or ~/tensorflow_datasets)."""
     epochs: int = 10
     """Passes over the training images; the paper's is 10."""
     seeds: int = 3

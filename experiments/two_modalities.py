@@ -28,6 +28,7 @@ import calibrax as cx
 from calibrax import cli
 from calibrax.linen import Decode
 from calibrax.objectives import gaussian_kl
+from calibrax.runs.platforms import check_platforms
 from experiments.figures.panels import save_comparison
 
 NOISE = {"image": 0.02, "state": 8.0}  # standard deviations, in each modality's own units
@@ -135,6 +136,7 @@ def calibrated() -> cx.Likelihood:
 
 
 def compare(out: str | Path, *, steps: int, seed: int) -> None:
+    check_platforms()
     fits = {name: fit(make(), steps=steps, seed=seed) for name, make in
             (("joint, no weights", calibrated), ("sum of MSEs", plain_sum_of_mse))}  # fmt: skip
     print(f"{'held-out error (RMSE)':<24}{'image':>10}{'state':>10}")

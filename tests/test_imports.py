@@ -20,11 +20,13 @@ MAY_IMPORT = {
     "models": {"likelihoods", "objectives"},
     "_files": set(),
     "_malloc": set(),
-    "data": {"_files"},
-    "training": {"_files", "_malloc", "likelihoods", "objectives", "models"},
-    "evaluation": {"_files", "likelihoods", "objectives", "models", "training"},
-    "runs": {"_files", "_malloc", "data", "evaluation", "likelihoods", "models", "training", "__init__"},
-    "cli": {"_malloc", "data", "evaluation", "runs", "training", "__init__"},
+    "_terminal": set(),
+    "data": {"_files", "_terminal"},
+    "training": {"_files", "_malloc", "_terminal", "likelihoods", "objectives", "models"},
+    "evaluation": {"_files", "_terminal", "likelihoods", "objectives", "models", "training"},
+    "runs": {"_files", "_malloc", "_terminal", "data", "evaluation", "likelihoods", "models", "training", "__init__"},
+    "cli": {"_malloc", "_terminal", "data", "evaluation", "runs", "training", "__init__"},
+    "__main__": {"cli"},
     "__init__": {"likelihoods", "objectives", "running_average"},
 }
 

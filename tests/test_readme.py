@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import calibrax as cx
-from calibrax.runs.presets import LIKELIHOODS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,30 +15,25 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_examples_run_in_order():
     names: dict = {}
-    numpyro = pytest.importorskip("numpyro")
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         for block in re.findall(r"```python\n(.*?)```", README, re.S):
             exec(block, names)
-    assert np.isfinite(names["loss"])
+            if "test_loss" in names:
+                # After one batch, the running average is the value of that batch: the same noise gives the same loss.
+                np.testing.assert_allclose(names.pop("test_loss"), names["loss"], rtol=1e-5)
     assert names["nll"].shape == (64,)
     assert np.isfinite(names["nll"]).all()
-    assert np.isfinite(names["test_loss"])
-    # After one batch, the running average is the value of that batch: the same noise gives the same loss.
-    with jax.numpy_dtype_promotion("standard"):
-        test_loss, _ = names["VAE"]().apply(names["variables"], names["x"], jax.random.key(3), train=False)
-    np.testing.assert_allclose(test_loss, names["loss"], rtol=1e-5)
-
-    seeded = numpyro.handlers.seed(names["model"], jax.random.key(0))
-    with jax.numpy_rank_promotion("allow"):
-        log_prob, _ = numpyro.infer.util.log_density(seeded, (names["x"],), {}, {})
-    assert np.isfinite(log_prob)
+    x, mean = names["x"], jax.nn.sigmoid(jax.random.normal(jax.random.key(5), names["x"].shape))
+    kl = jax.numpy.ones(64)
+    beta = float(cx.objectives.effective_beta(cx.likelihoods.optimal_sigma_nll(x, mean)[1]["log_sigma"]))
+    # Both losses have the same minimum in the network: one is the other divided by β, but for a constant.
+    ours, theirs = (names["sigma_vae_loss"](x, mean, kl), names["beta_vae_loss"](x, mean, kl, beta))
+    size = x[0].size
+    np.testing.assert_allclose(ours, theirs / beta + size * 0.5 * np.log(np.pi * beta), rtol=1e-5)
 
 
-def test_the_table_lists_every_decoder():
-    rows = re.findall(r"^\| `(\w+)\((.*?)\)` \| `([\w-]+)` \|", README, re.M)
-    assert {row[2] for row in rows} == set(LIKELIHOODS)
-    for constructor, _, _ in rows:
-        assert callable(getattr(cx, constructor))
+def test_the_first_python_is_on_the_first_screen():
+    assert README.splitlines().index("```python") < 30
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"`?make ([a-z0-9-]+)", README))))

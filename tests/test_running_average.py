@@ -29,8 +29,8 @@ def test_one_update_gives_the_value_exactly_and_none_gives_the_initial_one():
 
 def test_value_has_finite_gradients_before_the_first_update():
     grads = jax.grad(lambda average: running_average.value(average, initial=1.0))(running_average.init())
-    assert np.isfinite(grads.total)
-    assert np.isfinite(grads.weight)
+    assert np.isfinite(grads["total"])
+    assert np.isfinite(grads["weight"])
 
 
 @pytest.mark.parametrize("axis", [None, "image", "pixel", "channel", (0, 2)])

@@ -2,7 +2,9 @@
 
 from calibrax import likelihoods, objectives, running_average
 from calibrax.likelihoods import (
+    Family,
     Likelihood,
+    batched,
     bernoulli,
     beta_gaussian,
     bitwise_categorical,
@@ -12,6 +14,7 @@ from calibrax.likelihoods import (
     discretized_gaussian,
     discretized_logistic,
     framewise,
+    from_family,
     gaussian,
     joint,
     laplace,
@@ -29,8 +32,10 @@ from calibrax.likelihoods import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "Family",
     "Likelihood",
     "__version__",
+    "batched",
     "bernoulli",
     "beta_gaussian",
     "bitwise_categorical",
@@ -40,6 +45,7 @@ __all__ = [
     "discretized_gaussian",
     "discretized_logistic",
     "framewise",
+    "from_family",
     "gaussian",
     "joint",
     "laplace",

@@ -33,12 +33,9 @@ def finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def printable(text: str) -> str:
-    """The text in one line, for tables and titles.
-
-    Characters that cannot be printed are escaped: line breaks, and the bytes of a file name that are not UTF-8.
-    """
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+def printable(text: Path | str) -> str:
+    """A path or name for tables, titles and reports: control characters, and bytes that are no text, as escapes."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
 
 
 def write_whole(path: str | Path, save: Callable[[Path], Any]) -> None:
@@ -54,7 +51,7 @@ def write_whole(path: str | Path, save: Callable[[Path], Any]) -> None:
     temporary = path.with_name(f"{zlib.crc32(name):08x}.tmp" if 251 < len(name) < 256 else f"{path.name}.tmp")
     try:
         save(temporary)
-        _sync(temporary)
+        _sync(temporary, os.O_RDWR)  # Windows syncs only what is open for writing
         os.replace(temporary, path)
         sync_folder(path.parent)
     finally:
@@ -68,12 +65,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Sync the entries of a folder to disk, if the operating system supports it."""
-    with contextlib.suppress(OSError):
-        _sync(folder)
+    with contextlib.suppress(OSError):  # Windows opens no folder
+        _sync(folder, os.O_RDONLY)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

@@ -48,7 +48,7 @@ class DataConfig:
     source: str
     """What to load."""
     data_dir: str | None = None
-    """Where prepared data and original files are looked for and kept (default: ~/tensorflow_datasets)."""
+    """The folder of prepared data and original files (default: TFDS_DATA_DIR if set, or ~/tensorflow_datasets)."""
     image_size: int | None = None
     """Resize to this height and width."""
     picture: str | None = None
@@ -83,11 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def guarded(command: Any) -> int:
     """Call a command and report errors in one line on stderr; returns the exit code: 2 for a user's mistake."""
     from calibrax._malloc import keep_freed_memory
+    from calibrax._terminal import accept_any_text
     from calibrax.data import DataError
     from calibrax.runs.folder import RunError
     from calibrax.runs.settings import ConfigError
     from calibrax.training.signals import Interrupted
 
+    accept_any_text()
     keep_freed_memory()
     try:
         command()
@@ -102,6 +104,8 @@ def guarded(command: Any) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 141
+    except UnicodeEncodeError as error:  # of a file name, as text is spelled out
+        return fail(f"{error.object!r} is no file name in this system's {error.encoding}; try with PYTHONUTF8=1")
     except OSError as error:  # such as a full disk, or a folder that vanished or is read-only
         where = f"{error.filename}: " if error.filename else ""
         return fail(f"{where}{error.strerror or error}; what was written before is whole", code=1)
@@ -223,6 +227,7 @@ def data(argv: Sequence[str]) -> None:
 
 
 def models(argv: Sequence[str]) -> None:
+    from calibrax.runs.platforms import check_platforms
     from calibrax.runs.presets import model_table
     from calibrax.runs.settings import ConfigError
 
@@ -231,6 +236,7 @@ def models(argv: Sequence[str]) -> None:
         return
     if argv:
         raise ConfigError(f"calibrax models takes no arguments; got {' '.join(argv)}")
+    check_platforms()
     print(model_table())
 
 

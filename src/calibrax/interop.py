@@ -43,13 +43,20 @@ def log_density(
 
 
 def to_numpyro(
-    likelihood: Likelihood, params: PyTree, state: PyTree, outputs: Float[Array, "B ..."], *, train: bool = False
+    likelihood: Likelihood,
+    params: PyTree,
+    state: PyTree,
+    outputs: Float[Array, "B ..."],
+    *,
+    event_shape: Sequence[int] | None = None,
+    train: bool = False,
 ) -> "numpyro.distributions.Distribution":
     """p(x | outputs) as a NumPyro distribution, for an observed site of a model.
 
-    `batch_shape` is `(B,)` and `event_shape` that of one example; put a plate of size B around the site. `log_prob` is
-    minus the nll; `sample` and `mean` are those of the likelihood. Gradients reach `outputs` and `params`. The
-    distribution is a pytree: it passes through `jit`, `vmap` and NumPyro's `scan`.
+    `batch_shape` is `(B,)` and `event_shape` that of one example; put a plate of size B around the site. For sequences,
+    `batched(likelihood)` has the `batch_shape` `(B, T)`; without it, T is an axis of the event, and a log_prob is the
+    sum over it. `log_prob` is minus the nll; `sample` and `mean` are those of the likelihood. Gradients reach `outputs`
+    and `params`. The distribution is a pytree: it passes through `jit`, `vmap` and NumPyro's `scan`.
 
     Use it for observed sites and for predictions. Its `support` is the real line for every likelihood, because a
     `Likelihood` does not say which values it draws; as a latent site, a decoder of levels or bits would need a narrower
@@ -61,6 +68,7 @@ def to_numpyro(
       params: what gradient descent trains, for example `numpyro.param("likelihood", params)`.
       state: the running average; not trained, and not updated here.
       outputs: what the decoder emitted, `[B, ..., output_channels(C)]`.
+      event_shape: of one example, to check the outputs by; None to take it from the outputs.
       train: False scores each example on its own, with the running average in `state`. True gives `optimal_sigma` and
         its kind the scale of the batch that is scored. That is a training objective, in which the log_prob of an
         example depends on the others, and not a density to compare models by or to run MCMC on; afterwards `calibrate`
@@ -72,27 +80,35 @@ def to_numpyro(
 
     Raises:
       ImportError: if NumPyro is not installed.
-      ValueError: if outputs or a sample is not one array, `[B, ..., channels]`.
+      ValueError: if outputs or a sample is not one array, `[B, ..., channels]`, or an event is not of `event_shape`.
 
     Example:
       >>> with numpyro.plate("batch", x.shape[0]):
       ...     numpyro.sample("x", to_numpyro(likelihood, params, state, decoder(z)), obs=x)
     """
     # The class first, so that a missing library is reported before anything else.
-    return _numpyro_class()(_decoded(likelihood, params, state, outputs, train))
+    return _numpyro_class()(_decoded(likelihood, params, state, outputs, event_shape, train))
 
 
 def to_distrax(
-    likelihood: Likelihood, params: PyTree, state: PyTree, outputs: Float[Array, "B ..."], *, train: bool = False
+    likelihood: Likelihood,
+    params: PyTree,
+    state: PyTree,
+    outputs: Float[Array, "B ..."],
+    *,
+    event_shape: Sequence[int] | None = None,
+    train: bool = False,
 ) -> "distrax.Distribution":
     """p(x | outputs) as a Distrax distribution: `log_prob`, `sample`, `sample_and_log_prob`, `mean()`.
 
     Args:
       likelihood, params, state, outputs: as for `to_numpyro`.
+      event_shape: as for `to_numpyro`.
       train: as for `to_numpyro`; with True, each `[B, *event_shape]` of a value is a batch with its own scale.
 
     Returns:
-      A `distrax.Distribution` with `batch_shape` `(B,)`, a pytree; values are as for `to_numpyro`.
+      A `distrax.Distribution` with `batch_shape` `(B,)`, or `(B, T)` for `batched(likelihood)`, a pytree; values are
+      as for `to_numpyro`.
 
     Raises:
       ImportError: if Distrax is not installed.
@@ -101,7 +117,7 @@ def to_distrax(
     Example:
       >>> x, log_prob = to_distrax(likelihood, params, state, outputs).sample_and_log_prob(seed=key)
     """
-    return _distrax_class()(_decoded(likelihood, params, state, outputs, train))
+    return _distrax_class()(_decoded(likelihood, params, state, outputs, event_shape, train))
 
 
 @jax.tree_util.register_dataclass
@@ -124,6 +140,11 @@ class _Decoded:
     def batch_shape(self) -> tuple[int, ...]:
         return self.outputs.shape[: self.outputs.ndim - len(self.event_shape)]
 
+    @property
+    def stacked(self) -> tuple[int, ...]:
+        """The batch axes that `vmap` and `scan` put in front of those of the likelihood."""
+        return self.batch_shape[: -self.likelihood.batch_ndim]
+
     def log_prob(self, value: jax.typing.ArrayLike) -> jax.Array:
         """`[..., *event_shape]` -> `[...]`, leading axes broadcast against `batch_shape`."""
         _check_one_array("value", value)
@@ -136,7 +157,8 @@ class _Decoded:
         except ValueError:
             expected = ", ".join(str(n) for n in self.batch_shape + self.event_shape)
             raise ValueError(f"value has shape {value.shape}; expected (..., {expected})") from None
-        stacked = lead[len(lead) - len(self.batch_shape) : -1]
+        inner = len(lead) - self.likelihood.batch_ndim  # the axes from here on are those of the likelihood's batch
+        stacked = lead[len(lead) - len(self.batch_shape) : inner]
 
         def nll(params, state, outputs, x):
             return self.likelihood.nll(params, state, outputs, x, train=self.train)[0]
@@ -145,38 +167,50 @@ class _Decoded:
             return jnp.broadcast_to(leaf, (*shape, *jnp.shape(leaf)[replaced:]))
 
         params, state = jax.tree.map(lambda leaf: broadcast(leaf, stacked, len(stacked)), (self.params, self.state))
-        outputs = broadcast(self.outputs, (*stacked, lead[-1]), len(self.batch_shape))
+        outputs = broadcast(self.outputs, (*stacked, *lead[inner:]), len(self.batch_shape))
         value = jnp.broadcast_to(value, (*lead, *self.event_shape))
-        return -_vmapped(nll, len(stacked), len(lead) - 1)(params, state, outputs, value)
+        return -_vmapped(nll, len(stacked), inner)(params, state, outputs, value)
 
     def sample(self, key: jax.Array, sample_shape: Sequence[int] = ()) -> jax.Array:
         """`[*sample_shape, *batch_shape, *event_shape]`, with one key per draw of a batch."""
-        stacked = self.batch_shape[:-1]
-        shape = (*sample_shape, *stacked)
+        shape = (*sample_shape, *self.stacked)
         keys = jax.random.split(key, shape) if shape else key
 
         def sample(params, state, outputs, key):
             return self.likelihood.sample(key, params, state, outputs)
 
-        return _vmapped(sample, len(stacked), len(shape))(self.params, self.state, self.outputs, keys)
+        return _vmapped(sample, len(self.stacked), len(shape))(self.params, self.state, self.outputs, keys)
 
     def mean(self) -> jax.Array:
         """`[*batch_shape, *event_shape]`."""
         function = self.likelihood.mean
-        for _ in self.batch_shape[:-1]:
+        for _ in self.stacked:
             function = jax.vmap(function)
         return function(self.params, self.state, self.outputs)
 
 
-def _decoded(likelihood: Likelihood, params: PyTree, state: PyTree, outputs: Any, train: bool) -> _Decoded:
+def _decoded(
+    likelihood: Likelihood,
+    params: PyTree,
+    state: PyTree,
+    outputs: Any,
+    event_shape: Sequence[int] | None,
+    train: bool,
+) -> _Decoded:
     """The record, with the event shape of a sample, which is traced but not computed."""
     _check_one_array("outputs", outputs)
-    outputs = jnp.asarray(outputs)
+    outputs, ndim = jnp.asarray(outputs), likelihood.batch_ndim
+    if outputs.ndim < ndim:
+        raise ValueError(f"outputs has shape {outputs.shape}; expected [B, ..., channels]")
     sample = jax.eval_shape(likelihood.sample, jax.random.key(0), params, state, outputs)
     _check_one_array("a sample", sample)
-    if outputs.ndim < 2 or sample.shape[:-1] != outputs.shape[:-1]:
+    last = max(ndim, outputs.ndim - 1)  # all axes but the channels
+    if sample.shape[:last] != outputs.shape[:last]:
         raise ValueError(f"outputs has shape {outputs.shape}, a sample {sample.shape}; expected [B, ..., channels]")
-    return _Decoded(likelihood, params, state, outputs, sample.shape[1:], train)
+    if event_shape is not None and tuple(event_shape) != sample.shape[ndim:]:
+        axes = f"{ndim} batch axes and an event of shape {tuple(event_shape)}"
+        raise ValueError(f"a sample has shape {sample.shape}; expected {axes}; batched(likelihood) has one axis more")
+    return _Decoded(likelihood, params, state, outputs, sample.shape[ndim:], train)
 
 
 def _check_one_array(name: str, value: Any) -> None:

@@ -17,6 +17,7 @@ class Decode(nn.Module):
 
     Attributes:
       likelihood: any `calibrax.Likelihood`.
+      train: whether calls are training; None if each call says it.
       axis_name: the mapped axis over which the batch is spread, if any.
 
     Raises:
@@ -27,6 +28,7 @@ class Decode(nn.Module):
     """
 
     likelihood: Likelihood
+    train: bool | None = None
     axis_name: str | None = None
 
     def __post_init__(self):
@@ -34,16 +36,38 @@ class Decode(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, outputs, x, *, train: bool):
-        """nll `[B]` in nats and stats, for outputs `[B, ..., output_channels(C)]` and x `[B, ..., C]`."""
-        initial_params, initial_state = self.likelihood.init(jax.tree.map(lambda leaf: jnp.shape(leaf)[1:], x))
-        params = {name: self.param(name, lambda _, value=value: value) for name, value in initial_params.items()}
-        state = self.variable("calibration", "state", lambda: initial_state)
+    def __call__(self, outputs, x, train: bool | None = None):
+        """nll `[B]` in nats and stats, for outputs `[B, ..., output_channels(C)]` and x `[B, ..., C]`.
+
+        `train` is given here or as the attribute, not both.
+        """
+        train = nn.merge_param("train", self.train, train)
+        # Entries without arrays are not stored: tools that flatten variables, such as `flatten_dict`, drop them.
+        event_shape = jax.tree.map(lambda leaf: jnp.shape(leaf)[self.likelihood.batch_ndim :], x)
+        initial_params, initial_state = self.likelihood.init(event_shape)
+        for name, value in initial_params.items():
+            if jax.tree.leaves(value):
+                self.param(name, lambda _, value=value: value)
+        if jax.tree.leaves(initial_state):
+            self.variable("calibration", "state", lambda: initial_state)
+        params, state = self._stored()
         axis_name = None if self.is_initializing() else self.axis_name
-        nll, stats = self.likelihood.nll(params, state.value, outputs, x, train=train, axis_name=axis_name)
-        if train and not self.is_initializing():
-            state.value = self.likelihood.update(state.value, stats)
+        nll, stats = self.likelihood.nll(params, state, outputs, x, train=train, axis_name=axis_name)
+        if train and not self.is_initializing() and jax.tree.leaves(state):
+            self.put_variable("calibration", "state", self.likelihood.update(state, stats))
         return nll, stats
+
+    def mean(self, outputs):
+        """E[x | outputs], `[B, ..., C]` in the data's range, with the running average."""
+        return self.likelihood.mean(*self._stored(), outputs)
+
+    def sample(self, key, outputs):
+        """A draw of x, `[B, ..., C]`, with the running average."""
+        return self.likelihood.sample(key, *self._stored(), outputs)
+
+    def _stored(self):
+        """The params and state that the module's variables hold."""
+        return dict(self.variables.get("params", {})), self.get_variable("calibration", "state", {})
 
 
 class CategoricalHead(nn.Module):

@@ -2,12 +2,14 @@
 
 import functools
 import io
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from tfrecords import to_tfrecord
 
 from calibrax.data import DataError, batches, epoch_order, load, transforms
 from calibrax.data.datasets import bair
@@ -105,6 +107,16 @@ def test_robot_sequences_begin_at_frame_0(robot):
     for num in (0, 31):
         with one_line(f"number of frames is {num}; expected 1 to 30"):
             load("bair", data_dir=robot, num_frames=num)
+
+
+def test_robot_sequences_are_read_from_tfrecord(robot, tmp_path):
+    shutil.copytree(robot, tmp_path, dirs_exist_ok=True)
+    to_tfrecord(tmp_path)
+    loaded, same = load("bair", data_dir=tmp_path, num_frames=4), load("bair", data_dir=robot, num_frames=4)
+    for index in (4, 0):
+        np.testing.assert_array_equal(loaded.train[index], same.train[index])
+    batch = next(batches(loaded.train, 5, seed=0))
+    np.testing.assert_array_equal(batch, next(batches(same.train, 5, seed=0)))
 
 
 def test_robot_sequences_are_read_without_tensorflow(robot):

@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
+from tfrecords import to_tfrecord
 
 from calibrax import cli, data
 from calibrax.data import DataError, transforms
@@ -172,6 +173,15 @@ def test_tfds_s_own_preparation_is_read_without_tensorflow_then_kept(tmp_path):
     loaded = data.load("celeba", data_dir=tmp_path, image_size=32)
     assert loaded.origin == run.stdout.strip()
     for split in NUM:  # TFDS shuffles
+        found = {face.tobytes() for face in getattr(loaded, split)}
+        assert found == {face.tobytes() for face in expected(split, (32, 32))}
+
+
+def test_tfds_s_own_preparation_as_tfrecord_is_read(tmp_path):
+    write_tfds(tmp_path, by_split())
+    to_tfrecord(tmp_path)
+    loaded = data.load("celeba", data_dir=tmp_path, image_size=32)
+    for split in NUM:
         found = {face.tobytes() for face in getattr(loaded, split)}
         assert found == {face.tobytes() for face in expected(split, (32, 32))}
 

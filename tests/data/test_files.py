@@ -94,11 +94,40 @@ def test_compressed_npz(tmp_path):
         ({"train": images(2, (8, 8, 0)), "test": images(2, (8, 8, 0))}, r"'train' is uint8 \(2, 8, 8, 0\)"),
         ({"train": videos(2)[:, :0], "test": videos(2)}, r"'train' is uint8 \(2, 0, 8, 10, 3\)"),
         ({"train": np.array([{}, {}]), "test": images(2)}, "'train' is object"),
+        ({"train": images(2)[..., 0] > 99, "test": images(2)}, r"'train' is uint8 \(2, 8, 8\); expected uint8"),
     ],
 )
 def test_npz_files_with_other_arrays_are_refused(tmp_path, arrays, match):
     with one_line(match):
         data.load(npz(tmp_path / "bad.npz", **arrays))
+
+
+def test_booleans_are_read_as_black_and_white(tmp_path):
+    mask = images(10) > 99
+    for shape in (mask.shape, (5, 2, 8, 8, 3)):
+        loaded = data.load(
+            npz(tmp_path / "masks.npz", train=mask.reshape(shape), test=mask[:4].reshape(-1, *shape[1:]))
+        )
+        assert loaded.train[0].dtype == np.uint8
+        np.testing.assert_array_equal(loaded.train, 255 * mask.reshape(shape))
+
+
+@pytest.mark.parametrize("top", [1, 2, 10, 15])
+@pytest.mark.parametrize("make", [images, videos])
+def test_arrays_on_another_scale_are_refused(tmp_path, make, top):
+    path = npz(tmp_path / "binary.npz", train=make(6) % (top + 1), test=make(2))
+    kind = "videos" if make is videos else "images"
+    with one_line(
+        rf"binary.npz: the highest level of the training {kind} is {top}, .*: pass 0 and 255 for binary {kind}"
+    ):
+        data.load(path)
+
+
+@pytest.mark.parametrize("top", [0, 16, 255])
+def test_dark_arrays_are_read(tmp_path, top):
+    train = (images(6) > 99) * np.uint8(top)
+    loaded = data.load(npz(tmp_path / "dark.npz", train=train, test=images(2) % 2))
+    np.testing.assert_array_equal(loaded.train, train)
 
 
 def test_damaged_and_missing_npz_files_are_reported(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from drawn_arrays import images, npz, one_line
 
 from calibrax import data
-from calibrax.data import DataError, load, sources
+from calibrax.data import DataError, load, sources, tfds_cache
 from calibrax.data.datasets.moving_digits import MovingDigits, moving_digits
 
 
@@ -45,6 +45,30 @@ def test_the_error_for_an_unknown_name_lists_the_sources(tmp_path):
     for name in ("../x", "/nowhere/at/all", "", "a\nb"):
         with pytest.raises(DataError):
             data.load(name, data_dir=tmp_path)
+
+
+def test_the_data_folder_is_that_of_tfds(tmp_path, monkeypatch):
+    chosen, other = {"train": images(5), "test": images(2)}, {"train": images(3), "test": images(2)}
+    tfds_cache.prepare("flowers", chosen, tmp_path / "chosen", license="none")
+    tfds_cache.prepare("flowers", other, tmp_path / "other", license="none")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "chosen").rename(tmp_path / "tensorflow_datasets")
+    for value in (None, "", "~/tensorflow_datasets"):
+        monkeypatch.delenv("TFDS_DATA_DIR", raising=False) if value is None else monkeypatch.setenv(
+            "TFDS_DATA_DIR", value
+        )
+        assert len(data.load("flowers_images").train) == 5
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "other"))
+    assert len(data.load("flowers_images").train) == 3
+    assert len(data.load("flowers_images", data_dir="~/tensorflow_datasets").train) == 5
+    with one_line(f"mnist is not in {tmp_path}/other. Ways"):
+        data.load("mnist", download=False)
+
+
+def test_prepared_images_on_another_scale_are_refused(tmp_path):
+    tfds_cache.prepare("binary", {"train": images(5) % 2, "test": images(2)}, tmp_path, license="none")
+    with one_line("binary_images/1.0.0: the highest level of the training images is 1"):
+        data.load("binary_images", data_dir=tmp_path)
 
 
 def test_street_digits_has_a_name_of_its_own():

@@ -188,12 +188,12 @@ def test_layouts_are_channel_by_channel():
 
 
 @pytest.mark.parametrize("num_levels", [2, 32, 256, 1000])
-def test_uint8_and_float_data_are_the_same_level(num_levels):
-    x = np.arange(256, dtype=np.uint8)[:, None]
-    logits = single(RNG.normal(size=(256, 1, num_levels)))
-    of_bytes = jax.jit(categorical_nll)(x, logits)[0]
-    of_floats = jax.jit(categorical_nll)(np.float32(x) / np.float32(255), logits)[0]
-    np.testing.assert_array_equal(of_bytes, of_floats)
+def test_integers_are_labels_and_floats_their_share_of_the_range(num_levels):
+    x = np.arange(num_levels)[:, None]
+    logits = single(RNG.normal(size=(num_levels, 1, num_levels)))
+    of_floats = jax.jit(categorical_nll)(single(x / (num_levels - 1)), logits)[0]
+    for dtype in (np.int32, np.int64, *([np.uint8] if num_levels <= 256 else [])):
+        np.testing.assert_array_equal(jax.jit(categorical_nll)(x.astype(dtype), logits)[0], of_floats)
 
 
 def test_levels_out_of_range_count_as_the_nearest_end():

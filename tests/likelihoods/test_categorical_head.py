@@ -58,12 +58,12 @@ def test_a_large_image_takes_half_a_gibibyte():
 
 def test_linen_head_is_dense_under_decode():
     head = CategoricalHead(channels=3, levels=16)
-    variables = head.init(jax.random.key(0), FEATURES, X)
+    variables = head.init(jax.random.key(0), FEATURES, X // 16)
     assert jax.tree.map(jnp.shape, variables) == {"params": {"kernel": (6, 48), "bias": (48,)}}
-    nll, stats = head.apply(variables, FEATURES, X)
+    nll, stats = head.apply(variables, FEATURES, X // 16)
     outputs = FEATURES @ variables["params"]["kernel"]
     likelihood = cx.categorical(16)
-    np.testing.assert_allclose(nll, likelihood.nll({}, {}, outputs, X)[0], rtol=1e-5)
+    np.testing.assert_allclose(nll, likelihood.nll({}, {}, outputs, X // 16)[0], rtol=1e-5)
     assert stats == {}
     mean = head.apply(variables, FEATURES, method="mean")
     chex.assert_trees_all_close(mean, likelihood.mean({}, {}, outputs), rtol=1e-5)
@@ -80,9 +80,10 @@ def test_bfloat16_features_give_float32():
 
 
 def test_any_number_of_levels():
-    nll, _ = categorical_nll_from_features(X, FEATURES, KERNEL[:, :15], BIAS[:15])
+    x = X % 5
+    nll, _ = categorical_nll_from_features(x, FEATURES, KERNEL[:, :15], BIAS[:15])
     logits = (FEATURES @ KERNEL[:, :15] + BIAS[:15].reshape(1, 1, 1, -1)).reshape(*X.shape, 5)
-    np.testing.assert_allclose(nll, categorical_nll(X, logits)[0], rtol=1e-5)
+    np.testing.assert_allclose(nll, categorical_nll(x, logits)[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

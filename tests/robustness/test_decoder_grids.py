@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from contract import check_contract
-from decoders import DECODERS, EVENT, VARIANTS, B, data, outputs_for, trained
+from decoders import DECODERS, EVENT, VARIANTS, B, levels_of, outputs_for, trained
+from decoders import data as draw_data
 from jax import lax
 
 import calibrax as cx
@@ -19,10 +20,19 @@ def _likelihood(request):
     return DECODERS[request.param].likelihood
 
 
+def data(likelihood):
+    return draw_data(levels=levels_of(likelihood))
+
+
+def unit_data(likelihood):
+    x = np.asarray(data(likelihood)).astype(np.float32)
+    return jnp.asarray(x / np.float32(levels_of(likelihood) - 1))
+
+
 def example(likelihood):
     """params, state, outputs."""
     outputs = outputs_for(likelihood)
-    return *trained(likelihood, outputs, data()), outputs
+    return *trained(likelihood, outputs, data(likelihood)), outputs
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -51,20 +61,23 @@ def test_the_float32_gradient_of_optimal_sigma_equals_the_float64_one(axis, spre
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_narrow_outputs_cost_their_own_rounding_alone(likelihood, dtype, train):
     params, state, outputs = example(likelihood)
-    narrow = outputs.astype(dtype)
-    result = likelihood.nll(params, state, narrow, data(), train=train)
+    narrow, x = outputs.astype(dtype), data(likelihood)
+    result = likelihood.nll(params, state, narrow, x, train=train)
     chex.assert_tree_all_finite(result)
     chex.assert_trees_all_close(
-        result, likelihood.nll(params, state, narrow.astype(jnp.float32), data(), train=train), rtol=1e-6, atol=1e-6
+        result,
+        likelihood.nll(params, state, narrow.astype(jnp.float32), data(likelihood), train=train),
+        rtol=1e-6,
+        atol=1e-6,
     )
 
 
 def test_float64_stays_float64(likelihood, x64):
     outputs = np.asarray(outputs_for(likelihood), np.float64)
     params, state = likelihood.init(EVENT)
-    nll, _ = likelihood.nll(params, state, jnp.asarray(outputs), data())
+    nll, _ = likelihood.nll(params, state, jnp.asarray(outputs), data(likelihood))
     assert nll.dtype == jnp.float64
-    narrow, _ = likelihood.nll(params, state, jnp.asarray(outputs, jnp.float32), data())
+    narrow, _ = likelihood.nll(params, state, jnp.asarray(outputs, jnp.float32), data(likelihood))
     np.testing.assert_allclose(nll, narrow, rtol=1e-5)
     assert np.any(np.asarray(nll) != np.asarray(narrow, np.float64))
 
@@ -72,13 +85,13 @@ def test_float64_stays_float64(likelihood, x64):
 def test_compiled_uint8_and_float_data_mean_the_same(likelihood):
     # Compiled, the conversion may be fused into a sum, which then adds up in another order (JAX 0.10); of a log σ near
     # zero that is more than the last bit.
-    floats = jnp.asarray(np.asarray(data()).astype(np.float32) / np.float32(255))
+    floats = unit_data(likelihood)
     args, compiled = example(likelihood), jax.jit(likelihood.nll)
-    chex.assert_trees_all_close(compiled(*args, data()), compiled(*args, floats), rtol=3e-7, atol=1e-7)
+    chex.assert_trees_all_close(compiled(*args, data(likelihood)), compiled(*args, floats), rtol=3e-7, atol=1e-7)
 
 
 def test_vmap_and_scan_agree_with_the_plain_call(likelihood):
-    (params, state, outputs), x = example(likelihood), data()
+    (params, state, outputs), x = example(likelihood), data(likelihood)
     plain = likelihood.nll(params, state, outputs, x)
     stacked = jax.vmap(likelihood.nll, (None, None, 0, 0))(params, state, outputs[None], x[None])
     chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[0], stacked), plain, rtol=1e-5)
@@ -95,7 +108,7 @@ def test_vmap_and_scan_agree_with_the_plain_call(likelihood):
 def test_a_mask_of_positions_is_one_of_values(likelihood):
     mask = jnp.asarray(np.random.default_rng(0).random((B, *EVENT[:-1], 1)) > 0.4)
     params, state, outputs = example(likelihood)
-    x = jnp.where(mask, data().astype(jnp.float32) / 255, jnp.nan)
+    x = jnp.where(mask, unit_data(likelihood), jnp.nan)
     masked = cx.masked(likelihood)
     for train in (True, False):
         by_position = masked.nll(params, state, outputs, (x, mask), train=train)
@@ -112,6 +125,8 @@ def test_a_distribution_has_the_numbers_of_the_likelihood(likelihood, library, t
     args = example(likelihood)
     distribution = getattr(interop, f"to_{library}")(likelihood, *args, train=train)
     assert (distribution.batch_shape, distribution.event_shape) == ((B,), EVENT)
-    np.testing.assert_array_equal(distribution.log_prob(data()), -likelihood.nll(*args, data(), train=train)[0])
+    np.testing.assert_array_equal(
+        distribution.log_prob(data(likelihood)), -likelihood.nll(*args, data(likelihood), train=train)[0]
+    )
     mean = distribution.mean() if callable(distribution.mean) else distribution.mean
     np.testing.assert_array_equal(mean, likelihood.mean(*args))

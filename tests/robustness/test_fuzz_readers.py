@@ -34,6 +34,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import loadmat, savemat
 from test_inception import write_published
+from tfrecords import to_tfrecord
 
 from calibrax import data
 from calibrax.data import DataError, original
@@ -298,6 +299,12 @@ def prepared_cases(folder):
     return [case_of(next(folder.rglob(name))) for name in names]
 
 
+def tfrecord_cases(folder):
+    prepared.prepare("flowers", {"train": images(60), "test": images(5)}, folder, license="none")
+    to_tfrecord(folder)
+    return [case_of(next(folder.rglob(name))) for name in ("*train.tfrecord*", "*test.tfrecord*")]
+
+
 def face_cases(folder):
     stream = io.BytesIO()
     Image.fromarray(images(1, (celeba.HEIGHT, celeba.WIDTH, 3))[0]).save(stream, format="JPEG")
@@ -376,6 +383,7 @@ READERS = {
     "frey_face": Reader(load_original("frey_face"), frey_cases),
     "cifar10": Reader(load_original("cifar10"), cifar_cases),
     "prepared": Reader(lambda folder: data.load("flowers_images", data_dir=folder), prepared_cases),
+    "prepared as tfrecord": Reader(lambda folder: data.load("flowers_images", data_dir=folder), tfrecord_cases),
     "celeba's photographs": Reader(
         lambda folder: celeba.face(("a.jpg", (folder / "a.jpg").read_bytes()), (64, 64)), face_cases
     ),

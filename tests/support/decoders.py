@@ -28,6 +28,7 @@ class Decoder(NamedTuple):
     likelihood: cx.Likelihood
     levels: int | None = None  # how many, of a distribution over levels
     bounded: bool = False  # draws stay in [0, 1]; those over levels do anyway
+    counts_integers: bool = False  # integers other than uint8 are 0 and 1
     is_density: bool = True  # the nll is minus the log of the density, or mass, from which `sample` draws
     # Nats per value to which training on a constant image x in [0, 1] tends, or None if nobody knows: x -> the infimum
     # of the nll, unless a comment says otherwise.
@@ -77,7 +78,7 @@ FACTS: dict[str, dict[str, Any]] = {
     "student-t": {"bound": LEAST_GAUSSIAN},  # as the degrees of freedom grow
     "laplace": {"bound": constant(-math.inf)},
     "optimal-laplace": {"bound": constant(math.log(2) - 6)},
-    "bernoulli": {"bounded": True, "bound": lambda x: entr(x) + entr(1 - x)},
+    "bernoulli": {"bounded": True, "counts_integers": True, "bound": lambda x: entr(x) + entr(1 - x)},
     "continuous-bernoulli": {"bounded": True, "bound": bound_of_continuous_bernoulli},
     "categorical": {"levels": 256, "bound": constant(0.0)},
     "bitwise-categorical": {"levels": 256, "bound": constant(0.0)},
@@ -113,15 +114,20 @@ VARIANTS = {
 DECODERS = NAMED | VARIANTS
 
 
+def levels_of(likelihood):
+    """How many levels uint8 data of a decoder in the table has."""
+    return next(decoder.levels for decoder in DECODERS.values() if decoder.likelihood == likelihood) or 256
+
+
 def outputs_for(likelihood, event=EVENT, *, batch=B, scale=1.0, dtype=jnp.float32, seed=0):
     """What a decoder network might emit: normal, [batch, ..., output_channels]."""
     shape = (batch, *event[:-1], likelihood.output_channels(event[-1]))
     return jnp.asarray(scale * np.random.default_rng(seed).normal(size=shape), dtype)
 
 
-def data(event=EVENT, *, batch=B, seed=1):
+def data(event=EVENT, *, batch=B, seed=1, levels=256):
     """Levels drawn uniformly, uint8."""
-    return jnp.asarray(np.random.default_rng(seed).integers(0, 256, (batch, *event)), jnp.uint8)
+    return jnp.asarray(np.random.default_rng(seed).integers(0, levels, (batch, *event)), jnp.uint8)
 
 
 def trained(likelihood, outputs, x):

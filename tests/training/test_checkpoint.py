@@ -1,5 +1,6 @@
 import json
 import os
+from typing import NamedTuple
 
 import chex
 import jax
@@ -37,6 +38,20 @@ def test_what_is_saved_is_restored_to_the_bit(tmp_path):
     assert not (tmp_path / "c" / "3").exists()
     position = json.loads((tmp_path / "c" / "9" / "position" / "metadata").read_text())
     assert position == {"seed": 1, "epoch": 2, "batch": 1}
+
+
+def test_a_checkpoint_of_version_0_1_still_opens(tmp_path):
+    """Its running average was a named tuple instead of a dict."""
+
+    class Average(NamedTuple):
+        total: jax.Array
+        weight: jax.Array
+
+    state = state_at(4)
+    average = Average(**jax.tree.map(lambda leaf: leaf + 0.25, state.likelihood_state["mse"]))
+    Checkpoints(tmp_path).save(state._replace(likelihood_state={"mse": average}), seed=0, steps_per_epoch=1)
+    restored = Checkpoints(tmp_path).restore(state)
+    chex.assert_trees_all_equal(restored, state._replace(likelihood_state={"mse": average._asdict()}))
 
 
 def test_saving_a_step_twice_is_harmless_and_no_checkpoint_is_an_error(tmp_path):

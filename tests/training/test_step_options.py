@@ -222,6 +222,14 @@ def test_parts_that_do_not_divide_are_refused():
         step(StepOptions(accumulate=3))
 
 
+def test_a_likelihood_with_more_than_one_nll_per_example_is_refused():
+    setting = parts(likelihood=cx.batched(cx.gaussian(), 3))
+    with pytest.raises(
+        ValueError, match=r"^nll has shape \(16, 4, 6\); expected \(16,\), one per example; see framewise"
+    ):
+        train_step(create_train_state(jax.random.key(1), data(), **setting), data(), KEY, **setting)
+
+
 def test_the_first_tensor_that_is_not_finite_is_named():
     setting = parts()
     state = create_train_state(jax.random.key(0), data(), **setting)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from calibrax._files import sync_folder
+from calibrax._terminal import progress_bar
 from calibrax.data.types import DataError
 
 CHUNK = 1 << 20
@@ -150,14 +151,12 @@ def _request(remote: Remote, partial: Path, done: int, timeout: float) -> int:
 
 
 def _receive(remote: Remote, response, partial: Path, start: int, timeout: float) -> None:
-    from tqdm import tqdm
-
     expected, limit = response.length, _limit(remote)
     _check_size(remote, partial, start + (expected or 0))
     partial.parent.mkdir(parents=True, exist_ok=True)
     with (
         partial.open("ab" if start else "wb") as file,
-        tqdm(desc=partial.stem, initial=start, total=remote.size, unit="B", unit_scale=True, leave=False) as bar,
+        progress_bar(desc=partial.stem, initial=start, total=remote.size, unit="B", leave=False) as bar,
     ):
         received, since, at_since = start, time.monotonic(), start
         while chunk := response.read1(CHUNK):

@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from calibrax.data.files import holds_videos, load_folder, load_npz
+from calibrax.data.files import holds_videos, load_npz
+from calibrax.data.folders import load_folder
 from calibrax.data.tfds_cache import read_prepared
 from calibrax.data.transforms import Size, checked_size, first, resize_data
-from calibrax.data.types import TIMEOUT, Data, DataError, Options, check_path
+from calibrax.data.types import TIMEOUT, Data, DataError, Options, check_levels, check_path
 
-DEFAULT_DATA_DIR = "~/tensorflow_datasets"
+DEFAULT_DATA_DIR = "~/tensorflow_datasets"  # unless TFDS_DATA_DIR is set, as for TFDS
 TO_DESCRIBE = 256  # videos of a split at most
 
 
@@ -69,8 +70,9 @@ def load(
 
     Args:
       source: a name of `SOURCES`; NAME:IMAGES where an entry takes images; another image data set that TFDS has
-        prepared as array_record in `data_dir`; an `.npz` file of images or videos; or a folder of images.
-      data_dir: the folder for prepared data and original files; by default that of TFDS in the user's home.
+        prepared in `data_dir`, as array_record or tfrecord; an `.npz` file of images or videos; or a folder of images.
+      data_dir: the folder for prepared data and original files; by default that of TFDS: the environment variable
+        TFDS_DATA_DIR, or else `tensorflow_datasets` in the user's home.
       image_size: resize to this square or (height, width), antialiased bilinear, rounded to uint8. `celeba` is cropped
         to the face first, has at most 140 pixels, and is 64×64 by default.
       num_frames: length T of a training video, taken from its start; by default all frames, or 20 for moving digits.
@@ -91,7 +93,7 @@ def load(
     source = check_path("data", source)
     found, images = _find(source)
     options = Options(
-        data_dir=expanded(check_path("data_dir", DEFAULT_DATA_DIR if data_dir is None else data_dir)),
+        data_dir=expanded(check_path("data_dir", default_data_dir() if data_dir is None else data_dir)),
         image_size=checked_size(image_size),
         num_frames=num_frames,
         num_test_frames=num_test_frames,
@@ -104,8 +106,17 @@ def load(
         download=download,
         timeout=timeout,
     )
-    data = _load_path(source, options) if found is None else found.load(options)
+    if found is None:
+        data = _load_path(source, options)
+        check_levels(data)
+    else:
+        data = found.load(options)
     return resize_data(data, options.image_size)
+
+
+def default_data_dir() -> str:
+    """The data folder when none is given, which is TFDS's."""
+    return os.environ.get("TFDS_DATA_DIR") or DEFAULT_DATA_DIR
 
 
 def _find(source: str) -> tuple[Source | None, str | None]:
@@ -154,7 +165,7 @@ def sources_in_words(data_dir: str | Path = "--data-dir") -> str:
         if source.is_video
     )
     return (
-        f"{images}, a data set prepared by TFDS as array_record in {data_dir}, an .npz file, or a folder of images; "
+        f"{images}, a data set prepared by TFDS in {data_dir}, an .npz file, or a folder of images; "
         f"for videos {videos}, or an .npz file"
     )
 

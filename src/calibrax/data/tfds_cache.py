@@ -1,7 +1,11 @@
-"""Prepared data sets: array_record files in the layout of TensorFlow Datasets, written and read without TensorFlow."""
+"""Prepared data sets in the layout of TensorFlow Datasets: array_record is written, that and tfrecord are read.
+
+Neither takes TensorFlow.
+"""
 
 import contextlib
 import io
+import itertools
 import json
 import logging
 from collections.abc import Iterable, Iterator
@@ -10,8 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from calibrax.data.tfrecord import TFRecords
+from calibrax.data.transforms import View
 from calibrax.data.types import DataError, readable
 
+FORMATS = ("array_record", "tfrecord")  # the first is preferred, the second is TFDS's default
 READ_AT_ONCE = 4096  # images
 
 
@@ -58,7 +65,7 @@ def prepared_name(name: str) -> str:
 
 
 def read_prepared(folder_name: str, data_dir: Path) -> tuple[dict[str, np.ndarray], str] | None:
-    """The splits of a prepared data set and the folder that holds it; None if there is none as array_record.
+    """The splits of a prepared data set and the folder that holds it; None if there is none in one of `FORMATS`.
 
     This reads any TFDS data set with the feature `image`, raw or encoded, and the splits train and test. The split
     validation is read too if there is one.
@@ -74,10 +81,10 @@ def read_prepared(folder_name: str, data_dir: Path) -> tuple[dict[str, np.ndarra
 
 
 def find_builder(folder_name: str, data_dir: Path, feature: str = "image") -> Any | None:
-    """TFDS's builder of the newest version that is prepared as array_record and has this feature, or None."""
-    versions = sorted((data_dir / folder_name).glob("**/dataset_info.json"))
-    for info in reversed(versions):
-        if not list(info.parent.glob("*.array_record*")):
+    """TFDS's builder of the newest version that has this feature, or None: of array_record, or else of tfrecord."""
+    versions = sorted((data_dir / folder_name).glob("**/dataset_info.json"), reverse=True)
+    for file_format, info in itertools.product(FORMATS, versions):
+        if not any(info.parent.glob(f"*.{file_format}*")):
             continue
         import tensorflow_datasets as tfds
 
@@ -120,6 +127,17 @@ def split_names(builder, required: Iterable[str] = ("train", "test")) -> list[st
     return [split for split in ("train", "validation", "test") if split in builder.info.splits]
 
 
+def examples_of(builder, split: str, decoders: dict[str, Any] | None = None) -> Any:
+    """The examples of a split by index, decoded by TFDS; the records of tfrecord are found without TensorFlow."""
+    info = builder.info
+    if "array_record" in {file_format.value for file_format in info.available_file_formats()}:
+        return builder.as_data_source(split, decoders=decoders)
+    records = TFRecords(Path(path) for path in info.splits[split].filepaths)
+    if len(records) != info.splits[split].num_examples:
+        raise ValueError(f"it holds {len(records)} records; expected {info.splits[split].num_examples}")
+    return View(records, lambda record: info.features.deserialize_example_np(record, decoders=decoders))
+
+
 def image_of(example: dict[str, Any], feature: str = "image") -> Any:
     """The image of one example; ValueError if it is None, as when array_record found nothing to read."""
     if example[feature] is None:
@@ -130,9 +148,10 @@ def image_of(example: dict[str, Any], feature: str = "image") -> Any:
 def _read_split(builder, split: str) -> np.ndarray:
     images: list[np.ndarray] = []
     with readable(f"{builder.data_path}: split '{split}'"):
-        source = builder.as_data_source(split=split)
+        source = examples_of(builder, split)
         for start in range(0, len(source), READ_AT_ONCE):
-            examples = source.__getitems__(range(start, min(start + READ_AT_ONCE, len(source))))
+            some = range(start, min(start + READ_AT_ONCE, len(source)))
+            examples = map(source.__getitem__, some) if isinstance(source, View) else source.__getitems__(some)
             images += [np.asarray(image_of(example)) for example in examples]
         return np.stack(images)
 

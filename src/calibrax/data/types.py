@@ -9,8 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from calibrax._files import printable
-
+LEAST_TOP_LEVEL = 16  # of training data that are not black; images in fewer levels are on another scale than 0 to 255
 TIMEOUT = 10.0  # seconds without data from a server; TFDS alone would retry for minutes
 
 
@@ -49,7 +48,7 @@ class Data:
     such examples. Splits of videos may differ in T; all other sizes of an example are the same in all splits.
 
     Attributes:
-      name: the name in runs, reports and plots; characters that cannot be printed are escaped.
+      name: the name in runs, reports and plots.
       train: training examples.
       test: test examples.
       validation: validation examples, if the data set has them.
@@ -68,7 +67,6 @@ class Data:
     origin: str = ""
 
     def __post_init__(self):
-        object.__setattr__(self, "name", printable(self.name))  # a file's name may hold line breaks, or no text at all
         where = self.origin or self.name
         arrays = {name: examples for name, examples in self.splits.items() if isinstance(examples, np.ndarray)}
         for name, array in arrays.items():
@@ -148,6 +146,22 @@ def check_layout(what: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
     """Raise DataError unless this is the dtype and shape of images or videos, with no size of 0."""
     if dtype != np.uint8 or len(shape) not in (4, 5) or min(shape) < 1:
         raise DataError(f"{what} is {dtype} {shape}; expected uint8 [N, H, W, C] or [N, T, H, W, C], all 1 or more")
+
+
+def check_levels(data: Data) -> None:
+    """Refuse training data that are on another scale than 0 to 255, such as binary images of 0 and 1.
+
+    These would be trained on as 0 and 1/255. Black images have no scale and pass.
+
+    Raises:
+      DataError: if the highest level of the training data is 1 to 15.
+    """
+    top = int(np.asarray(data.train).max())
+    if 0 < top < LEAST_TOP_LEVEL:
+        raise DataError(
+            f"{data.origin}: the highest level of the training {data.noun} is {top}, and 255 is white: pass 0 and 255 "
+            f"for binary {data.noun}, or levels that are scaled to 0..255"
+        )
 
 
 def is_whole(value: Any) -> bool:

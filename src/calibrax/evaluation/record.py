@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from calibrax._terminal import say
 from calibrax.evaluation.metric import Record, Subject, plain
 from calibrax.evaluation.metrics import calibration, fid, importance, information, prediction, reconstruction
 from calibrax.likelihoods._base import NoMeanError
@@ -40,13 +41,13 @@ def measure(wanted: Wanted, subject: Subject) -> dict[str, Any]:
         if options is None or metric.noun not in (None, subject.noun) or not metric.applies(options, subject):
             continue
         begin = time.monotonic()
-        print(f"{metric.progress(options)} ...", end=" ", file=sys.stderr, flush=True)
+        say(f"{metric.progress(options)} ...", end=" ", file=sys.stderr)
         try:
             found[metric.name] = plain(metric.measure(options, subject))
         except NoMeanError as error:
-            print(f"left out: {error};", end=" ", file=sys.stderr)
+            say(f"left out: {error};", end=" ", file=sys.stderr)
         finally:
-            print(f"{time.monotonic() - begin:.0f} s", file=sys.stderr)
+            say(f"{time.monotonic() - begin:.0f} s", file=sys.stderr)
     return found
 
 

@@ -1,6 +1,7 @@
 """Decoding distributions as pure functions, and the formulas under them."""
 
-from calibrax.likelihoods._base import Likelihood, soft_clip
+from calibrax.likelihoods._base import Family, from_family, soft_clip
+from calibrax.likelihoods._batched import batched, framewise
 from calibrax.likelihoods._bernoulli import bernoulli, bernoulli_nll, continuous_bernoulli, continuous_bernoulli_nll
 from calibrax.likelihoods._calibrate import calibrate
 from calibrax.likelihoods._categorical import bitwise_categorical, bitwise_categorical_nll, categorical, categorical_nll
@@ -12,14 +13,16 @@ from calibrax.likelihoods._discretized import (
     discretized_logistic,
     discretized_logistic_nll,
 )
-from calibrax.likelihoods._framewise import framewise
 from calibrax.likelihoods._gaussian import beta_gaussian, gaussian, gaussian_nll, pixel_sigma, shared_sigma
 from calibrax.likelihoods._heavy_tailed import laplace, laplace_nll, student_t, student_t_nll
 from calibrax.likelihoods._logistic_mixture import logistic_mixture, logistic_mixture_nll
 from calibrax.likelihoods._optimal import optimal_laplace, optimal_laplace_nll, optimal_sigma, optimal_sigma_nll
+from calibrax.likelihoods._value import Likelihood
 
 __all__ = [
+    "Family",
     "Likelihood",
+    "batched",
     "bernoulli",
     "bernoulli_nll",
     "beta_gaussian",
@@ -36,6 +39,7 @@ __all__ = [
     "discretized_logistic",
     "discretized_logistic_nll",
     "framewise",
+    "from_family",
     "gaussian",
     "gaussian_nll",
     "joint",

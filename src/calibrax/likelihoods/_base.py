@@ -1,5 +1,6 @@
-"""What a decoder is made of: the `Likelihood` record, families of distributions, links and scales."""
+"""What a decoder is made of: families of distributions, links and scales."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -17,8 +18,9 @@ from calibrax.likelihoods._checks import (
     data_shape,
     entry,
 )
-from calibrax.likelihoods._residual import Stats, widen
+from calibrax.likelihoods._residual import Mask, Stats, widen
 from calibrax.likelihoods._residual import as_unit as as_unit  # for callers outside this package
+from calibrax.likelihoods._value import Likelihood, constructor
 
 PyTree = Any
 Link = Literal["sigmoid", "identity"]
@@ -26,38 +28,6 @@ Link = Literal["sigmoid", "identity"]
 
 class NoMeanError(ValueError):
     """The distribution has no mean. A caller that can do without it, such as one that saves figures, catches this."""
-
-
-class Likelihood(NamedTuple):
-    """A decoding distribution p(x | outputs) as pure functions.
-
-    B is the batch and `event_shape` the shape of one example, whose last axis is the channels. `outputs` are what the
-    decoder network emits: unconstrained reals, `[B, ..., output_channels(C)]`. `x` is `[B, ..., C]`, float in the
-    data's range or uint8 in 0..255 (read as x / 255).
-
-    Attributes:
-      init: `(event_shape) -> (params, state)`: what gradient descent trains, and what is averaged; `{}` for nothing.
-      nll: `(params, state, outputs, x, train=True, axis_name=None, mask=None) -> (nll, stats)`: nll `[B]`, at least
-        float32, nats, summed over the event; stats a flat dict of arrays. `train=True` uses the statistics of this
-        batch, `train=False` the running average in `state`. `axis_name` is the mapped axis over which the batch is
-        spread. `mask` is True where x is observed, of x's shape or with a last axis of 1; `masked` passes it.
-      update: `(state, stats) -> state`: the running average after this batch.
-      mean: `(params, state, outputs) -> E[x | outputs]`, `[B, ..., C]` in the data's range; raises `NoMeanError`, a
-        ValueError, if the distribution has none.
-      sample: `(key, params, state, outputs) -> x`, a draw in the data's units. A density on the real line may draw
-        values outside [0, 1]; clip them for display.
-      output_channels: `(channels) -> int`: how many values the decoder emits per position.
-      discretized_nll: `(params, state, outputs, x, mask=None) -> [B]`: -log P in nats of the 256-level image, by the
-        same distribution integrated over bins of width 1/255. None if the distribution assigns them no mass.
-    """
-
-    init: Callable[..., tuple[PyTree, PyTree]]
-    nll: Callable[..., tuple[jax.Array, Stats]]
-    update: Callable[[PyTree, Stats], PyTree]
-    mean: Callable[[PyTree, PyTree, PyTree], PyTree]
-    sample: Callable[[jax.Array, PyTree, PyTree, PyTree], PyTree]
-    output_channels: Callable[[int], int]
-    discretized_nll: Callable[..., jax.Array] | None = None
 
 
 def check_likelihood(name: str, value: Any) -> None:
@@ -83,6 +53,7 @@ class Family(NamedTuple):
     discretized_nll: Callable[..., tuple[jax.Array, Stats]] | None = None
 
 
+@constructor
 def from_family(
     family: Family,
     parameters: Callable[[PyTree, PyTree, jax.Array], tuple[jax.typing.ArrayLike, ...]],
@@ -91,7 +62,7 @@ def from_family(
     outputs_per_position: int = 0,
     init_params: Callable[[], PyTree] = dict,
 ) -> Likelihood:
-    """A `Likelihood` without a running average.
+    """A `Likelihood` without a running average, of any family of distributions.
 
     Args:
       family: the distribution.
@@ -106,25 +77,35 @@ def from_family(
         check_event_shape(event_shape)
         return init_params(), {}
 
-    def checked_parameters(params, state, outputs):
+    def of_outputs(function, params, state, outputs):
+        """`function` of the family's parameters."""
         data_shape(outputs, outputs_per_channel, outputs_per_position, axes=1)
-        return parameters(params, state, jnp.asarray(outputs))
+        outputs = jnp.asarray(outputs)
+        if outputs.ndim == 1 and (outputs_per_channel, outputs_per_position) == (1, 0):  # of single numbers
+            return function(*parameters(params, state, outputs[:, None]))[..., 0]
+        return function(*parameters(params, state, outputs))
+
+    def nll_by(function, params, state, outputs, x, mask):
+        """`function` of x and the family's parameters, after a check of shapes."""
+        outputs, x, mask = with_channels(outputs, x, mask)
+        check_data(x, data_shape(outputs, outputs_per_channel, outputs_per_position))
+        return of_outputs(lambda *args: function(x, *args, mask=mask), params, state, outputs)
 
     def nll(params, state, outputs, x, train=True, axis_name=None, mask=None):
         del train, axis_name  # nothing here depends on the batch
-        check_data(x, mask, data_shape(outputs, outputs_per_channel, outputs_per_position))
-        return family.nll(x, *checked_parameters(params, state, outputs), mask=mask)
+        return nll_by(family.nll, params, state, outputs, x, mask)
 
     def discretized_nll(params, state, outputs, x, mask=None):
-        check_data(x, mask, data_shape(outputs, outputs_per_channel, outputs_per_position))
-        assert family.discretized_nll is not None
-        return family.discretized_nll(x, *checked_parameters(params, state, outputs), mask=mask)[0]
+        return nll_by(family.discretized_nll, params, state, outputs, x, mask)[0]
 
     def mean(params, state, outputs):
         if family.mean is None:
             name = getattr(family.nll, "__name__", "nll")
             raise NoMeanError(f"the distribution of {name} has no mean; expected one that has, or use sample")
-        return family.mean(*checked_parameters(params, state, outputs))
+        return of_outputs(family.mean, params, state, outputs)
+
+    def sample(key, params, state, outputs):
+        return of_outputs(functools.partial(family.sample, key), params, state, outputs)
 
     def output_channels(channels):
         check_levels("channels", channels, low=1)
@@ -135,10 +116,20 @@ def from_family(
         nll=nll,
         update=lambda state, stats: state,
         mean=mean,
-        sample=lambda key, params, state, outputs: family.sample(key, *checked_parameters(params, state, outputs)),
+        sample=sample,
         output_channels=output_channels,
         discretized_nll=None if family.discretized_nll is None else discretized_nll,
     )
+
+
+def with_channels(outputs: jax.Array, x: Any, mask: Mask) -> tuple[jax.Array, Any, Mask]:
+    """Outputs, x and mask of single numbers, x [B], with an axis of one channel; those of other events unchanged."""
+    if jnp.ndim(x) != 1:
+        return outputs, x, mask
+    outputs = jnp.asarray(outputs)
+    outputs = outputs[:, None] if outputs.ndim == 1 else outputs
+    mask = None if mask is None else jnp.asarray(mask)[:, None] if jnp.ndim(mask) == 1 else mask
+    return outputs, x[:, None], mask
 
 
 def shared_scale(family: Family, name: str, link: Link) -> Likelihood:

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from calibrax.likelihoods._base import Family, Likelihood, apply_link, from_family
+from calibrax.likelihoods._base import Family, apply_link, from_family
+from calibrax.likelihoods._checks import check_range, check_unit_range
 from calibrax.likelihoods._residual import Mask, Stats, sum_event, unit_data, widen
+from calibrax.likelihoods._value import Likelihood, constructor
 
 # B_2n / (2n)! of the Bernoulli numbers: coth(l/2) / 2 - 1/l = sum_n c_n l^(2n - 1). At |l| = 1 eight terms leave 1e-13.
 _COTH = (
@@ -26,7 +28,7 @@ def bernoulli_nll(
     cross-entropy, not the negative log of a normalised density.
 
     Args:
-      x: [B, ...] floats in [0, 1], or uint8 read as x / 255.
+      x: [B, ...] bool, integers 0 and 1, floats in [0, 1], or uint8 read as x / 255.
       logits: [B, ...], same shape.
       mask: True where x is observed, or None.
 
@@ -34,18 +36,23 @@ def bernoulli_nll(
       nll [B], nats, at least float32; no stats.
 
     Raises:
-      ValueError: if shapes differ or x is neither uint8 nor float.
+      ValueError: if shapes differ, or x is of another dtype or range. The values of x are checked outside of `jit`.
 
     References:
       Gulrajani et al. 2017, the "Bernoulli VAE" of Table 2.
     """
+    if jnp.issubdtype(jnp.result_type(x), jnp.integer) and jnp.result_type(x) != jnp.uint8:
+        check_range(x, 0, 1, "0 and 1, floats in [0, 1], or uint8 levels 0..255")
+        x = jnp.asarray(x, jnp.bool_)
     x, logits = unit_data(x, logits, mask)
+    check_unit_range(x)
     # log(1 + exp(-|l|)) + |l|·(1 - x or x): one exponential, of a negative number.
     positive = logits > 0  # not abs: its gradient at logit 0 is 0
     nll = jnp.log1p(jnp.exp(jnp.where(positive, -logits, logits))) + logits * jnp.where(positive, 1 - x, -x)
     return sum_event(nll, mask), {}
 
 
+@constructor
 def bernoulli() -> Likelihood:
     """Independent Bernoulli variables, for binary data or for intensities in [0, 1] taken as probabilities.
 
@@ -73,7 +80,7 @@ def continuous_bernoulli_nll(
     an even function of l. That function is computed as a power series near 0, where the closed form is 0/0.
 
     Args:
-      x: [B, ...] floats in [0, 1], or uint8 read as x / 255.
+      x: [B, ...] floats in [0, 1], uint8 read as x / 255, or bool.
       logits: [B, ...], same shape.
       mask: True where x is observed, or None.
 
@@ -81,7 +88,7 @@ def continuous_bernoulli_nll(
       nll [B], nats, at least float32, of either sign; no stats.
 
     Raises:
-      ValueError: if shapes differ or x is neither uint8 nor float.
+      ValueError: if shapes differ, or x is of another dtype or range. The values of x are checked outside of `jit`.
 
     Example:
       >>> nll, _ = continuous_bernoulli_nll(jnp.full((2, 3), 0.3), jnp.zeros((2, 3)))  # uniform: 0
@@ -90,6 +97,7 @@ def continuous_bernoulli_nll(
       Loaiza-Ganem and Cunningham 2019. Not in the paper.
     """
     x, logits = unit_data(x, logits, mask)
+    check_unit_range(x)
     small, near, far = _near_and_far(logits)
     of_near = near * (0.5 - x) + jnp.square(near) * _polynomial(jnp.square(near), _LOG_SINHC)
     # exp(l·x) is largest at the end to which l points: measured from there, nothing cancels.
@@ -97,6 +105,7 @@ def continuous_bernoulli_nll(
     return sum_event(jnp.where(small, of_near, of_far), mask), {}
 
 
+@constructor
 def continuous_bernoulli() -> Likelihood:
     """The continuous Bernoulli on [0, 1]: the normalised density behind intensities taken as probabilities.
 

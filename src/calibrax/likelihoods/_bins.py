@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from scipy.special import erfcx
 
 from calibrax.likelihoods._residual import HALF_LOG_2PI, minus_abs
 
@@ -161,6 +160,8 @@ def _scaled_tail(z: jax.Array) -> jax.Array:
 @functools.cache
 def _tail_coefficients(degree: int) -> tuple[float, ...]:
     """Coefficients of (z + 1)·erfcx(z / sqrt 2) in Chebyshev polynomials of (z - 3) / (z + 3), fitted at 400 nodes."""
+    from scipy.special import erfcx  # here, because it takes longer to import than this library
+
     q = np.cos(np.pi * (np.arange(400) + 0.5) / 400)
     z = TAIL_CENTER * (1 + q) / (1 - q)
     return tuple(np.polynomial.chebyshev.chebfit(q, (z + 1) * erfcx(z / math.sqrt(2)), degree).tolist())

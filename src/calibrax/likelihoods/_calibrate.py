@@ -1,13 +1,15 @@
 """The running average recomputed exactly, in one pass over data."""
 
+import math
 from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calibrax.likelihoods._base import Likelihood, PyTree, check_likelihood
-from calibrax.running_average import RunningAverage
+from calibrax.likelihoods._base import PyTree, check_likelihood
+from calibrax.likelihoods._value import Likelihood
+from calibrax.running_average import RunningAverage, is_average
 
 
 def calibrate(likelihood: Likelihood, params: PyTree, pairs: Iterable[tuple[PyTree, PyTree]]) -> PyTree:
@@ -38,7 +40,7 @@ def calibrate(likelihood: Likelihood, params: PyTree, pairs: Iterable[tuple[PyTr
 
     @jax.jit
     def one_batch(params, outputs, x):
-        _, state = likelihood.init(jax.tree.map(lambda leaf: leaf.shape[1:], x))
+        _, state = likelihood.init(jax.tree.map(lambda leaf: leaf.shape[likelihood.batch_ndim :], x))
         _, stats = likelihood.nll(params, state, outputs, x, train=True)
         return likelihood.update(state, stats)  # of a fresh state, so that it holds this batch alone
 
@@ -51,16 +53,16 @@ def calibrate(likelihood: Likelihood, params: PyTree, pairs: Iterable[tuple[PyTr
         shapes, before = (jax.tree.map(jnp.shape, tree) for tree in (state, state if total is None else total))
         if shapes != before:
             raise ValueError(f"pairs give averages of shapes {shapes} after {before}; expected examples of one shape")
-        num_examples = jax.tree.leaves(x)[0].shape[0]
+        num_examples = math.prod(jax.tree.leaves(x)[0].shape[: likelihood.batch_ndim])
         weighted = jax.tree.map(lambda leaf, n=num_examples: n * np.asarray(leaf, np.float64), state)
         total = weighted if total is None else jax.tree.map(np.add, total, weighted)
     if total is None:
         raise ValueError("pairs is empty; expected at least one (outputs, x) batch")
-    return jax.tree.map(_normalise, total, is_leaf=lambda node: isinstance(node, RunningAverage))
+    return jax.tree.map(_normalise, total, is_leaf=is_average)
 
 
 def _normalise(node: RunningAverage) -> RunningAverage:
     """The same mean with weight 1, which a converged average has; 0 where nothing was observed."""
-    seen = node.weight > 0
-    mean = node.total / np.where(seen, node.weight, 1.0)
-    return RunningAverage(jnp.asarray(mean, jnp.float32), jnp.asarray(seen, jnp.float32))
+    seen = node["weight"] > 0
+    mean = node["total"] / np.where(seen, node["weight"], 1.0)
+    return {"total": jnp.asarray(mean, jnp.float32), "weight": jnp.asarray(seen, jnp.float32)}

@@ -6,9 +6,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Num
 
-from calibrax.likelihoods._base import Family, Likelihood, apply_link, from_family
-from calibrax.likelihoods._checks import check_levels
+from calibrax.likelihoods._base import Family, apply_link, from_family
+from calibrax.likelihoods._checks import broadcast_mask, check_levels
 from calibrax.likelihoods._residual import Mask, Stats, level_data, softplus, sum_event, widen
+from calibrax.likelihoods._value import Likelihood, constructor
 
 
 def categorical_nll(
@@ -20,8 +21,8 @@ def categorical_nll(
     No temporary array is as large as the logits.
 
     Args:
-      x: [B, ..., C] uint8 levels, or floats in [0, 1] rounded to the nearest of the L levels, i / (L - 1); if L is
-        not 256, uint8 x / 255 is rounded in the same way.
+      x: [B, ..., C] integers, which are levels or labels 0..L-1; or floats in [0, 1] (or bool), rounded to the nearest
+        of the L levels, i / (L - 1).
       logits: [B, ..., C, L].
       mask: True where x is observed, or None.
 
@@ -29,7 +30,8 @@ def categorical_nll(
       nll [B], nats, at least float32; no stats.
 
     Raises:
-      ValueError: if shapes do not match, L is under 2, or x is neither uint8 nor float.
+      ValueError: if shapes do not match, L is under 2, or x is of another dtype or range. The values of x are
+        checked outside of `jit`, where others count as the nearest level.
 
     Example:
       >>> nll, _ = categorical_nll(images, outputs.reshape(*images.shape, 256))
@@ -78,6 +80,7 @@ def _is_level(logits, level):
     return lax.broadcasted_iota(level.dtype, logits.shape, logits.ndim - 1) == level[..., None]
 
 
+@constructor
 def categorical(levels: int = 256) -> Likelihood:
     """A soft-max over the levels of each sub-pixel.
 
@@ -120,8 +123,7 @@ def bitwise_categorical_nll(
     """Negative log probability of levels under an independent Bernoulli for each of their N bits.
 
     Args:
-      x: [B, ..., C] uint8 levels, or floats in [0, 1] rounded to the nearest of 2^N levels; if N is not 8, uint8
-        x / 255 is rounded in the same way.
+      x: [B, ..., C] integers, which are levels 0..2^N-1; or floats in [0, 1] (or bool), rounded to the nearest of them.
       logits: [B, ..., C, N], the logit of each bit being 1, most significant bit first.
       mask: True where x is observed, or None.
 
@@ -129,7 +131,8 @@ def bitwise_categorical_nll(
       nll [B], nats, at least float32; no stats.
 
     Raises:
-      ValueError: if shapes do not match, N is not in 1 to 24, or x is neither uint8 nor float.
+      ValueError: if shapes do not match, N is not in 1 to 24, or x is of another dtype or range, as for
+        `categorical_nll`.
 
     References:
       The "Bitwise-categorical VAE" of Table 2.
@@ -141,9 +144,10 @@ def bitwise_categorical_nll(
     place = lax.broadcasted_iota(level.dtype, logits.shape, logits.ndim - 1)
     bit = (level[..., None] >> (bits - 1 - place)) & 1
     by_bit = softplus(jnp.where(bit == 1, -logits, logits))
-    return sum_event(by_bit, None if mask is None else jnp.asarray(mask)[..., None]), {}
+    return sum_event(by_bit, None if mask is None else broadcast_mask(mask, level.shape)[..., None]), {}
 
 
+@constructor
 def bitwise_categorical(bits: int = 8) -> Likelihood:
     """An independent Bernoulli for each bit of each sub-pixel's level.
 

@@ -28,7 +28,7 @@ def categorical_nll_from_features(
     gradient by the features.
 
     Args:
-      x: [B, ..., C] uint8 levels, or floats in [0, 1] rounded to the nearest of L levels.
+      x: [B, ..., C] integer levels 0..L-1, or floats in [0, 1] rounded to the nearest of L levels.
       features: [B, ..., F], the last hidden layer of the network.
       kernel: [F, C·L], the logits of channel 0 first, as for `categorical`.
       bias: [C·L].
@@ -39,7 +39,7 @@ def categorical_nll_from_features(
       nll [B], nats, at least float32; no stats. Differentiable by features, kernel and bias.
 
     Raises:
-      ValueError: if shapes do not match, or x is neither uint8 nor float.
+      ValueError: if shapes do not match, or x is of another dtype or range, as for `categorical_nll`.
 
     Example:
       >>> nll, _ = categorical_nll_from_features(images, features, params["kernel"], params["bias"])

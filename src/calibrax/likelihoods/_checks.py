@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def shown(value: Any) -> str:
@@ -34,6 +35,8 @@ def check_number(
 ) -> None:
     """Accept a finite real number strictly between the bounds; with `closed`, the lower bound itself too."""
     kind = isinstance(number, int | float | np.floating | np.integer) and not isinstance(number, bool)
+    if isinstance(number, np.generic):
+        number = number.item()  # a comparison with a NumPy scalar may overflow in its dtype
     inside = kind and abs(number) <= sys.float_info.max  # false for NaN and for integers too large for a float
     inside = inside and (low <= number if closed else low < number) and number < high
     if not inside:
@@ -48,12 +51,12 @@ def check_levels(name: str, number: Any, *, low: int = 2, high: int = 2**24) -> 
 
 
 def check_event_shape(event_shape: Any) -> tuple[int, ...]:
-    """`event_shape` as a tuple of positive ints."""
-    good = isinstance(event_shape, Sequence) and not isinstance(event_shape, str) and len(event_shape) > 0
+    """`event_shape` as a tuple of positive ints; that of a single number, (), as one channel, (1,)."""
+    good = isinstance(event_shape, Sequence) and not isinstance(event_shape, str)
     good = good and all(is_integer(n) and n > 0 for n in event_shape)
     if not good:
         raise ValueError(f"event_shape is {shown(event_shape)}; expected a tuple of positive ints such as (28, 28, 3)")
-    return tuple(int(n) for n in event_shape)
+    return tuple(int(n) for n in event_shape) or (1,)
 
 
 def check_shape(name: str, array: jax.typing.ArrayLike, expected: Sequence[int]) -> None:
@@ -61,19 +64,47 @@ def check_shape(name: str, array: jax.typing.ArrayLike, expected: Sequence[int])
         raise ValueError(f"{name} has shape {jnp.shape(array)}; expected {tuple(expected)}")
 
 
-def check_data(x: jax.typing.ArrayLike, mask: Any, shape: Sequence[int]) -> None:
-    """Accept data of this shape with at least one value, and a boolean mask of x's shape or with a last axis of 1."""
-    shape = tuple(shape)
+def check_data(x: jax.typing.ArrayLike, shape: Sequence[int]) -> None:
+    """Accept data of this shape with at least one value."""
     check_shape("x", x, shape)
     if 0 in shape:
-        raise ValueError(f"x has shape {shape}; expected at least one value")
-    if mask is None:
+        raise ValueError(f"x has shape {tuple(shape)}; expected at least one value")
+
+
+def broadcast_mask(mask: jax.typing.ArrayLike, shape: Sequence[int]) -> jax.Array:
+    """The mask in the shape of x: it broadcasts to x by NumPy's rules, or is [B, T] for x [B, T, ...]."""
+    mask, shape = jnp.asarray(mask), tuple(shape)
+    if mask.dtype != jnp.bool_:
+        raise ValueError(f"mask has dtype {mask.dtype}; expected bool, True where x is observed")
+    if mask.ndim == 2 and mask.shape == shape[:2]:
+        return jnp.broadcast_to(mask.reshape(*shape[:2], *(1 for _ in shape[2:])), shape)
+    if not broadcasts(mask.shape, shape):
+        steps = f", or {shape[:2]}" if len(shape) > 2 else ""
+        raise ValueError(f"mask has shape {mask.shape}; expected one that broadcasts to {shape}, that of x{steps}")
+    return jnp.broadcast_to(mask.reshape((1,) * (len(shape) - mask.ndim) + mask.shape), shape)
+
+
+def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+    """Whether an array of a shape broadcasts to another shape, and not beyond it."""
+    try:
+        return np.broadcast_shapes(tuple(shape), tuple(to)) == tuple(to)
+    except ValueError:
+        return False
+
+
+def check_range(x: Any, low: float, high: float, expected: str) -> None:
+    """Refuse data with values outside [low, high]. Values that are not known, as inside `jit`, pass."""
+    if isinstance(x, Tracer) or not getattr(x, "is_fully_addressable", True) or not np.size(x):
         return
-    dtype = jnp.asarray(mask).dtype
-    if dtype != jnp.bool_:
-        raise ValueError(f"mask has dtype {dtype}; expected bool, True where x is observed")
-    if jnp.shape(mask) not in (shape, (*shape[:-1], 1)):
-        raise ValueError(f"mask has shape {jnp.shape(mask)}; expected {shape} or {(*shape[:-1], 1)}")
+    values = np.asarray(x)  # not a computation of JAX, which inside `jit` would be traced
+    smallest, largest = values.min(), values.max()
+    if smallest < low or largest > high:
+        raise ValueError(f"x has values from {smallest:g} to {largest:g}; expected {expected}")
+
+
+def check_unit_range(x: Any) -> None:
+    """Refuse floats far outside of [0, 1], such as 0..255 or [-1, 1]. A resized image may overshoot a little."""
+    check_range(x, -0.5, 2.0, "floats in [0, 1], or uint8 levels 0..255")
 
 
 def data_shape(
@@ -96,11 +127,7 @@ def broadcast_parameter(name: str, parameter: jax.typing.ArrayLike, shape: Seque
     """The parameter as an array of the rank of `shape`; it must broadcast to `shape` and not beyond it."""
     parameter = jnp.asarray(parameter, dtype)
     shape = tuple(shape)
-    try:
-        fits = np.broadcast_shapes(parameter.shape, shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
+    if not broadcasts(parameter.shape, shape):
         raise ValueError(f"{name} has shape {parameter.shape}; expected one that broadcasts to {shape}")
     return parameter.reshape((1,) * (len(shape) - parameter.ndim) + parameter.shape)
 

@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from calibrax.likelihoods._base import Likelihood, check_likelihood
-from calibrax.likelihoods._checks import check_number
+from calibrax.likelihoods._base import check_likelihood
+from calibrax.likelihoods._checks import broadcast_mask, check_number
+from calibrax.likelihoods._value import Likelihood, constructor
 
 
+@constructor
 def joint(likelihoods: Mapping[str, Likelihood]) -> Likelihood:
     """Several modalities, independent given the latent: the nlls add up, with no weights between them.
 
@@ -37,11 +39,18 @@ def joint(likelihoods: Mapping[str, Likelihood]) -> Likelihood:
     for name, part in parts.items():
         check_likelihood(f"likelihoods[{name!r}]", part)
 
+    batch_ndims = {name: part.batch_ndim for name, part in parts.items()}
+    if len(set(batch_ndims.values())) > 1:
+        raise ValueError(f"likelihoods have numbers of batch axes {batch_ndims}; expected the same in all")
+
     def by_part(**trees):
-        """For each part its name, the part, and its entries of these trees, whose keys are checked."""
+        """For each part its name, the part, and its entries of these trees, whose keys are checked.
+
+        Params and state may lack the entry of a part that holds nothing.
+        """
         for label, tree in trees.items():
-            _check_keys(label, tree, parts)
-        return [(name, part, [tree[name] for tree in trees.values()]) for name, part in parts.items()]
+            _check_keys(label, tree, parts, all_needed=label not in ("params", "state"))
+        return [(name, part, [tree.get(name, {}) for tree in trees.values()]) for name, part in parts.items()]
 
     def by_part_with_x(params, state, outputs, x, mask):
         """The same, and the keyword for the part's mask; a likelihood from elsewhere need not know it."""
@@ -73,7 +82,9 @@ def joint(likelihoods: Mapping[str, Likelihood]) -> Likelihood:
         def own(name):
             return {stat.removeprefix(f"{name}/"): stats[stat] for stat in stats if stat.startswith(f"{name}/")}
 
-        return {name: part.update(part_state, own(name)) for name, part, (part_state,) in by_part(state=state)}
+        # The structure of the state stays, as `lax.scan` needs it: what is absent stays absent.
+        updated = {name: part.update(part_state, own(name)) for name, part, (part_state,) in by_part(state=state)}
+        return {name: updated[name] for name in parts if name in state}
 
     def sample(key, params, state, outputs):
         args = by_part(params=params, state=state, outputs=outputs)
@@ -88,15 +99,18 @@ def joint(likelihoods: Mapping[str, Likelihood]) -> Likelihood:
         return {name: part.output_channels(*number) for name, part, number in by_part(channels=channels)}
 
     all_discrete = all(part.discretized_nll is not None for part in parts.values())
-    return Likelihood(init, nll, update, mean, sample, output_channels, discretized_nll if all_discrete else None)
+    discretized = discretized_nll if all_discrete else None
+    return Likelihood(init, nll, update, mean, sample, output_channels, discretized, next(iter(batch_ndims.values())))
 
 
+@constructor
 def masked(likelihood: Likelihood) -> Likelihood:
     """The same decoder for data with hidden parts: `x` becomes `(x, mask)`, with the mask True where x is observed.
 
     Hidden positions count in neither the nll nor the stats nor a computed variance, and what stands there, NaN
-    included, never matters. The mask has x's shape, or a last axis of 1 to hide whole positions; for a `joint`, it is a
-    dict like x. An example with nothing observed has an nll of 0.
+    included, never matters. The mask has any shape that broadcasts to x, for example a last axis of 1 to hide whole
+    positions, or is [B, T] for x [B, T, ...] to hide whole steps; for a `joint`, it is a dict like x. An example with
+    nothing observed has an nll of 0.
 
     Args:
       likelihood: any of this package, combinators included; one from elsewhere must take `mask` as a keyword of `nll`.
@@ -127,6 +141,7 @@ def masked(likelihood: Likelihood) -> Likelihood:
     )
 
 
+@constructor
 def tempered(likelihood: Likelihood, weight: float | jax.Array) -> Likelihood:
     """The nll multiplied by a weight, for those who do want a β: a weight of 1/β on the nll acts as β on the KL.
 
@@ -161,10 +176,14 @@ def _split_pair(x: Any, outer: Any) -> tuple[Any, Any]:
     if mask is None or outer is None:
         return x, mask if outer is None else outer
     try:
-        return x, jax.tree.map(jnp.logical_and, mask, outer)
+        return x, jax.tree.map(_both, x, mask, outer)
     except (TypeError, ValueError) as error:
         shapes = [jax.tree.map(jnp.shape, part) for part in (mask, outer)]
         raise ValueError(f"masks have shapes {shapes[0]} and {shapes[1]}; expected x's in each `masked`") from error
+
+
+def _both(x: Any, mask: Any, outer: Any) -> jax.Array:
+    return broadcast_mask(mask, jnp.shape(x)) & broadcast_mask(outer, jnp.shape(x))
 
 
 def _sum_of(losses: dict[str, jax.Array]) -> jax.Array:
@@ -176,8 +195,8 @@ def _sum_of(losses: dict[str, jax.Array]) -> jax.Array:
     return jnp.asarray(sum(loss.astype(wide) for loss in losses.values()))
 
 
-def _check_keys(name: str, tree: Any, parts: Mapping[str, Likelihood]) -> None:
+def _check_keys(name: str, tree: Any, parts: Mapping[str, Likelihood], *, all_needed: bool = True) -> None:
     if not isinstance(tree, Mapping):
         raise ValueError(f"{name} is a {type(tree).__name__}; expected a dict with the keys {', '.join(parts)}")
-    if set(tree) != set(parts):
+    if set(tree) - set(parts) or (all_needed and len(tree) < len(parts)):
         raise ValueError(f"{name} has keys {', '.join(map(str, tree))}; expected {', '.join(parts)}")

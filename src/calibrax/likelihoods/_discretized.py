@@ -6,14 +6,15 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.stats import logistic, norm
+from jax.scipy.special import ndtr
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
-from calibrax.likelihoods._base import Family, Likelihood, scaled, shared_scale
+from calibrax.likelihoods._base import Family, scaled, shared_scale
 from calibrax.likelihoods._bins import expected_level, log_logistic_bin, log_normal_bin, side_of
 from calibrax.likelihoods._checks import broadcast_parameter, check_levels
 from calibrax.likelihoods._residual import Mask, Stats, compute_dtype, floor_scale, level_data, mean_observed, sum_event
+from calibrax.likelihoods._value import Likelihood, constructor
 
 
 def discretized_gaussian_nll(
@@ -25,17 +26,17 @@ def discretized_gaussian_nll(
     256 probabilities sum to 1. Exact for any σ: a narrow bin is not a difference of distribution functions here.
 
     Args:
-      x: [B, ...] uint8 levels, or floats in [0, 1] rounded to the nearest level.
+      x: [B, ...] integer levels, or floats in [0, 1] rounded to the nearest level.
       mean: [B, ...], in the [0, 1] range.
       log_sigma: log standard deviation in the [0, 1] range, broadcasts against `mean`.
-      levels: how many, at least 2; with a number other than 256, uint8 x is rounded to the nearest of them.
+      levels: how many, at least 2.
       mask: True where x is observed, or None.
 
     Returns:
       nll [B], nats, at least float32; stats `mse` [] and `log_sigma` [].
 
     Raises:
-      ValueError: if shapes do not match, x is neither uint8 nor float, or levels is not an integer of at least 2.
+      ValueError: if shapes do not match, x is of another dtype or range, or levels is not an integer of at least 2.
 
     Example:
       >>> nll, stats = discretized_gaussian_nll(images, jax.nn.sigmoid(outputs), -3.0)
@@ -69,6 +70,7 @@ def discretized_logistic_nll(
     return _nll(log_logistic_bin, "log_scale", x, mean, log_scale, levels, mask)
 
 
+@constructor
 def discretized_gaussian(levels: int = 256) -> Likelihood:
     """A Gaussian over levels: the network emits its mean, and gradient descent learns one standard deviation.
 
@@ -87,9 +89,10 @@ def discretized_gaussian(levels: int = 256) -> Likelihood:
     References:
       Table 5.
     """
-    return _over_levels(discretized_gaussian_nll, "log_sigma", norm.sf, jax.random.normal, levels)
+    return _over_levels(discretized_gaussian_nll, "log_sigma", lambda z: ndtr(-z), jax.random.normal, levels)
 
 
+@constructor
 def discretized_logistic(levels: int = 256) -> Likelihood:
     """A logistic over levels: the network emits its mean, and gradient descent learns one scale.
 
@@ -98,7 +101,9 @@ def discretized_logistic(levels: int = 256) -> Likelihood:
     References:
       Table 5.
     """
-    return _over_levels(discretized_logistic_nll, "log_scale", logistic.sf, jax.random.logistic, levels)
+    return _over_levels(
+        discretized_logistic_nll, "log_scale", lambda z: jax.nn.sigmoid(-z), jax.random.logistic, levels
+    )
 
 
 def to_nearest_level(x: jax.Array, levels: int) -> jax.Array:

@@ -9,7 +9,6 @@ from jaxtyping import Array, Float, Num
 
 from calibrax.likelihoods._base import (
     Family,
-    Likelihood,
     Link,
     apply_link,
     from_family,
@@ -29,6 +28,7 @@ from calibrax.likelihoods._residual import (
     sum_event_and_constant,
     widen,
 )
+from calibrax.likelihoods._value import Likelihood, constructor
 
 
 def gaussian_nll(
@@ -39,16 +39,16 @@ def gaussian_nll(
     The sum of ((x - mean) / σ)² / 2 + log σ + log(2π) / 2 over the event.
 
     Args:
-      x: [B, ...] float data, or uint8 read as x / 255.
+      x: [B, ...] float data, or uint8 read as x / 255, or bool.
       mean: [B, ...], same shape.
       log_sigma: log standard deviation, broadcasts against `mean` (NumPy's rules).
-      mask: True where x is observed, of x's shape or with a last axis of 1; None where all of it is.
+      mask: True where x is observed, of a shape that broadcasts to x, or [B, T] for x [B, T, ...]; or None.
 
     Returns:
       nll [B], nats, at least float32; stats `mse` [] and `log_sigma` [], their means over everything.
 
     Raises:
-      ValueError: if shapes do not match or x is neither uint8 nor float.
+      ValueError: if shapes do not match or x has another dtype.
 
     Example:
       >>> nll, stats = gaussian_nll(jnp.zeros((2, 3)), jnp.zeros((2, 3)), 0.0)  # 3 log(2π) / 2 each
@@ -62,6 +62,7 @@ def gaussian_nll(
     return nll, {"mse": mean_observed(jnp.square(error), mask), "log_sigma": jnp.mean(log_sigma)}
 
 
+@constructor
 def gaussian(sigma: float = 1.0, *, link: Link = "sigmoid") -> Likelihood:
     """A Gaussian of constant standard deviation; 1 is the "Gaussian VAE" of the tables, the bare MSE loss.
 
@@ -80,6 +81,7 @@ def gaussian(sigma: float = 1.0, *, link: Link = "sigmoid") -> Likelihood:
     return from_family(gaussian_family(link), lambda params, state, outputs: (apply_link(link, outputs), log_sigma))
 
 
+@constructor
 def beta_gaussian(beta: float, *, link: Link = "sigmoid") -> Likelihood:
     """The β-VAE as a likelihood: a Gaussian of constant variance σ² = β/2, with weight 1 on the KL.
 
@@ -99,6 +101,7 @@ def beta_gaussian(beta: float, *, link: Link = "sigmoid") -> Likelihood:
     return gaussian(math.sqrt(beta / 2), link=link)
 
 
+@constructor
 def shared_sigma(*, link: Link = "sigmoid") -> Likelihood:
     """A Gaussian with one standard deviation for everything, learned by gradient descent.
 
@@ -113,6 +116,7 @@ def shared_sigma(*, link: Link = "sigmoid") -> Likelihood:
     return shared_scale(gaussian_family(link), "log_sigma", link)
 
 
+@constructor
 def pixel_sigma(
     min_log_sigma: float = -6.0, max_log_sigma: float | None = None, *, link: Link = "sigmoid"
 ) -> Likelihood:

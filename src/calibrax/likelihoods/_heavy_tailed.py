@@ -9,7 +9,6 @@ from jaxtyping import Array, Float, Num
 
 from calibrax.likelihoods._base import (
     Family,
-    Likelihood,
     Link,
     apply_link,
     from_family,
@@ -31,6 +30,7 @@ from calibrax.likelihoods._residual import (
     sum_event_and_constant,
     widen,
 )
+from calibrax.likelihoods._value import Likelihood, constructor
 
 MIN_LOG_SCALE = -6.0  # section 3.1's floor of log σ
 MIN_DF = 1.0  # of an emitted df: above it the mean exists
@@ -46,7 +46,7 @@ def student_t_nll(
     z = (x - mean) / s.
 
     Args:
-      x: [B, ...] float data, or uint8 read as x / 255.
+      x: [B, ...] float data, or uint8 read as x / 255, or bool.
       mean: [B, ...], same shape: the location, which is the mean if ν > 1.
       log_scale: log of the scale s, broadcasts against `mean`; s is the standard deviation only in the limit of
         large ν.
@@ -57,7 +57,7 @@ def student_t_nll(
       nll [B], nats, at least float32; stats `mse`, `log_scale` and `df` [], their means.
 
     Raises:
-      ValueError: if shapes do not match, x is neither uint8 nor float, or df is a number that is not positive.
+      ValueError: if shapes do not match, x has another dtype, or df is a number that is not positive.
 
     Example:
       >>> nll, stats = student_t_nll(jnp.zeros((2, 3)), jnp.zeros((2, 3)), 0.0, 4.0)
@@ -80,6 +80,7 @@ def student_t_nll(
     return sum_event(nll, mask), stats
 
 
+@constructor
 def student_t(df: float | None = None, *, link: Link = "sigmoid", min_log_scale: float = MIN_LOG_SCALE) -> Likelihood:
     """A Student-t whose network emits location and scale for each sub-pixel, and the degrees of freedom unless given.
 
@@ -127,7 +128,7 @@ def laplace_nll(
     """Negative log density of a Laplace distribution: the sum of |x - mean| / s + log(2s) over the event.
 
     Args:
-      x: [B, ...] float data, or uint8 read as x / 255.
+      x: [B, ...] float data, or uint8 read as x / 255, or bool.
       mean: [B, ...], same shape.
       log_scale: log of the scale s, the mean absolute deviation; broadcasts against `mean`.
       mask: True where x is observed, or None.
@@ -136,7 +137,7 @@ def laplace_nll(
       nll [B], nats, at least float32; stats `mae`, `mse` and `log_scale` [], their means.
 
     Raises:
-      ValueError: if shapes do not match or x is neither uint8 nor float.
+      ValueError: if shapes do not match or x has another dtype.
     """
     error, log_scale = residual(x, mean, mask, log_scale=log_scale)
     log_scale = floor_scale(log_scale)
@@ -148,6 +149,7 @@ def laplace_nll(
 LAPLACE = Family(laplace_nll, lambda mean, log_scale: mean, scaled(jax.random.laplace))
 
 
+@constructor
 def laplace(*, link: Link = "sigmoid") -> Likelihood:
     """A Laplace distribution with one scale for everything, learned by gradient descent.
 

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from calibrax.likelihoods._base import Family, Likelihood, from_family, scaled, soft_clip
+from calibrax.likelihoods._base import Family, from_family, scaled, soft_clip
 from calibrax.likelihoods._bins import expected_level, log_logistic_bin, side_of
-from calibrax.likelihoods._checks import check_levels, check_number, check_shape
+from calibrax.likelihoods._checks import broadcast_mask, check_levels, check_number, check_shape
 from calibrax.likelihoods._discretized import to_nearest_level
 from calibrax.likelihoods._residual import Mask, Stats, compute_dtype, level_data, sum_event, widen
+from calibrax.likelihoods._value import Likelihood, constructor
 
 MIN_LOG_SCALE = -7.0 - math.log(2)  # Salimans et al. 2017 clip at -7 in a range of [-1, 1]
 
@@ -32,18 +33,18 @@ def logistic_mixture_nll(
     those of `discretized_logistic_nll`, exact at any distance and scale.
 
     Args:
-      x: [B, ..., C] uint8 levels, or floats in [0, 1] rounded to the nearest level.
+      x: [B, ..., C] integer levels, or floats in [0, 1] rounded to the nearest level.
       mixture_logits: [B, ..., K].
       means: [B, ..., C, K], in the [0, 1] range.
       log_scales: [B, ..., C, K], in the [0, 1] range.
-      levels: how many, at least 2; with a number other than 256, uint8 x is rounded to the nearest of them.
+      levels: how many, at least 2.
       mask: True where x is observed, or None; a hidden channel does not bear on the component of its pixel.
 
     Returns:
       nll [B], nats, at least float32; no stats.
 
     Raises:
-      ValueError: if shapes do not match or x is neither uint8 nor float.
+      ValueError: if shapes do not match or x is of another dtype or range, as for `categorical_nll`.
 
     References:
       Salimans et al. 2017, section 2, without the coefficients between channels; the "Logistic mixture VAE" of
@@ -60,12 +61,13 @@ def logistic_mixture_nll(
     side = jnp.broadcast_to(side_of(level, levels), error.shape)
     by_channel = log_logistic_bin(error, -log_scales - math.log(levels - 1), side)
     if mask is not None:  # a factor of 1: given its component, the channels of a pixel are independent
-        by_channel = jnp.where(jnp.asarray(mask)[..., None], by_channel, 0.0)
+        by_channel = jnp.where(broadcast_mask(mask, means.shape[:-1])[..., None], by_channel, 0.0)
     # -log sum_k softmax(l)_k P_k = logsumexp(l) - logsumexp(l + log P), with no probability that could underflow.
     by_component = mixture_logits + jnp.sum(by_channel, -2)
     return sum_event(jax.nn.logsumexp(mixture_logits, -1) - jax.nn.logsumexp(by_component, -1)), {}
 
 
+@constructor
 def logistic_mixture(components: int = 10, *, levels: int = 256, min_log_scale: float = MIN_LOG_SCALE) -> Likelihood:
     """A mixture of discretised logistics for each pixel, whose channels share the component.
 

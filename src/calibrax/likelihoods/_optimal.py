@@ -11,8 +11,9 @@ from jax import lax
 from jaxtyping import Array, Float, Num
 
 from calibrax import running_average
-from calibrax.likelihoods._base import Family, Likelihood, Link, apply_link, from_family
+from calibrax.likelihoods._base import Family, Link, apply_link, from_family, with_channels
 from calibrax.likelihoods._checks import (
+    broadcast_mask,
     check_event_shape,
     check_link,
     check_number,
@@ -24,6 +25,7 @@ from calibrax.likelihoods._checks import (
 from calibrax.likelihoods._gaussian import gaussian_family
 from calibrax.likelihoods._heavy_tailed import LAPLACE
 from calibrax.likelihoods._residual import Mask, Stats, mean_observed, minus_abs, residual, sum_event_and_constant
+from calibrax.likelihoods._value import Likelihood, constructor
 
 Axis = None | Literal["image", "pixel", "channel"] | int | Sequence[int]
 
@@ -47,7 +49,7 @@ def optimal_sigma_nll(
     gradient flows through σ² too, but that part of it is 0, because σ² is the minimiser.
 
     Args:
-      x: [B, ...] float data, or uint8 read as x / 255.
+      x: [B, ...] float data, or uint8 read as x / 255, or bool.
       mean: [B, ...], same shape.
       axis: what shares a variance. None: everything shares one; `"image"`: each example has its own; `"pixel"`: each
         position and channel has its own, over the batch; `"channel"`: each channel has its own; or the axes to
@@ -64,7 +66,7 @@ def optimal_sigma_nll(
       fraction of observed values behind each entry of the batch's mean.
 
     Raises:
-      ValueError: if shapes do not match, x is neither uint8 nor float, the axis does not exist, `axis_name` is not
+      ValueError: if shapes do not match, x has another dtype, the axis does not exist, `axis_name` is not
         mapped here, or `min_log_sigma` is not a number under 44.
 
     Example:
@@ -119,6 +121,7 @@ def optimal_laplace_nll(
     return error.size // abs_error.size * nll, stats
 
 
+@constructor
 def optimal_sigma(
     axis: Axis = None, decay: float = 0.99, *, link: Link = "sigmoid", min_log_sigma: float = MIN_LOG_SIGMA
 ) -> Likelihood:
@@ -153,6 +156,7 @@ def optimal_sigma(
     return _with_running_scale(nll, gaussian_family(link), "mse", "log_sigma", log_sigma_of, axis, decay, link)
 
 
+@constructor
 def optimal_laplace(
     axis: Axis = None, decay: float = 0.99, *, link: Link = "sigmoid", min_log_scale: float = MIN_LOG_SIGMA
 ) -> Likelihood:
@@ -200,9 +204,16 @@ def _with_running_scale(
     reduced_axes(axis, 32)  # an unknown name or kind of axis fails here; one beyond the data's rank fails with data
     check_number("decay", decay, low=0, high=1, closed=True)
 
+    def average_in(state):
+        found = entry("state", state, average)
+        if not running_average.is_average(found):
+            held = f"{average!r}: a {type(found).__name__}"
+            raise ValueError(f"state has {held}; expected {{{average!r}: a dict of 'total' and 'weight'}}, as of init")
+        return found
+
     def running_log_scale(state, ndim):
         """The test-time log scale, shaped to broadcast against data of this rank."""
-        log_scale = log_scale_of(running_average.value(entry("state", state, average), initial=INITIAL))
+        log_scale = log_scale_of(running_average.value(average_in(state), initial=INITIAL))
         return jnp.expand_dims(log_scale, sorted({0, *reduced_axes(axis, ndim)}))  # never has a batch axis
 
     def parameters(params, state, outputs):
@@ -216,6 +227,7 @@ def _with_running_scale(
         return {}, {average: running_average.init([n for i, n in enumerate(event_shape, start=1) if i not in axes])}
 
     def nll(params, state, outputs, x, train=True, axis_name=None, mask=None):
+        outputs, x, mask = with_channels(outputs, x, mask)
         data_shape(outputs, 1)  # for its checks; `train_nll` compares x
         mean = apply_link(link, outputs)
         loss, stats = train_nll(x, mean, axis, axis_name, mask=mask)
@@ -226,10 +238,10 @@ def _with_running_scale(
         return loss, stats
 
     def update(state, stats):
-        before, value = entry("state", state, average), entry("stats", stats, average)
+        before, value = average_in(state), entry("stats", stats, average)
         value, weight = stats.get(f"batch_{average}", value), stats.get("observed", 1.0)
-        if jnp.shape(value) != before.total.shape:
-            shape = before.total.shape
+        shape = jnp.shape(before["total"])
+        if jnp.shape(value) != shape:
             raise ValueError(f"stats have a {average} of shape {jnp.shape(value)}; expected {shape}, as in state")
         return {average: running_average.update(before, value, decay=decay, weight=weight)}
 
@@ -251,7 +263,7 @@ def _mean_within_examples(values: jax.Array, axes: tuple[int, ...], mask: Mask) 
     within = tuple(i for i in axes if i != 0)
     if mask is None:
         return jnp.mean(values, within, keepdims=True), jnp.ones((1,) * values.ndim, values.dtype)
-    observed = jnp.broadcast_to(mask, values.shape)
+    observed = broadcast_mask(mask, values.shape)
     total = jnp.mean(jnp.where(observed, values, 0.0), within, keepdims=True)
     return total, jnp.mean(observed.astype(values.dtype), within, keepdims=True)
 

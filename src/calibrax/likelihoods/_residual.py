@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool
 
-from calibrax.likelihoods._checks import broadcast_parameter, check_data
+from calibrax.likelihoods._checks import broadcast_mask, broadcast_parameter, check_data, check_range, check_unit_range
 
 Mask = Bool[Array, "B ..."] | None
 Stats = dict[str, jax.Array]
@@ -30,7 +31,7 @@ def residual(x: ArrayLike, mean: ArrayLike, mask: Mask = None, **scales: ArrayLi
 
 
 def unit_data(x: ArrayLike, mean: ArrayLike, mask: Mask = None, **scales: ArrayLike) -> tuple[jax.Array, ...]:
-    """x as floats (uint8 as x / 255), mean and each scale, as arrays of one dtype whose shapes are checked.
+    """x as floats (see `as_unit`), mean and each scale, as arrays of one dtype whose shapes are checked.
 
     `mean` is the parameter that has x's shape: a mean, a location or logits. Each scale broadcasts against it and gets
     its rank. The dtype is float64 if one of the arguments is, else float32. Where the mask is False, x becomes 0, so
@@ -38,21 +39,25 @@ def unit_data(x: ArrayLike, mean: ArrayLike, mask: Mask = None, **scales: ArrayL
     """
     dtype = compute_dtype(x, mean, *scales.values())
     mean = jnp.asarray(mean, dtype)
-    check_data(x, mask, mean.shape)
+    check_data(x, mean.shape)
     arrays = [broadcast_parameter(name, scale, mean.shape, dtype) for name, scale in scales.items()]
     return as_unit(_hide(x, mask), dtype), mean, *arrays
 
 
 def level_data(x: ArrayLike, shape: tuple[int, ...], levels: int, mask: Mask = None) -> jax.Array:
-    """Data of this shape as int32 levels 0..levels-1: the nearest to (levels - 1)·x, where uint8 is x = level / 255.
+    """Data of this shape as int32 levels 0..levels-1. Hidden values become level 0.
 
-    A value outside [0, 1] counts as the nearer end. Hidden values become level 0.
+    Integers are levels, and so is uint8. Floats in [0, 1] become the nearest level to (levels - 1)·x, False the first
+    level and True the last. Outside of the range the nearest end counts, except that known values far outside are an
+    error: they are not in the units that the caller believes.
     """
-    check_data(x, mask, shape)
+    check_data(x, shape)
     x = _hide(x, mask)
-    if x.dtype == jnp.uint8 and levels == 256:
-        return x.astype(jnp.int32)
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        check_range(x, 0, levels - 1, f"levels 0 to {levels - 1}, or floats in [0, 1]")
+        return jnp.clip(x, 0, min(levels - 1, jnp.iinfo(x.dtype).max)).astype(jnp.int32)
     unit = as_unit(x, compute_dtype(x))
+    check_unit_range(unit)
     return jnp.clip(jnp.round(unit * (levels - 1)), 0, levels - 1).astype(jnp.int32)
 
 
@@ -69,7 +74,7 @@ def widen(outputs: ArrayLike) -> jax.Array:
 
 
 def as_unit(x: ArrayLike, dtype: Any) -> jax.Array:
-    """Data as floats: uint8 levels become level / 255, and floats keep their value."""
+    """Data as floats: uint8 levels become level / 255, False and True become 0 and 1, and floats keep their value."""
     x = jnp.asarray(x)
     if x.dtype == jnp.uint8:
         # level / 255 rounded once, as NumPy has it; XLA divides by a constant by multiplying with its rounded inverse.
@@ -77,14 +82,21 @@ def as_unit(x: ArrayLike, dtype: Any) -> jax.Array:
         # added first.
         wide = (x.astype(jnp.int32) * 257).astype(dtype)
         return wide * 2.0**-16 + (wide * 2.0**-32 + (wide * 2.0**-48 + wide * 2.0**-64))
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"x has dtype {x.dtype}; expected uint8 in 0..255 or a float dtype")
+    if x.dtype != jnp.bool_ and not jnp.issubdtype(x.dtype, jnp.floating):
+        accepted = "uint8 (read as x / 255), bool (0 and 1) or a float dtype"
+        raise ValueError(f"x has dtype {x.dtype}; expected {accepted}; pass other integers as x.astype(jnp.float32)")
     return x.astype(dtype)
 
 
 def _hide(x: ArrayLike, mask: Mask) -> jax.Array:
     """x with 0 where the mask is False."""
-    return jnp.asarray(x) if mask is None else jnp.where(mask, x, jnp.zeros((), jnp.asarray(x).dtype))
+    if mask is None:
+        return jnp.asarray(x)
+    if isinstance(x, np.ndarray) and not isinstance(mask, Tracer):
+        # On the host, because a NaN that is hidden must not reach a device in which `jax_debug_nans` looks for it.
+        return jnp.asarray(np.where(broadcast_mask(mask, x.shape), x, np.zeros((), x.dtype)))
+    x = jnp.asarray(x)
+    return jnp.where(broadcast_mask(mask, x.shape), x, jnp.zeros((), x.dtype))
 
 
 def floor_scale(log_scale: jax.Array) -> jax.Array:
@@ -109,7 +121,7 @@ def minus_abs(x: jax.Array) -> jax.Array:
 
 def sum_event(values: jax.Array, mask: Mask = None) -> jax.Array:
     """[B, ...] -> [B]: the sum over what is observed of each event."""
-    kept = values if mask is None else jnp.where(mask, values, 0.0)
+    kept = values if mask is None else jnp.where(broadcast_mask(mask, values.shape), values, 0.0)
     return jnp.sum(kept, axis=tuple(range(1, values.ndim)))
 
 
@@ -125,5 +137,5 @@ def mean_observed(values: jax.Array, mask: Mask = None) -> jax.Array:
     """The mean over what is observed, []; 0 where nothing is."""
     if mask is None:
         return jnp.mean(values)
-    seen = jnp.broadcast_to(mask, values.shape)
+    seen = broadcast_mask(mask, values.shape)
     return jnp.sum(jnp.where(seen, values, 0.0)) / jnp.maximum(jnp.sum(seen, dtype=values.dtype), 1.0)

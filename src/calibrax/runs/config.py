@@ -33,7 +33,7 @@ class DataSettings(Settings):
     """svhn, mnist, cifar10, frey_face, celeba, a TFDS name, street-digits, an .npz file, or a folder of images; for the
     video models bair, moving-digits, moving-mnist, moving-digits:IMAGES, or an .npz file of videos."""
     data_dir: str | None = setting(None, *A_PATH)
-    """Where prepared data and original files are looked for and kept (default: ~/tensorflow_datasets)."""
+    """The folder of prepared data and original files (default: TFDS_DATA_DIR if set, or ~/tensorflow_datasets)."""
     image_size: int | None = setting(None, "at least 4, at most 2^14", lambda value: 4 <= value <= 2**14)
     """Resize images to this height and width (antialiased bilinear); by default they keep their size."""
     fraction: float = setting(1.0, *SHARE)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from calibrax._files import finite_or_none
+from calibrax._terminal import say
 from calibrax.data import DataError
 from calibrax.data.download import Remote, fetch
 from calibrax.evaluation import calibrate_on, record
@@ -41,7 +42,7 @@ def evaluate(run: Run, wanted: Wanted) -> dict[str, Any]:
     if options is not None and options.inception is not None:
         wanted = {**wanted, "fid": dataclasses.replace(options, inception=checked_weights(options.inception))}
     results = measure(run, score(run), wanted)
-    print("\n".join(record.lines(results)))
+    say("\n".join(record.lines(results)))
     return results
 
 
@@ -93,7 +94,7 @@ def score(run: Run, training: dict[str, Any] | None = None) -> dict[str, Any]:
     heading = f"{title}, step {results['step']}: {len(run.test):,} test {noun}, in the last column "
     heading += f"{len(run.train_part):,} of the {num_train:,} of training"
     frames = event_shape[0] if run.data.is_video else None
-    print(results_table(heading, {**tested, f"training {noun}": on_train}, frames=frames))
+    say(results_table(heading, {**tested, f"training {noun}": on_train}, frames=frames))
     return results
 
 

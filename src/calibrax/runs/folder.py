@@ -43,6 +43,10 @@ class RunError(Exception):
 
 def check_usable(config: TrainConfig) -> None:
     """Before any work is done, refuse a folder that holds another run, or one without a run if it is to be resumed."""
+    try:
+        Path(config.run.run_dir or "runs").absolute()
+    except FileNotFoundError as error:
+        raise RunError("the working directory is deleted; change to another, or give an absolute --run-dir") from error
     if config.run.run_dir is None:
         return
     folder = Path(config.run.run_dir)

@@ -5,6 +5,7 @@ import functools
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from calibrax.likelihoods import Likelihood
 from calibrax.likelihoods._base import NoMeanError
 from calibrax.runs import folder as run_folder
 from calibrax.runs.config import TrainConfig
+from calibrax.runs.platforms import check_platforms
 from calibrax.runs.presets import SVGSettings
 from calibrax.runs.settings import ConfigError
 from calibrax.training import Checkpoints, DamagedCheckpoint, TrainState, create_train_state
@@ -35,8 +37,9 @@ def load_data(config: TrainConfig) -> Data:
     """The images or videos that the settings name, at their image size and fraction.
 
     Raises:
-      ConfigError, DataError: if they cannot be had, or the model cannot use them; one line.
+      ConfigError, DataError: if they cannot be had, or the model cannot use them, or JAX cannot start; one line.
     """
+    check_platforms()
     options: dict[str, Any] = {"data_dir": config.data.data_dir, "image_size": config.data.image_size}
     if isinstance(config.model, SVGSettings):
         data = _load_videos(config.data.name, config.model, options)
@@ -279,8 +282,14 @@ class Run:
         return f"{self.data.name}, {self.likelihood_name}, step {int(state.step)}"
 
     def how_to_resume(self) -> str:
-        """What to tell the user after an interruption: the installed command, or this interpreter's module."""
-        python = shlex.quote(os.path.relpath(sys.executable))
-        command = "calibrax" if shutil.which("calibrax") else f"{python} -m calibrax.cli"
-        resume = f"{command} train --resume --run-dir {shlex.quote(str(self.folder))}"
+        """What to tell the user after an interruption."""
+        resume = command_line("train", "--resume", "--run-dir", str(self.folder))
         return f"saved at step {self.checkpoints.latest_step() or 0}; resume with: {resume}"
+
+
+def command_line(*arguments: str) -> str:
+    """A command for a shell: `calibrax` if this process was started by that name, or else this interpreter."""
+    found, called = (os.path.splitext(path)[0] for path in (shutil.which("calibrax") or "", sys.argv[0]))  # no .exe
+    program = ["calibrax"] if found and found == called else [sys.executable or "python", "-m", "calibrax"]
+    join = subprocess.list2cmdline if os.name == "nt" else shlex.join
+    return join([*program, *arguments])

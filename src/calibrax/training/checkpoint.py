@@ -246,8 +246,7 @@ def _check_room(folder: Path, num_bytes: int) -> None:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 message = f"no room for a checkpoint ({error.strerror})"
                 raise OSError(error.errno, message, str(folder)) from error
-        finally:
-            path.unlink()
+    path.unlink()
 
 
 def _check_shapes(where: Path, wanted: Any, found: Any) -> None:

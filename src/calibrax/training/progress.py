@@ -3,27 +3,16 @@
 import math
 import sys
 
-SECONDS_BETWEEN_LINES = 30  # if the output is a file rather than a terminal
+from calibrax._terminal import encodable, progress_bar
 
 
 class ProgressBar:
     """Examples done, examples per second, time left, and the newest ELBO and σ, from `step` to `last_step`."""
 
     def __init__(self, step: int, last_step: int, batch_size: int, unit: str):
-        from tqdm import tqdm
-
         self._batch_size = batch_size
-        interval = 0.2 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
-        self._bar = tqdm(
-            total=last_step * batch_size,
-            initial=step * batch_size,
-            unit=unit,
-            unit_scale=True,
-            mininterval=interval,
-            maxinterval=2 * interval,
-            dynamic_ncols=True,
-            smoothing=0.1,
-        )
+        total, initial = last_step * batch_size, step * batch_size
+        self._bar = progress_bar(total=total, initial=initial, unit=unit, smoothing=0.1)
 
     def advance(self, row: dict | None, num: int = 1) -> None:
         """Move on by `num` steps. `row` is the newest row of metrics, or None if none was fetched."""
@@ -31,7 +20,7 @@ class ProgressBar:
             text = f"ELBO {-row['neg_elbo']:.1f} nats"
             if "log_sigma" in row:
                 text += f", σ {math.exp(row['log_sigma']):.4f}"
-            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.set_postfix_str(encodable(text, sys.stderr), refresh=False)
         self._bar.update(num * self._batch_size)
 
     def __enter__(self) -> "ProgressBar":

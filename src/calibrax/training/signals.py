@@ -4,8 +4,11 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
+
+from calibrax._terminal import SPELL_OUT
 
 
 class Interrupted(Exception):
@@ -74,7 +77,9 @@ class Interrupts:
         """End the process here. An exception would wait until the compiled code returns."""
         exit_code = 1
         try:
-            os.write(2, f"\ncalibrax: {self._message()}\n".encode())  # a signal handler must not use buffered output
+            line = f"\ncalibrax: {self._message()}\n"
+            encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+            os.write(2, line.encode(encoding, SPELL_OUT))  # a signal handler must not use buffered output
             exit_code = 0
         finally:
             os._exit(exit_code)

@@ -87,6 +87,8 @@ def train_step(
         (outputs, kl), new_state = model.apply(variables, x, keys, train=True, mutable=list(model_state or {}))
         x = target(model, x)
         nll, stats = likelihood.nll(params["likelihood"], likelihood_state, outputs, x, train=True, axis_name=axis_name)
+        if nll.shape != kl.shape[:1]:
+            raise ValueError(f"nll has shape {nll.shape}; expected {kl.shape[:1]}, one per example; see framewise")
         layers = kl.reshape(kl.shape[0], -1)
         loss = jnp.mean(nll + weight * jnp.sum(free_bits(layers, options.free_bits), axis=1))
         rate, distortion = jnp.mean(jnp.sum(layers, axis=1)), jnp.mean(nll)

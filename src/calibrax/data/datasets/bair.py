@@ -7,12 +7,11 @@ first 12 frames of a random sequence, without a random offset, and tests on all 
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from calibrax.data.download import free_space
-from calibrax.data.tfds_cache import find_builder, image_of, split_names
+from calibrax.data.tfds_cache import examples_of, find_builder, image_of, split_names
 from calibrax.data.transforms import View
 from calibrax.data.types import Data, DataError, FramesError, Options, readable
 
@@ -25,7 +24,7 @@ SPACE = 81  # GiB that TFDS takes: 30.06 for the archive, as much for its conten
 
 
 def load(options: Options) -> Data:
-    """The sequences of TFDS's array_record preparation in the data folder.
+    """The sequences of TFDS's preparation in the data folder, as array_record or tfrecord.
 
     Raises:
       DataError: if the preparation is damaged, or is missing and not to be made (`options.prepare`).
@@ -38,9 +37,9 @@ def load(options: Options) -> Data:
         builder = find_builder(NAME, folder, CAMERA)
     if builder is None:
         raise DataError(
-            f"{NAME} is not in {folder} as array_record. Ways to get it: `calibrax data bair`, which takes TensorFlow "
-            f"(pip install 'calibrax[prepare]'), a network and {SPACE} GiB ({free_space(folder) >> 30} GiB free); "
-            f"put TFDS's preparation from elsewhere there; or give your own videos as videos.npz"
+            f"{NAME} is not in {folder} as array_record or tfrecord. Ways to get it: `calibrax data bair`, which takes "
+            f"TensorFlow (pip install 'calibrax[prepare]'), a network and {SPACE} GiB ({free_space(folder) >> 30} GiB "
+            f"free); put TFDS's preparation from elsewhere there; or give your own videos as videos.npz"
         )
     where = str(builder.data_path)
     split_names(builder, required=NUM_SEQUENCES)
@@ -69,7 +68,7 @@ def sequences(builder, split: str, num_frames: int) -> View:
     where, expected = f"{builder.data_path}: split '{split}'", (num_frames, *FRAME_SHAPE)
     with readable(where):
         decoders = {CAMERA: _FirstFrames(num_frames), OTHER_CAMERA: _FirstFrames(0)}
-        records: Sequence[Any] = builder.as_data_source(split, decoders=decoders)
+        records = examples_of(builder, split, decoders)
 
     def read(index: int) -> np.ndarray:
         with readable(f"{where}, sequence {index}"):

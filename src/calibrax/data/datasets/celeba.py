@@ -10,13 +10,13 @@ import functools
 import io
 import os
 import shutil
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from calibrax._terminal import progress_bar
 from calibrax.data.batches import read_ahead
 from calibrax.data.datasets.celeba_jpegs import NUM_IMAGES, from_files, from_tfds
 from calibrax.data.download import free_space
@@ -36,7 +36,7 @@ def load(options: Options) -> Data:
 
     These are looked for in the data folder, in this order:
     - `celeba_images/64x64`, which an earlier call left there (2.5 GB);
-    - `celeb_a`, prepared by TFDS as array_record;
+    - `celeb_a`, prepared by TFDS as array_record or tfrecord;
     - `img_align_celeba.zip` or a folder `img_align_celeba`, with `list_eval_partition.txt`.
     From the last two each photograph is decoded, cropped and resized on its own, and the result is kept as the first.
     TFDS's preparation has its own order of images; the original files are in the order of their names.
@@ -102,13 +102,9 @@ def _write(path: Path, images: np.ndarray) -> None:
 
 def _faces(photographs: View, size: tuple[int, int]) -> np.ndarray:
     """All faces of a split, uint8 [N, H, W, 3]. Besides them only a few photographs are in memory at a time."""
-    from tqdm import tqdm
-
     faces = np.empty((len(photographs), *size, 3), np.uint8)
     images = read_ahead(View(photographs, functools.partial(face, size=size)), READ_AHEAD)
-    # A log file gets a line every 30 seconds.
-    options = {"unit": "img", "unit_scale": True, "mininterval": 0.2 if sys.stderr.isatty() else 30, "maxinterval": 60}
-    with tqdm(images, f"celeba {size[0]}x{size[1]}", len(faces), leave=False, **options) as bar:
+    with progress_bar(images, f"celeba {size[0]}x{size[1]}", len(faces), unit="img", leave=False) as bar:
         for target, image in zip(faces, bar, strict=True):
             target[:] = image
     return faces

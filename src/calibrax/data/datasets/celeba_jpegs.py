@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
-from calibrax.data.tfds_cache import find_builder, image_of, split_names
+from calibrax.data.tfds_cache import examples_of, find_builder, image_of, split_names
 from calibrax.data.transforms import View
 from calibrax.data.types import DataError, readable
 
@@ -54,7 +54,7 @@ def from_tfds(data_dir: Path) -> Photographs | None:
     where, splits = str(builder.data_path), {}
     for split in split_names(builder, required=NUM_IMAGES):
         with readable(where):
-            records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+            records = examples_of(builder, split, {"image": tfds.decode.SkipDecoding()})
         splits[split] = View(range(len(records)), functools.partial(_read_record, where, records))
     _check_numbers(where, splits)
     return where, splits
@@ -78,8 +78,8 @@ def from_files(data_dir: Path, stack: contextlib.ExitStack) -> Photographs:
         raise DataError(
             f"celeba is not in {data_dir}: no {' and no '.join(lacking)}. It is not downloaded, since each user has to "
             f"accept its terms. Ways to get it: put {IMAGES}.zip (or the folder {IMAGES}) and {PARTITION} there (or in "
-            f"another --data-dir); or put {TFDS_NAME} there, prepared by TensorFlow Datasets as array_record; or give "
-            f"faces that are cropped already as --data images.npz"
+            f"another --data-dir); or put {TFDS_NAME} there, prepared by TensorFlow Datasets as array_record or "
+            f"tfrecord; or give faces that are cropped already as --data images.npz"
         )
     names = read_partition(partition)
     where = archive if archive.is_file() else folder

@@ -1,0 +1,146 @@
+"""Likelihoods as values: equal calls of a constructor are equal, and a likelihood pickles and prints as its call."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, ParamSpec
+
+import jax
+import numpy as np
+
+PyTree = Any
+P = ParamSpec("P")
+
+
+class _Functions(NamedTuple):
+    init: Callable[..., tuple[PyTree, PyTree]]
+    nll: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+    update: Callable[[PyTree, dict[str, jax.Array]], PyTree]
+    mean: Callable[[PyTree, PyTree, PyTree], PyTree]
+    sample: Callable[[jax.Array, PyTree, PyTree, PyTree], PyTree]
+    output_channels: Callable[[int], int]
+    discretized_nll: Callable[..., jax.Array] | None = None
+    batch_ndim: int = 1
+    call: "Call | None" = None
+
+
+class Likelihood(_Functions):
+    """A decoding distribution p(x | outputs) as a named tuple of pure functions.
+
+    B is the batch and `event_shape` the shape of one example, whose last axis is the channels. `outputs` are what the
+    decoder network emits: unconstrained reals, `[B, ..., output_channels(C)]`. `x` is `[B, ..., C]`: floats in the
+    data's range; uint8, read as x / 255; or bool, read as 0 and 1. For distributions over levels, integers are levels.
+
+    The event may be a single number, of shape `()`: x is then `[B]`, and outputs are `[B, output_channels(1)]`, or
+    `[B]` if one value is emitted. `mean` and `sample` have the shape of x where outputs are `[B]`, else `[B, 1]`.
+
+    A likelihood is a value. Two calls of a constructor with equal arguments return likelihoods that are equal and have
+    equal hashes, so that `jit` does not compile anew for the second. It pickles as the constructor and its arguments,
+    and its `repr` is the call. A copy with other functions, by `_replace`, is equal only to itself.
+
+    Attributes:
+      init: `(event_shape) -> (params, state)`: what gradient descent trains, and what is averaged; nested dicts of
+        arrays. Parts that hold nothing may be absent from them.
+      nll: `(params, state, outputs, x, train=True, axis_name=None, mask=None) -> (nll, stats)`: nll `[B]`, at least
+        float32, nats, summed over the event; stats a flat dict of arrays. `train=True` uses the statistics of this
+        batch, `train=False` the running average in `state`. `axis_name` is the mapped axis over which the batch is
+        spread. `mask` is True where x is observed; see `masked`, which passes it.
+      update: `(state, stats) -> state`: the running average after this batch.
+      mean: `(params, state, outputs) -> E[x | outputs]`, `[B, ..., C]` in the data's range; raises `NoMeanError`, a
+        ValueError, if the distribution has none.
+      sample: `(key, params, state, outputs) -> x`, a draw in the data's units. A density on the real line may draw
+        values outside [0, 1]; clip them for display.
+      output_channels: `(channels) -> int`: how many values the decoder emits per position.
+      discretized_nll: `(params, state, outputs, x, mask=None) -> [B]`: -log P in nats of the 256-level image, by the
+        same distribution integrated over bins of width 1/255. None if the distribution assigns them no mass.
+      batch_ndim: how many leading axes of x are the batch: 1, or more for `batched`, whose nll has those axes.
+      call: the constructor and the arguments that made it; None if it was put together by hand.
+    """
+
+    __slots__ = ()
+
+    def _replace(self, **changes: Any) -> "Likelihood":
+        return super()._replace(**{"call": None, **changes})
+
+    __replace__ = _replace  # for `copy.replace`
+
+    @property
+    def _identity(self) -> Any:
+        """What decides equality: the call; or, without a call of hashable arguments, the functions themselves."""
+        return self[:-1] if self.call is None or not self.call.is_hashable else self.call
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Likelihood) and self._identity == other._identity
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    def __repr__(self) -> str:
+        return super().__repr__() if self.call is None else repr(self.call)
+
+    def __reduce__(self) -> Any:
+        return (Likelihood, tuple(self)) if self.call is None else (self.call.repeat, ())
+
+
+class Call:
+    """A call of a constructor: the function, and its arguments as they were given."""
+
+    def __init__(self, function: Callable[..., Likelihood], args: tuple[Any, ...], kwargs: dict[str, Any]):
+        self.function, self.args, self.kwargs = function, args, kwargs
+        bound = inspect.signature(function).bind(*args, **kwargs)
+        bound.apply_defaults()
+        self._key = function, _hashable(bound.arguments)
+        try:
+            hash(self._key)
+            self.is_hashable = True
+        except TypeError:  # for example, a weight that is an array
+            self.is_hashable = False
+
+    def repeat(self) -> Likelihood:
+        return self.function(*self.args, **self.kwargs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Call) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        shown = [*map(repr, self.args), *(f"{name}={value!r}" for name, value in self.kwargs.items())]
+        return f"{self.function.__name__}({', '.join(shown)})"
+
+    def __reduce__(self) -> Any:
+        return Call, (self.function, self.args, self.kwargs)
+
+
+def constructor(function: Callable[P, Likelihood]) -> Callable[P, Likelihood]:
+    """Decorate a function that returns a `Likelihood`, so that what it returns is a value (see there).
+
+    NumPy's scalars among the arguments become Python's numbers: they would change the dtype of what they meet.
+    """
+
+    @functools.wraps(function)
+    def construct(*args: Any, **kwargs: Any) -> Likelihood:
+        args, kwargs = tuple(map(_plain, args)), {name: _plain(value) for name, value in kwargs.items()}
+        return function(*args, **kwargs)._replace(call=Call(construct, args, kwargs))
+
+    return construct
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy scalar as a Python number; a copy of a dict or list, which the caller may go on to change."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return value.item()
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, list) else value
+
+
+def _hashable(value: Any) -> Any:
+    """The value with dicts and lists as tuples; the order of a dict counts, because it decides about random draws."""
+    if isinstance(value, Mapping):
+        return tuple((name, _hashable(entry)) for name, entry in value.items())
+    return tuple(map(_hashable, value)) if type(value) in (list, tuple) else value
