@@ -2,15 +2,7 @@
 
 from calibrax.data.batches import batches, epoch_order, steps_per_epoch
 from calibrax.data.datasets.moving_digits import MovingDigits, moving_digits
-from calibrax.data.sources import (
-    absolute,
-    describe,
-    files_of,
-    is_video_source,
-    known_sources,
-    load,
-    sources_in_words,
-)
+from calibrax.data.sources import describe, is_video_source, known_sources, load, sources_in_words
 from calibrax.data.transforms import first, take_fraction
 from calibrax.data.types import Data, DataError, Examples, FramesError
 
@@ -20,11 +12,9 @@ __all__ = [
     "Examples",
     "FramesError",
     "MovingDigits",
-    "absolute",
     "batches",
     "describe",
     "epoch_order",
-    "files_of",
     "first",
     "is_video_source",
     "known_sources",

@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 from calibrax._files import from_json, to_json, write_text
-from calibrax.data import Data, absolute, files_of
-from calibrax.data.sources import expanded
+from calibrax.data import Data
+from calibrax.data.sources import absolute, expanded, files_of
 from calibrax.runs.config import TrainConfig
 from calibrax.runs.settings import ConfigError, as_flag
 

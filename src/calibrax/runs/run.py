@@ -18,6 +18,7 @@ from flax import linen as nn
 
 import calibrax.data
 from calibrax.data import Data, DataError, FramesError, steps_per_epoch
+from calibrax.data.sources import files_of
 from calibrax.evaluation import Evaluation, Trained, evaluate_likelihood
 from calibrax.likelihoods import Likelihood
 from calibrax.likelihoods._base import NoMeanError
@@ -65,7 +66,7 @@ def load_data_again(config: TrainConfig) -> Data:
         source, data_dir = config.data.name, config.data.data_dir
         if config.data != run_folder.read_config(folder).data:
             raise
-        files, place = calibrax.data.files_of(source), "" if data_dir is None else f" in {data_dir}"
+        files, place = files_of(source), "" if data_dir is None else f" in {data_dir}"
         begun = f"the run in {folder} was trained on {source}{place}"
         if files is not None and not os.path.exists(files):
             new = "--data gives its new place, or --data-dir that of a data set prepared by TFDS"
