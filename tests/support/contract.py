@@ -113,7 +113,7 @@ def check_known_values_far_out_of_range_are_an_error(run):
             with pytest.raises(ValueError, match=r"^x has values from .* to .*; expected floats in \[0, 1\], or uint8"):
                 run.likelihood.nll(run.params, run.state, run.outputs, far)
     if run.decoder.largest_count is not None:
-        for none in (run.unit - 1, run.unit + 0.5, run.x.astype(jnp.int32) - 1, run.unit.at[0].set(jnp.nan)):
+        for none in (-1 - run.unit, run.unit + 0.5, -1 - run.x.astype(jnp.int32), run.unit.at[0].set(jnp.nan)):
             with pytest.raises(ValueError, match=r"^x has the value .*; expected counts, whole numbers from 0[^\n]*$"):
                 run.likelihood.nll(run.params, run.state, run.outputs, none)
 
