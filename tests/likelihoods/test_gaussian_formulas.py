@@ -218,7 +218,7 @@ def gradients_of_pixel_sigma(**options):
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
 def test_beta_nll_weighs_gradients_by_a_power_of_the_variance(beta):
-    """Seitzer et al. 2022, equations (6) and (7): (mean - x)·σ^(2β - 2), and by σ² (σ² - (x - mean)²)·σ^(2β - 4) / 2."""
+    """Seitzer et al. 2022, (6) and (7): (mean - x)·σ^(2β - 2), and by σ² (σ² - (x - mean)²)·σ^(2β - 4) / 2."""
     x, mean, log_sigma, by_mean, by_log_sigma = gradients_of_pixel_sigma(beta_nll=beta)
     variance = np.exp(2 * log_sigma)
     np.testing.assert_allclose(by_mean, (mean - x) / variance ** (1 - beta), rtol=1e-5)

@@ -270,34 +270,40 @@ def binomial_nll(
 
 @jax.custom_jvp
 def _binomial(logits: jax.Array, x: jax.Array, total: jax.Array) -> jax.Array:
-    """With d = n·p - x: x·(w - log(1 + w)) for w = d/x, and (n - x)·(v - log(1 + v)) for v = -d/(n - x).
-
-    At the best p, x/n, the cost is log(2π·x·(n - x)/n)/2 + S(x) + S(n - x) - S(n). As x tends to 0, x·(w - log(1 + w))
-    tends to n·p, and the cost at the best p to 0; at x = n likewise.
-    """
-    distance, successes, failures = _binomial_distance(logits, x, total)
-    rest = total - x
-    some, others = jnp.maximum(x, 1.0), jnp.maximum(rest, 1.0)
-    log_some, log_others = jnp.log(some / total), jnp.log(others / total)
-    log_one_plus = jnp.log1p(jnp.exp(minus_abs(logits)))
-    log_p, log_q = jnp.minimum(logits, 0.0) - log_one_plus, jnp.minimum(-logits, 0.0) - log_one_plus
-    of_some = some * minus_log1p(distance / some, log_p - log_some)
-    of_others = others * minus_log1p(-distance / others, log_q - log_others)
-    best = 0.5 * (log_some + log_others + jnp.log(2 * math.pi * total))
-    best = best + stirling_error_from_1(some) + stirling_error_from_1(others) - stirling_error_from_1(total)
-    deviance = jnp.where(x > 0, of_some, successes) + jnp.where(rest > 0, of_others, failures)
-    return deviance + jnp.where((x > 0) & (rest > 0), best, 0.0)
+    return _binomial_parts(logits, x, total)[0]
 
 
 @_binomial.defjvp
 def _binomial_jvp(primals, tangents):
-    return _binomial(*primals), _binomial_distance(*primals)[0] * tangents[0]
+    value, by_logits = _binomial_parts(*primals)
+    return value, by_logits * tangents[0]
 
 
-def _binomial_distance(logits, x, total) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """n·p - x, from the smaller of n·p and n·(1 - p), and these two, which are accurate where they are small."""
-    successes, failures = total * jax.nn.sigmoid(logits), total * jax.nn.sigmoid(-logits)
-    return jnp.where(logits > 0, total - x - failures, successes - x), successes, failures
+def _binomial_parts(logits, x, total) -> tuple[jax.Array, jax.Array]:
+    """The value, and its derivative by the logits, d = n·p - x.
+
+    The deviance is x·(w - log(1 + w)) for w = d/x, and (n - x)·(v - log(1 + v)) for v = -d/(n - x). The best p, x/n,
+    costs log(2π·x·(n - x)/n)/2 + S(x) + S(n - x) - S(n). As x tends to 0, x·(w - log(1 + w)) tends to n·p, and the cost
+    of the best p to 0; at x = n likewise. Of p and 1 - p the smaller is exp(-|logit|) / (1 + exp(-|logit|)).
+    """
+    likely = logits > 0
+    odds = jnp.exp(minus_abs(logits))
+    log_larger = -jnp.log1p(odds)
+    larger = total / (1 + odds)
+    smaller = odds * larger
+    rest = total - x
+    distance = jnp.where(likely, rest - smaller, smaller - x)
+    log_p = log_larger + jnp.minimum(logits, 0.0)
+    log_q = log_larger - jnp.maximum(logits, 0.0)
+    some, others = jnp.maximum(x, 1.0), jnp.maximum(rest, 1.0)
+    log_some, log_others = jnp.log(some / total), jnp.log(others / total)
+    of_some = some * minus_log1p(distance / some, log_p - log_some)
+    of_others = others * minus_log1p(-distance / others, log_q - log_others)
+    of_some = jnp.where(x > 0, of_some, jnp.where(likely, larger, smaller))
+    of_others = jnp.where(rest > 0, of_others, jnp.where(likely, smaller, larger))
+    best = 0.5 * (log_some + log_others + jnp.log(2 * math.pi * total)) - stirling_error_from_1(total)
+    best = best + stirling_error_from_1(some) + stirling_error_from_1(others)
+    return of_some + of_others + jnp.where((x > 0) & (rest > 0), best, 0.0), distance
 
 
 @constructor

@@ -128,6 +128,11 @@ def optimal_sigma(
     of those, kept in `state`. Before the first update that average is 1. If `axis` leaves the batch out (`"image"`),
     the variance of an unseen example is not known, and the test-time value is the average over examples.
 
+    Videos and sequences [B, T, ...] are events whose first axis is time. Averaging over all axes of the batch but 1,
+    for example `axis=(0, 2, 3, 4)` for [B, T, H, W, C], gives each time step or horizon a variance of its own. In
+    `masked`, a step that nobody observes keeps the initial variance, 1, until it is observed. In `batched`, all steps
+    share a variance.
+
     Args:
       axis: what shares a variance, as for `optimal_sigma_nll`.
       decay: of the running average, in [0, 1). The average lags while the fit improves; `calibrate` is exact.
