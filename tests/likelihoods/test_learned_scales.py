@@ -4,11 +4,14 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from exact import single
+from flax import linen as nn
 from scipy import stats as sps
 
 import calibrax as cx
+from calibrax.training import create_train_state
 
 RNG = np.random.default_rng(0)
 B, EVENT = 7, (4, 5, 3)
@@ -83,6 +86,64 @@ def test_single_numbers_and_steps_of_sequences(make):
 def test_mistakes_are_one_line(call, message):
     with pytest.raises(ValueError, match=f"^{message}[^\n]*$"):
         call()
+
+
+@pytest.mark.parametrize("axis", [None, "channel", (0, 2, 3)], ids=str)
+def test_a_start_from_a_batch_is_its_best_scale(axis):
+    outputs, x = (single(75 * array) for array in RNG.normal(size=(2, B, *EVENT)))
+    error, axes = np.float64(x) - np.float64(outputs), {None: None, "channel": (0, 1, 2), (0, 2, 3): (0, 2, 3)}[axis]
+    for make, best in (
+        (cx.shared_sigma, np.sqrt(np.mean(error**2, axes))),
+        (cx.laplace, np.mean(np.abs(error), axes)),
+    ):
+        likelihood = make(axis, link="identity")
+        params, _ = likelihood.init(EVENT)
+        (log_scale,) = jax.tree.leaves(cx.start_from(likelihood, params, outputs, x))
+        np.testing.assert_allclose(np.exp(log_scale), best, rtol=3e-6)
+
+
+def test_a_start_of_combined_likelihoods_leaves_what_nobody_observes():
+    likelihood = cx.joint(
+        {
+            "image": cx.optimal_sigma(),
+            "state": cx.masked(cx.shared_sigma("channel", 3.0, link="identity")),
+            "count": cx.negative_binomial(),
+        }
+    )
+    event = {"image": (4, 3), "state": (5,), "count": (6,)}
+    params, state = likelihood.init(event)
+    outputs = {name: single(RNG.normal(size=(50, *shape))) for name, shape in event.items()}
+    seen = jnp.ones((50, 5), bool).at[:, 2].set(False)
+    counts = jnp.asarray(RNG.negative_binomial(2.0, 0.2, (50, 6)))
+    x = {"image": jnp.zeros((50, 4, 3)), "state": (single(RNG.normal(size=(50, 5))), seen), "count": counts}
+    started = cx.start_from(likelihood, params, outputs, x)
+    assert jax.tree.structure(started) == jax.tree.structure(params)
+    np.testing.assert_allclose(started["state"]["log_sigma"][2], np.log(3.0), rtol=1e-6)
+    slope = jax.grad(lambda params: likelihood.nll(params, state, outputs, x)[0].sum())(started)
+    for leaf in jax.tree.leaves(slope):
+        np.testing.assert_allclose(leaf, np.zeros(leaf.shape), atol=2e-3)
+    assert cx.start_from(cx.gaussian(), {}, outputs["image"], x["image"]) == {}
+    with pytest.raises(ValueError, match=r"^likelihood is a str; expected a Likelihood"):
+        cx.start_from("shared-sigma", {}, outputs, x)
+
+
+def test_a_state_of_training_starts_with_the_scale_of_its_first_batch():
+    class Constant(nn.Module):
+        @nn.compact
+        def __call__(self, x, key, train=False):
+            mean = self.param("mean", nn.initializers.constant(2.0), x.shape[1:])
+            return jnp.broadcast_to(mean, x.shape), jnp.zeros((len(x), 1))
+
+    x, likelihood = single(75 * RNG.normal(size=(64, 3))), cx.shared_sigma(link="identity")
+    parts = {"model": Constant(), "likelihood": likelihood, "optimizer": optax.sgd(0.1)}
+    state, plain = (
+        create_train_state(jax.random.key(0), x, **parts, ema=True, start_scales=on) for on in (True, False)
+    )
+    best = np.sqrt(np.mean((np.float64(x) - 2) ** 2))
+    np.testing.assert_allclose(np.exp(state.params["likelihood"]["log_sigma"]), best, rtol=1e-6)
+    assert state.eval_params["likelihood"] == state.params["likelihood"]
+    assert plain.params["likelihood"] == {"log_sigma": 0.0}
+    chex.assert_trees_all_equal(state.params["model"], plain.params["model"])
 
 
 # A computed scale per time step: `axis` names those axes of [B, T, H, W, C] that share one, all but 1.

@@ -26,6 +26,7 @@ from calibrax.likelihoods._gaussian import beta_gaussian, gaussian, gaussian_nll
 from calibrax.likelihoods._heavy_tailed import laplace, laplace_nll, student_t, student_t_nll
 from calibrax.likelihoods._logistic_mixture import logistic_mixture, logistic_mixture_nll
 from calibrax.likelihoods._optimal import optimal_laplace, optimal_laplace_nll, optimal_sigma, optimal_sigma_nll
+from calibrax.likelihoods._start import start_from
 from calibrax.likelihoods._two_hot import two_hot, two_hot_nll
 from calibrax.likelihoods._value import Likelihood
 
@@ -73,6 +74,7 @@ __all__ = [
     "poisson_nll",
     "shared_sigma",
     "soft_clip",
+    "start_from",
     "student_t",
     "student_t_nll",
     "tempered",
