@@ -64,7 +64,7 @@ def _poisson(log_rate: jax.Array, x: jax.Array) -> jax.Array:
     count = jnp.maximum(x, 1.0)
     log_count = jnp.log(count)
     deviance = count * minus_log1p((rate - count) / count + rate / count * beyond, log_rate - log_count)
-    best = 0.5 * (log_count + math.log(2 * math.pi)) + stirling_error_from_1(count)
+    best = 0.5 * (log_count + math.log(2 * math.pi)) + stirling_error_from_1(count)[0]
     return jnp.where(x > 0, deviance + best, rate * (1 + beyond))
 
 
@@ -173,16 +173,14 @@ def _negative_binomial_parts(log_mean, log_dispersion, x) -> tuple[jax.Array, ja
     count = jnp.maximum(x, 1.0)
     log_count, total, sum_of_means = jnp.log(count), x + r, mean + r
     error_r, slope_r = stirling_error(r)  # of the dispersion's own shape, which may be that of one number
-    error_total, slope_total = stirling_error(jnp.where(some, total, 1.0))
+    error_total, slope_total = stirling_error_from_1(jnp.maximum(total, 1.0))  # it is at least 1 if x is
 
     delta = (mean - x) / sum_of_means
     log_ratio = jnp.log(total / sum_of_means) - beyond  # log(1 + u)
     by_dispersion = r * minus_log1p(-delta, log_ratio)
     of_count = count * minus_log1p(r * delta / count, log_mean - log_count + log_ratio)
-    best = 0.5 * (
-        jnp.log1p(jnp.minimum(count / r, LARGEST)) + log_count + math.log(2 * math.pi)
-    ) + stirling_error_from_1(count)
-    best = best + error_r - error_total
+    best = 0.5 * (jnp.log1p(jnp.minimum(count / r, LARGEST)) + log_count + math.log(2 * math.pi))
+    best = best + stirling_error_from_1(count)[0] + error_r - error_total
     # As x tends to 0, x·(w - log(1 + w)) tends to x·w = r·δ, and what is best to 0.
     value = by_dispersion + jnp.where(some, of_count + best, r * delta)
 
@@ -223,9 +221,11 @@ def negative_binomial(dispersion: Dispersion = "shared") -> Likelihood:
 
     family = Family(negative_binomial_nll, lambda log_mean, log_dispersion: _mean_of(log_mean)[0], sample)
     if source == "emitted":
-        return from_family(
-            family, lambda params, state, outputs: jnp.split(widen(outputs), 2, axis=-1), outputs_per_channel=2
-        )
+
+        def split(params, state, outputs):
+            return tuple(jnp.split(widen(outputs), 2, axis=-1))
+
+        return from_family(family, split, outputs_per_channel=2)
     return shared_scale(family, "log_dispersion", "identity", None if source == "shared" else "channel")
 
 
@@ -301,8 +301,8 @@ def _binomial_parts(logits, x, total) -> tuple[jax.Array, jax.Array]:
     of_others = others * minus_log1p(-distance / others, log_q - log_others)
     of_some = jnp.where(x > 0, of_some, jnp.where(likely, larger, smaller))
     of_others = jnp.where(rest > 0, of_others, jnp.where(likely, smaller, larger))
-    best = 0.5 * (log_some + log_others + jnp.log(2 * math.pi * total)) - stirling_error_from_1(total)
-    best = best + stirling_error_from_1(some) + stirling_error_from_1(others)
+    best = 0.5 * (log_some + log_others + jnp.log(2 * math.pi * total)) - stirling_error_from_1(total)[0]
+    best = best + stirling_error_from_1(some)[0] + stirling_error_from_1(others)[0]
     return of_some + of_others + jnp.where((x > 0) & (rest > 0), best, 0.0), distance
 
 

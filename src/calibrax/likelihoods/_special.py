@@ -42,22 +42,22 @@ def minus_log1p(w: jax.Array, log1p: jax.Array) -> jax.Array:
 def stirling_error(y: jax.Array) -> tuple[jax.Array, jax.Array]:
     """S(y) = log Γ(y + 1) - (y + 1/2)·log y + y - log(2π)/2 for y > 0, which tends to 1/(12y); and -y·S'(y).
 
-    From y = 1 on, both are 1/y times a Chebyshev series in 1/y. Below, S(y) = S(y + 1) + (y + 1/2)·log(1 + 1/y) - 1.
+    Below y = 1 by S(y) = S(y + 1) + (y + 1/2)·log(1 + 1/y) - 1.
     """
     small = y < 1
-    inverse = 1 / jnp.where(small, y + 1, y)
-    value, slope = (inverse * clenshaw(series, 2 * inverse - 1) for series in _stirling_series(y.dtype.name))
+    value, slope = stirling_error_from_1(jnp.where(small, y + 1, y))
     below = jnp.where(small, y, 1.0)
     log_ratio = jnp.log1p(1 / below)
-    value = jnp.where(small, value + (below + 0.5) * log_ratio - 1, value)
-    # By the product rule: -y·S'(y) = y/(y + 1)·(-(y + 1)·S'(y + 1)) + (y + 1/2)/(y + 1) - y·log(1 + 1/y).
-    return value, jnp.where(small, inverse * (below * slope + below + 0.5) - below * log_ratio, slope)
+    # By the product rule, -y·S'(y) = y/(y + 1)·(-(y + 1)·S'(y + 1)) + (y + 1/2)/(y + 1) - y·log(1 + 1/y).
+    slope_below = (below * slope + below + 0.5) / (below + 1) - below * log_ratio
+    return jnp.where(small, value + (below + 0.5) * log_ratio - 1, value), jnp.where(small, slope_below, slope)
 
 
-def stirling_error_from_1(y: jax.Array) -> jax.Array:
-    """S(y) of `stirling_error` for y >= 1; what is below 1 counts as 1."""
-    inverse = 1 / jnp.maximum(y, 1.0)
-    return inverse * clenshaw(_stirling_series(y.dtype.name)[0], 2 * inverse - 1)
+def stirling_error_from_1(y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """S(y) and -y·S'(y) of `stirling_error` for y >= 1: both are 1/y times a Chebyshev series in 1/y."""
+    inverse = 1 / y
+    value, slope = (inverse * clenshaw(series, 2 * inverse - 1) for series in _stirling_series(y.dtype.name))
+    return value, slope
 
 
 @functools.cache

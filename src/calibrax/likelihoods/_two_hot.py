@@ -1,5 +1,6 @@
 """Regression by classification: a soft-max over bins, trained on the two bins around the target."""
 
+import math
 from typing import Literal
 
 import jax
@@ -151,9 +152,9 @@ def _bins(low: float, high: float, num: int, spacing: Spacing) -> np.ndarray:
     check_levels("the number of logits", num)
     if not isinstance(spacing, str) or spacing not in ("symexp", "linear"):
         raise ValueError(f"spacing is {shown(spacing)}; expected 'symexp' or 'linear'")
-    bound = {"low": -HIGHEST, "high": HIGHEST} if spacing == "symexp" else {}
-    check_number("low", low, **bound)
-    check_number("high", high, **bound)
+    bound = HIGHEST if spacing == "symexp" else math.inf
+    check_number("low", low, low=-bound, high=bound)
+    check_number("high", high, low=-bound, high=bound)
     if not low < high:
         raise ValueError(f"low is {low}; expected a number under high = {high}")
     up = np.linspace(low, high, num)
