@@ -250,7 +250,7 @@ class Run:
     def initial_state(self) -> TrainState:
         """The state before the first step, made on the first batch: the hierarchical models take gains from it."""
         ema = self.config.optimizer.ema_decay is not None
-        create = functools.partial(create_train_state, **self.parts, ema=ema)
+        create = functools.partial(create_train_state, **self.parts, ema=ema, start_scales=self.config.run.start_scales)
         return jax.jit(create)(self.init_key, next(self.batches()))
 
     def saved_state(self) -> TrainState:
