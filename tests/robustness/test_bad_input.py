@@ -314,7 +314,7 @@ OTHER = [
     Command("evaluate fid alone", "evaluate run --fid-images 8", "--fid-images is 8, but .* with --inception alone"),
     Command("evaluate fid few", "evaluate run --inception a.npz --fid-images 3", "--fid-images is 3; expected 0, or 4"),
     Command("evaluate weights", "evaluate run --inception none.pth", "--inception: weights file is none.pth; expected"),
-    Command("evaluate moved data", "evaluate run", "there is no file tiny.npz", removed("tiny.npz")),
+    Command("evaluate moved data", "evaluate run", "tiny.npz, which is not there now; --data", removed("tiny.npz")),
     Command(
         "evaluate film samples",
         "evaluate film --importance-samples 5",
@@ -399,11 +399,16 @@ RUN_FOLDERS = [
         r"--likelihood is \['gaussian'\]; expected text",
         settings(likelihood=["gaussian"]),
     ),
-    Command("setting nan", "evaluate run", "--learning-rate is nan", settings(learning_rate=float("nan"))),
+    Command(
+        "setting nan",
+        "evaluate run",
+        "--learning-rate is None; expected a number",
+        settings(learning_rate=float("nan")),
+    ),
     Command("setting range", "sample run", "run/config.json: decay is 2.0; expected", settings(decay=2.0)),
     Command("setting likelihood", "evaluate run", "--likelihood 'normal' is unknown", settings(likelihood="normal")),
     Command("setting model from", AGAIN, "--model 'unet' is unknown", settings(model="unet")),
-    Command("setting lines", "evaluate run", r"no data called 'a.nb'", settings(data="a\nb")),
+    Command("setting lines", "evaluate run", "trained on a b, which is not there now", settings(data="a\nb")),
     Command("setting latents", "sample run", "does not fit its config.json", settings(latent_dim=7)),
     Command(
         "other data",
@@ -634,12 +639,13 @@ COMMANDS = [*TRAIN, *OTHER, *RUN_FOLDERS, *FILES, *VIDEOS]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with the images `tiny.npz` and a run on them whose settings have that relative path."""
+    """A folder with the images `tiny.npz` and a run on them; its settings have that relative path, as in a copy."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
         patch.chdir(folder)
         write_images("tiny.npz")
         assert cli.main(train_args("tiny.npz", "run", "--epochs", "1")) == 0
+        settings(data="tiny.npz")()
     return folder
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import calibrax as cx
 from calibrax.runs import (
     ConfigError,
     ConvVAESettings,
@@ -71,6 +72,13 @@ def test_every_named_likelihood_can_be_made(name):
     assert LikelihoodSettings(name).make().output_channels(3) >= 3
 
 
+def test_settings_of_scales_and_gradients_reach_the_likelihood():
+    assert LikelihoodSettings("shared-sigma", initial=0.1).make() == cx.shared_sigma(initial=0.1)
+    assert LikelihoodSettings("laplace", initial=0.1).make() == cx.laplace(initial=0.1)
+    assert LikelihoodSettings("pixel-sigma", beta_nll=0.5).make() == cx.pixel_sigma(beta_nll=0.5, faithful=False)
+    assert LikelihoodSettings("pixel-sigma", faithful=True).make() == cx.pixel_sigma(beta_nll=0.0, faithful=True)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -83,6 +91,11 @@ def test_every_named_likelihood_can_be_made(name):
         ({"scan_steps": 2, "parallel": "pmap"}, "--scan-steps is 2; expected 1 with --parallel pmap"),
         ({"resume": True}, "--resume needs --run-dir"),
         ({"beta": 0.0, "likelihood": "beta-gaussian"}, "beta is 0"),
+        ({"beta_nll": 2.0, "likelihood": "pixel-sigma"}, "beta_nll is 2.0; expected a number in"),
+        ({"beta_nll": 0.5, "faithful": True, "likelihood": "pixel-sigma"}, "beta_nll is 0.5; expected 0 with faithful"),
+        ({"beta_nll": 0.5}, "--beta-nll has no meaning for --likelihood optimal-sigma"),
+        ({"initial": 0.0, "likelihood": "laplace"}, "initial is 0.0; expected a number in"),
+        ({"initial": 0.5}, "--initial has no meaning for --likelihood optimal-sigma"),
         ({"beta": 2.0}, "--beta has no meaning for --likelihood optimal-sigma"),
         ({"n_past": 3}, "--n-past has no meaning for --model conv-vae"),
         ({"model": "svg", "batch_size": 1}, "--batch-size is 1; expected more videos"),

@@ -52,6 +52,22 @@ def test_a_run_with_its_own_parts_is_trained_resumed_and_opened(tmp_path, capsys
     assert message in capsys.readouterr().err
 
 
+def test_a_run_starts_with_the_scale_of_its_first_batch(tmp_path):
+    config = TrainConfig.for_model(
+        data=str(write_images(tmp_path / "tiny.npz")), run_dir=str(tmp_path / "run"), epochs=1, batch_size=25,
+        likelihood="shared-sigma", initial=0.5, start_scales=True, learning_rate=1e-6,
+    )  # fmt: skip
+    train(config)
+    run = Run.open(tmp_path / "run")
+    first = run.initial_state()
+    variables = {"params": first.params["model"]}
+    x = next(run.batches())
+    outputs, _ = run.model.apply(variables, x, run.init_key, train=True)
+    rms = np.sqrt(np.mean(np.square(as_unit(x, jnp.float32) - jax.nn.sigmoid(outputs))))
+    np.testing.assert_allclose(np.exp(first.params["likelihood"]["log_sigma"]), rms, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(run.saved_state().params["likelihood"]["log_sigma"]), rms, rtol=1e-4)
+
+
 def test_a_likelihood_without_a_mean_is_trained_and_evaluated(tmp_path, capsys):
     """Pictures show draws, there is no MSE, and a metric that needs the mean is left out in one line."""
     family = cauchy_family()

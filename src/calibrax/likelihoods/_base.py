@@ -1,6 +1,7 @@
 """What a decoder is made of: families of distributions, links and scales."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from calibrax.likelihoods._axes import Axis, learned_axes, reduced_axes
 from calibrax.likelihoods._checks import (
     broadcast_parameter,
     check_data,
@@ -15,6 +17,7 @@ from calibrax.likelihoods._checks import (
     check_levels,
     check_link,
     check_number,
+    check_shape,
     data_shape,
     entry,
 )
@@ -132,18 +135,44 @@ def with_channels(outputs: jax.Array, x: Any, mask: Mask) -> tuple[jax.Array, An
     return outputs, x[:, None], mask
 
 
-def shared_scale(family: Family, name: str, link: Link) -> Likelihood:
-    """A `Likelihood` with one scale for everything, learned by gradient descent.
+def shared_scale(
+    family: Family,
+    name: str,
+    link: Link | Callable[[jax.Array], jax.Array],
+    axis: Axis = None,
+    initial: float = 1.0,
+    *,
+    outputs_per_channel: int = 1,
+) -> Likelihood:
+    """A `Likelihood` whose scale is learned by gradient descent, and is not the network's.
 
-    The family has two parameters: what the network emits, after the link, and a log scale. `params` is `{name: []}`,
-    the log scale, initially 0.
+    The family has two parameters: what the network emits, after the link (a name, or a function of all outputs), and a
+    log scale. `params` is `{name: ...}`, the log scale, of the shape of the event without the axes that share one;
+    initially log(initial).
     """
-    check_link(link)
-    return from_family(
-        family,
-        lambda params, state, outputs: (apply_link(link, outputs), entry("params", params, name)),
-        init_params=lambda: {name: jnp.zeros((), jnp.float32)},
-    )
+    if not callable(link):
+        check_link(link)
+        link = functools.partial(apply_link, link)
+    check_number("initial", initial, low=0)
+    if axis == "image":
+        learned_axes(axis, 2)
+    reduced_axes(axis, 32)  # an unknown kind of axis fails here; one beyond the data's rank fails with data
+
+    def shape_of(event_shape):
+        axes = learned_axes(axis, len(event_shape) + 1)
+        return tuple(n for i, n in enumerate(event_shape, start=1) if i not in axes)
+
+    def parameters(params, state, outputs):
+        log_scale = entry("params", params, name)
+        check_shape(name, log_scale, shape_of(data_shape(outputs, outputs_per_channel)[1:]))
+        if jnp.ndim(log_scale):
+            log_scale = jnp.expand_dims(log_scale, learned_axes(axis, outputs.ndim))
+        return link(outputs), log_scale
+
+    def init(event_shape):
+        return {name: jnp.full(shape_of(check_event_shape(event_shape)), math.log(initial), jnp.float32)}, {}
+
+    return from_family(family, parameters, outputs_per_channel=outputs_per_channel)._replace(init=init)
 
 
 def scaled(noise: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

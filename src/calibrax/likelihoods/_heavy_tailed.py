@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
+from calibrax.likelihoods._axes import Axis
 from calibrax.likelihoods._base import (
     Family,
     Link,
@@ -150,21 +151,23 @@ LAPLACE = Family(laplace_nll, lambda mean, log_scale: mean, scaled(jax.random.la
 
 
 @constructor
-def laplace(*, link: Link = "sigmoid") -> Likelihood:
-    """A Laplace distribution with one scale for everything, learned by gradient descent.
+def laplace(axis: Axis = None, initial: float = 1.0, *, link: Link = "sigmoid") -> Likelihood:
+    """A Laplace distribution whose scale is learned by gradient descent: one for everything, or one per `axis`.
 
-    `params` is `{"log_scale": []}`, initially 0.
+    `params` is `{"log_scale": ...}`, of the shape of the event without the axes that share a scale.
 
     Args:
+      axis: what shares a scale, as for `shared_sigma`.
+      initial: the scale before training, in the data's units, positive.
       link: `"sigmoid"` for data in [0, 1], `"identity"` for data without a range.
 
     Returns:
       A `Likelihood` with one output per channel, its mean, without state. `sample` may leave [0, 1].
 
     Raises:
-      ValueError: if the link is unknown.
+      ValueError: as for `shared_sigma`.
     """
-    return shared_scale(LAPLACE, "log_scale", link)
+    return shared_scale(LAPLACE, "log_scale", link, axis, initial)
 
 
 def _log_normaliser(df: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """What surrounds the formula of every nll: data and parameters on the way in, sums over the event on the way out.
 
-`residual` and `unit_data` are the preamble of densities, `level_data` that of distributions over levels.
+`residual` and `unit_data` are the preamble of densities, `level_data` that of distributions over levels, `count_data`
+that of distributions over counts.
 """
 
 import math
@@ -13,7 +14,14 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool
 
-from calibrax.likelihoods._checks import broadcast_mask, broadcast_parameter, check_data, check_range, check_unit_range
+from calibrax.likelihoods._checks import (
+    broadcast_mask,
+    broadcast_parameter,
+    check_counts,
+    check_data,
+    check_range,
+    check_unit_range,
+)
 
 Mask = Bool[Array, "B ..."] | None
 Stats = dict[str, jax.Array]
@@ -59,6 +67,26 @@ def level_data(x: ArrayLike, shape: tuple[int, ...], levels: int, mask: Mask = N
     unit = as_unit(x, compute_dtype(x))
     check_unit_range(unit)
     return jnp.clip(jnp.round(unit * (levels - 1)), 0, levels - 1).astype(jnp.int32)
+
+
+def count_data(
+    x: ArrayLike, log_mean: ArrayLike, mask: Mask = None, *, total: int | None = None, **scales: ArrayLike
+) -> tuple[jax.Array, ...]:
+    """Counts as floats, a parameter of the shape of x, and others that broadcast against it, as for `unit_data`.
+
+    Integers of any dtype are counts, uint8 included: no range says what 255 would be a part of. So are floats that are
+    whole numbers; bool is 0 and 1. Known values that are no counts, or exceed the total, are an error. Hidden values
+    become 0.
+    """
+    dtype = compute_dtype(x, log_mean, *scales.values())
+    log_mean = jnp.asarray(log_mean, dtype)
+    check_data(x, log_mean.shape)
+    arrays = [broadcast_parameter(name, scale, log_mean.shape, dtype) for name, scale in scales.items()]
+    x = _hide(x, mask)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise ValueError(f"x has dtype {x.dtype}; expected counts: integers, bool, or floats that are whole numbers")
+    check_counts(x, total)
+    return x.astype(dtype), log_mean, *arrays
 
 
 def compute_dtype(*arrays: ArrayLike) -> jnp.dtype:

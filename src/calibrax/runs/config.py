@@ -119,6 +119,8 @@ class RunSettings(Settings):
     """Steps between checkpoints; 0: at the end of each epoch only."""
     eval_every: int = setting(1, *AT_LEAST_1)
     """Epochs between evaluations with pictures; the last epoch always has one."""
+    start_scales: bool = False
+    """Begin with the learned scales that are best for the first batch, rather than with --initial."""
     max_skipped: int = setting(10, *IN_32_BITS)
     """Number of updates in a row that may be discarded before the run stops."""
 

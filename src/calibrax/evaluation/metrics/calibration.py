@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from calibrax.evaluation.figures.calibration import save_calibration_figure
-from calibrax.evaluation.metric import Metric, Record, Subject
+from calibrax.evaluation.metric import Metric, Record, Subject, with_stderr
 from calibrax.evaluation.metrics.likelihood import mean_stderr
 from calibrax.evaluation.trained import PyTree, Trained, example_batches
 from calibrax.likelihoods import Likelihood
@@ -266,12 +266,14 @@ def _measure(options: CalibrationOptions, subject: Subject) -> Record:
 
 
 def _lines(record: Record) -> Iterator[str]:
-    cells = [
-        f"{float(level):.0%} holds {100 * coverage['observed']:.1f} ± {100 * coverage['stderr_by_example']:.1f} %"
-        for level, coverage in record["coverage"].items()
-    ]
+    cells = []
+    for level, coverage in record["coverage"].items():
+        observed, stderr = (
+            None if value is None else 100 * value for value in (coverage["observed"], coverage["stderr_by_example"])
+        )
+        cells.append(f"{float(level):.0%} holds {with_stderr(observed, stderr, '{:.1f}')} %")
     yield f"coverage of central intervals: {', '.join(cells)}"
-    yield f"actual error / predicted σ: {record['sigma_ratio']:.3f} (1 if calibrated)"
+    yield f"actual error / predicted σ: {with_stderr(record['sigma_ratio'], None, '{:.3f}')} (1 if calibrated)"
 
 
 METRIC = Metric(
