@@ -52,7 +52,18 @@ def _exp_beyond_linear(x: jax.Array) -> jax.Array:
 
 
 def elbo(nll: Float[Array, " B"], kl: Float[Array, " B"]) -> Float[Array, " B"]:
-    """The evidence lower bound -(nll + kl) of each example, nats; positive or negative for a density (eq. 3)."""
+    """The evidence lower bound -(nll + kl) of each example, nats; positive or negative for a density (eq. 3).
+
+    Args:
+      nll: [B] nats, as of `likelihood.nll`.
+      kl: [B] nats.
+
+    Returns:
+      [B] nats.
+
+    Raises:
+      ValueError: if the shapes differ.
+    """
     if nll.shape != kl.shape:
         raise ValueError(f"kl has shape {kl.shape}; expected {nll.shape}, the shape of nll")
     return -(nll + kl)
@@ -66,6 +77,9 @@ def free_bits(kl: Float[Array, "B L"], minimum: float) -> Float[Array, "B L"]:
     Args:
       kl: KL of each example and latent layer.
       minimum: nats per layer and example, 0 or more; 0 turns it off and leaves a sampled KL below 0 unchanged.
+
+    Returns:
+      An array of the shape of `kl`, nats.
 
     Raises:
       ValueError: if the minimum is a number that is negative or not finite.
@@ -102,6 +116,13 @@ def importance_bound(log_weights: Float[Array, "..."], axis: int = 0) -> Float[A
 def bits_per_dim(nats: jax.typing.ArrayLike, event_shape: Sequence[int]) -> jax.Array:
     """Nats per example as bits per dimension: nats / (D ln 2), where D is the number of values in `event_shape`.
 
+    Args:
+      nats: of any shape.
+      event_shape: the shape of one example, such as (28, 28, 3).
+
+    Returns:
+      Bits per dimension, of the shape of `nats`.
+
     Raises:
       ValueError: if `event_shape` is not a shape, or one without values.
     """
@@ -119,6 +140,9 @@ def effective_beta(log_sigma: jax.typing.ArrayLike, convention: Convention = "ss
       convention: `"sse"` is the objective SSE + beta·KL of the paper's tables, beta = 2σ²; `"half_sse"` is eq. (4)
         as printed, (D/2)·MSE + beta·KL, beta = σ².
 
+    Returns:
+      An array of the shape of `log_sigma`.
+
     Raises:
       ValueError: if the convention is unknown.
     """
@@ -131,6 +155,9 @@ def beta_to_sigma(beta: jax.typing.ArrayLike, convention: Convention = "sse") ->
     Args:
       beta: weight on the KL, positive.
       convention: `"sse"` gives sqrt(beta / 2), as in section 3.1; `"half_sse"` gives sqrt(beta).
+
+    Returns:
+      An array of the shape of `beta`, in the units of the data.
 
     Raises:
       ValueError: if the convention is unknown, or beta is a number that is not positive and finite.

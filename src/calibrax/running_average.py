@@ -20,14 +20,31 @@ RunningAverage = Mapping[str, Any]
 
 
 def init(shape: Sequence[int] = ()) -> dict[str, jax.Array]:
-    """An average of nothing yet, for values of the given shape; raises ValueError if that is not a shape."""
+    """An average of nothing yet.
+
+    Args:
+      shape: of the values, () for numbers.
+
+    Returns:
+      {"total": zeros, "weight": zeros}, both of this shape, float32.
+
+    Raises:
+      ValueError: if that is not a shape.
+    """
     if not isinstance(shape, Sequence) or not all(isinstance(n, int | np.integer) and n >= 0 for n in shape):
         raise ValueError(f"shape is {shape!r}; expected a tuple of ints from 0, such as () or (28, 28, 1)")
     return {"total": jnp.zeros(tuple(shape), jnp.float32), "weight": jnp.zeros(tuple(shape), jnp.float32)}
 
 
 def is_average(node: Any) -> TypeGuard[RunningAverage]:
-    """True for a dict of the arrays `total` and `weight`, such as a node of a likelihood's state."""
+    """Whether a node of a likelihood's state is an average.
+
+    Args:
+      node: anything.
+
+    Returns:
+      True for a dict of the arrays `total` and `weight`.
+    """
     if not isinstance(node, Mapping) or set(node) != {"total", "weight"}:
         return False
     return not any(isinstance(leaf, Mapping) for leaf in node.values())
@@ -64,7 +81,18 @@ def update(average: RunningAverage, value: ArrayLike, *, decay: float, weight: A
 
 
 def value(average: RunningAverage, *, initial: float) -> jax.Array:
-    """The averaged value, or `initial` for entries that were never updated. Never 0/0."""
+    """The averaged value. Never 0/0.
+
+    Args:
+      average: as of `init` or `update`.
+      initial: the value of entries that were never updated.
+
+    Returns:
+      An array of the shape of the average, float32.
+
+    Raises:
+      ValueError: if the average is not one.
+    """
     _check(average)
     total, weight = jnp.asarray(average["total"]), jnp.asarray(average["weight"])
     started = weight > 0

@@ -151,6 +151,9 @@ def tempered(likelihood: Likelihood, weight: float | jax.Array) -> Likelihood:
       likelihood: any.
       weight: a positive number, or a scalar array (for a schedule), whose value is not checked.
 
+    Returns:
+      A `Likelihood` that differs only in its `nll`.
+
     Raises:
       ValueError: if `likelihood` is not a `Likelihood`, or the weight is a number that is not positive and finite, or
         an array with axes.

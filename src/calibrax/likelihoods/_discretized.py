@@ -98,6 +98,15 @@ def discretized_logistic(levels: int = 256) -> Likelihood:
 
     `params` is `{"log_scale": []}`, initially 0, in the [0, 1] range. The rest is as for `discretized_gaussian`.
 
+    Args:
+      levels: how many, at least 2.
+
+    Returns:
+      A `Likelihood` with one output per channel, without state.
+
+    Raises:
+      ValueError: if levels is not an integer of at least 2.
+
     References:
       Table 5.
     """

@@ -94,6 +94,9 @@ def beta_gaussian(beta: float, *, link: Link = "sigmoid") -> Likelihood:
       beta: the weight that the KL would have had, positive.
       link: as for `gaussian`.
 
+    Returns:
+      A `Likelihood` with one output per channel, without params or state.
+
     Raises:
       ValueError: if beta is not positive or the link is unknown.
 
@@ -119,6 +122,9 @@ def shared_sigma(axis: Axis = None, initial: float = 1.0, *, link: Link = "sigmo
         axis 0, because examples share a learned σ.
       initial: the σ before training, in the data's units, positive.
       link: as for `gaussian`.
+
+    Returns:
+      A `Likelihood` with one output per channel, its mean, without state.
 
     Raises:
       ValueError: if the axis or link is unknown, the axis leaves the batch out, or `initial` is not positive.

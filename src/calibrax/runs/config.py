@@ -136,6 +136,13 @@ class RunSettings(Settings):
 class TrainConfig:
     """Train a VAE with a calibrated decoder. The defaults are those of the paper's experiments with the chosen model.
 
+    Attributes:
+      data: the data set.
+      model: the network; the class of these settings says which.
+      likelihood: the decoding distribution.
+      optimizer: the optimizer, and what else a step does.
+      run: length, seed, devices and folder.
+
     Raises:
       ConfigError: for settings that do not fit together.
 

@@ -45,16 +45,27 @@ class SigmaBins(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """How well a decoder is calibrated; `evaluate_calibration` says how to read it."""
+    """How well a decoder is calibrated; `evaluate_calibration` says how to read it.
 
-    pit_counts: np.ndarray  # [20] int64: number of values in 20 equal bins of the probability integral transform
-    pit_stderr_by_example: np.ndarray  # [20] standard error of each bin's fraction of values, examples as clusters
-    coverage: dict[float, Coverage]  # by nominal level: 0.5, 0.8, 0.95, 0.99
+    Attributes:
+      pit_counts: [20] int64: number of values in 20 equal bins of the probability integral transform.
+      pit_stderr_by_example: [20] standard error of each bin's fraction of values, examples as clusters.
+      coverage: by nominal level: 0.5, 0.8, 0.95, 0.99.
+      sigma_bins: predicted against actual error, in bins of similar predicted σ.
+      sigma_ratio: actual / predicted root mean square error over all values; 1 if calibrated, > 1 overconfident.
+      num_values: how many data values were ranked.
+      num_examples: how many examples they come from.
+      num_draws: S.
+    """
+
+    pit_counts: np.ndarray
+    pit_stderr_by_example: np.ndarray
+    coverage: dict[float, Coverage]
     sigma_bins: SigmaBins
-    sigma_ratio: float  # actual / predicted root mean square error over all values; 1 if calibrated, > 1 overconfident
+    sigma_ratio: float
     num_values: int
     num_examples: int
-    num_draws: int  # S
+    num_draws: int
 
 
 def evaluate_calibration(
@@ -137,6 +148,9 @@ def evaluate_model_calibration(
       key: for the posterior samples and the draws.
       num_draws: S; see `evaluate_calibration`.
       batch_size: examples per batch, at most.
+
+    Returns:
+      A `Calibration`.
 
     Raises:
       ValueError: as `evaluate_calibration`, or if batch_size is under 1.

@@ -51,20 +51,37 @@ class MonteCarlo(NamedTuple):
 
 
 class Information(NamedTuple):
-    """All estimates for one encoder; nats."""
+    """All estimates for one encoder; nats.
+
+    Attributes:
+      rate: mean KL(q(z|x) || p(z)).
+      rate_stderr: over examples.
+      num_active: dimensions whose posterior mean varies by more than 0.01.
+      variance_of_mean: [D], Var_x(E[z|x]).
+      num_examples: N.
+      num_draws: M.
+      cap: ln N, which the plain mutual information cannot exceed.
+      cap_fraction: plain mutual information / cap; near 1 the estimate reflects N, not the encoder.
+      near_cap: within ln 10 of the cap: use the bounds from the other side.
+      plain: the estimate of the paper, from draws.
+      dimension_wise: a bound from each dimension alone.
+      kl_per_dimension: [D], nats.
+      moment_matched: a bound by a Gaussian of the same moments.
+      held_out: a bound by a mixture that was fitted to other examples.
+    """
 
     rate: float
-    rate_stderr: float  # over examples
-    num_active: int  # dimensions whose posterior mean varies by more than 0.01
-    variance_of_mean: np.ndarray  # [D], Var_x(E[z|x])
-    num_examples: int  # N
-    num_draws: int  # M
-    cap: float  # ln N, which the plain mutual information cannot exceed
-    cap_fraction: float  # plain mutual information / cap; near 1 the estimate reflects N, not the encoder
-    near_cap: bool  # within ln 10 of the cap: use the bounds from the other side
+    rate_stderr: float
+    num_active: int
+    variance_of_mean: np.ndarray
+    num_examples: int
+    num_draws: int
+    cap: float
+    cap_fraction: float
+    near_cap: bool
     plain: Decomposition
     dimension_wise: Decomposition
-    kl_per_dimension: np.ndarray  # [D]
+    kl_per_dimension: np.ndarray
     moment_matched: Decomposition
     held_out: Decomposition
 
@@ -82,6 +99,9 @@ def measure_information(
       log_var: [N, D] their log variances.
       key: for the draws.
       num_draws: M, at least 2; by default N, at most 10,000.
+
+    Returns:
+      An `Information`, nats.
 
     Raises:
       ValueError: if a shape, value or number is out of range.
