@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 # For the kernels that execute the pages: they import `examples`, and a page's numbers come from a CPU.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm, in the kernels
 
 project = "calibrax"
 author = "The calibrax developers"
@@ -32,6 +33,7 @@ nb_execution_mode = "cache"
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_output_stderr = "remove-warn"  # no page shows a warning
 nb_render_markdown_format = "gfm"  # tables in the outputs of cells
 
 nitpicky = True  # a reference to a name of calibrax that does not exist is a warning; other projects are not looked up

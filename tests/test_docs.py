@@ -108,6 +108,8 @@ def test_the_table_of_decoders_has_every_constructor_and_command_line_name():
     text = (DOCS / "choosing.md").read_text()
     table = text[text.index("## All decoders") : text.index("## Measured consequences")]
     assert [name for name in LIKELIHOODS if f"`{name}`" not in table] == []
+    formulas = [name.removesuffix("_nll") for name in cx.likelihoods.__all__ if name.endswith("_nll")]
+    assert [name for name in formulas if name in cx.__all__ and f"`{name}(" not in table] == []
 
 
 def test_python_in_pages_is_executed():
@@ -156,7 +158,11 @@ OWN_NAMES = {  # of single examples, beside the common ones
     "nnx.Decode": lambda: {"x": jnp.zeros((4, 28, 28, 3)), "outputs": jnp.zeros((4, 28, 28, 3))},
     "models.ConvVAE": names_of_a_vae,
     "models.HVAE": lambda: {"images": jnp.zeros((4, 32, 32, 3))},
-    "models.SVG": lambda: {"videos": jnp.zeros((2, 12, 64, 64, 3))},
+    "models.SVG": lambda: {
+        "videos": jnp.zeros((2, 12, 64, 64, 3)),
+        "likelihood": cx.framewise(cx.optimal_sigma()),
+        "state": cx.framewise(cx.optimal_sigma()).init((11, 64, 64, 3))[1],
+    },
     "frechet_distance": lambda: {name: np.random.default_rng(0).normal(size=(9, 3)) for name in FEATURES},
     "measure_information": names_of_a_vae,
     "TrainConfig": lambda: {setting.__name__: setting for setting in RUNS},
