@@ -29,19 +29,31 @@ LOG2_SIGMA = np.arange(-20, 20.5, 0.5)  # edges of the bins of predicted σ: two
 
 
 class Coverage(NamedTuple):
-    """How often data fell in the central interval of one nominal level."""
+    """How often data fell in the central interval of one nominal level.
 
-    observed: float  # fraction of values, 0 to 1
-    stderr: float  # as if values were independent; too small for pixels, given for comparison
-    stderr_by_example: float  # from the spread between examples, each one a cluster; NaN for a single example
+    Attributes:
+      observed: fraction of values, 0 to 1.
+      stderr: as if values were independent; too small for pixels, given for comparison.
+      stderr_by_example: from the spread between examples, each one a cluster; NaN for a single example.
+    """
+
+    observed: float
+    stderr: float
+    stderr_by_example: float
 
 
 class SigmaBins(NamedTuple):
-    """Predicted and actual error, in bins of similar predicted σ; [bins], from small to large σ."""
+    """Predicted and actual error, in bins of similar predicted σ; [bins], from small to large σ.
 
-    predicted: np.ndarray  # root mean square predicted σ, in the data's units
-    actual: np.ndarray  # root mean square of x - E[x|z], in the data's units
-    num_values: np.ndarray  # int64
+    Attributes:
+      predicted: root mean square predicted σ, in the data's units.
+      actual: root mean square of x - E[x|z], in the data's units.
+      num_values: int64.
+    """
+
+    predicted: np.ndarray
+    actual: np.ndarray
+    num_values: np.ndarray
 
 
 class Calibration(NamedTuple):

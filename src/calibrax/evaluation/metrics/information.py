@@ -32,13 +32,22 @@ BLOCK_SIZE = 256  # side of the blocks of the NÃ—M matrix; memory is BLOCK_SIZEÂ
 
 
 class Decomposition(NamedTuple):
-    """rate = mutual information + marginal KL, nats; a bound of one is a bound of the other from the opposite side."""
+    """rate = mutual information + marginal KL, nats; a bound of one is a bound of the other from the opposite side.
+
+    Attributes:
+      mutual_information: nats.
+      mutual_information_stderr: over draws.
+      mutual_information_bound: which bound of the population's value it is, in expectation.
+      marginal_kl: nats.
+      marginal_kl_stderr: over draws.
+      marginal_kl_bound: which bound it is.
+    """
 
     mutual_information: float
-    mutual_information_stderr: float  # over draws
+    mutual_information_stderr: float
     mutual_information_bound: Literal["lower", "upper"]
     marginal_kl: float
-    marginal_kl_stderr: float  # over draws
+    marginal_kl_stderr: float
     marginal_kl_bound: Literal["lower", "upper"]
 
 
