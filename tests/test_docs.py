@@ -170,8 +170,11 @@ OWN_NAMES = {  # of single examples, beside the common ones
 FEATURES = "real_features", "generated_features"
 
 
-def run(source: str, names: dict[str, object], example: str) -> None:
-    exec(compile(source, example, "exec"), names)
+def run(examples: list[doctest.Example], names: dict[str, object], name: str) -> None:
+    """Run the examples as a doctest: what they print must be what stands there."""
+    found = doctest.DocTestRunner(verbose=False)
+    failed, _ = found.run(doctest.DocTest(examples, names, name, None, None, None))
+    assert not failed
 
 
 def examples_of(value) -> list[doctest.Example]:
@@ -185,6 +188,12 @@ EXAMPLES = {
 }
 
 
+def test_every_decoder_combinator_and_objective_has_an_example():
+    modules = "calibrax.likelihoods.", "calibrax.objectives.", "calibrax.running_average."
+    names = [name for name in PUBLIC if name.startswith(modules) and inspect.isroutine(PUBLIC[name])]
+    assert [name for name in names if not examples_of(PUBLIC[name])] == []
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_of_docstring_runs(name):
     value = EXAMPLES[name]
@@ -193,20 +202,20 @@ def test_example_of_docstring_runs(name):
             pytest.importorskip(library)
     own = next((make for end, make in OWN_NAMES.items() if name.endswith(end)), dict)
     names = vars(inspect.getmodule(inspect.unwrap(value))) | vars(cx) | common_names() | own()
-    source = "".join(example.source for example in examples_of(value))
+    examples = examples_of(value)
     if name.startswith("calibrax.linen."):  # these stand inside of a module
 
         class Outer(nn.Module):
             @nn.compact
             def __call__(self):
-                run(source, names, name)
+                run(examples, names, name)
 
         Outer().init(jax.random.key(0))
     elif name in ("calibrax.models.HVAE", "calibrax.models.SVG"):  # large: traced, not computed
-        jax.eval_shape(lambda: run(source, names, name))
+        jax.eval_shape(lambda: run(examples, names, name))
     elif name.endswith("to_numpyro"):
         numpyro = importlib.import_module("numpyro")
         with numpyro.handlers.seed(rng_seed=0):
-            run(source, names | {"numpyro": numpyro}, name)
+            run(examples, names | {"numpyro": numpyro}, name)
     else:
-        run(source, names, name)
+        run(examples, names, name)

@@ -31,6 +31,10 @@ def gaussian_kl(mean: Float[Array, "B ..."], log_var: Float[Array, "B ..."]) -> 
     Raises:
       ValueError: if the shapes differ.
 
+    Example:
+      >>> float(gaussian_kl(jnp.ones((1, 4)), jnp.zeros((1, 4)))[0])
+      2.0
+
     References:
       Kingma and Welling 2014, appendix B.
     """
@@ -63,6 +67,10 @@ def elbo(nll: Float[Array, " B"], kl: Float[Array, " B"]) -> Float[Array, " B"]:
 
     Raises:
       ValueError: if the shapes differ.
+
+    Example:
+      >>> float(elbo(jnp.array([90.0]), jnp.array([10.0]))[0])
+      -100.0
     """
     if nll.shape != kl.shape:
         raise ValueError(f"kl has shape {kl.shape}; expected {nll.shape}, the shape of nll")
@@ -83,6 +91,10 @@ def free_bits(kl: Float[Array, "B L"], minimum: float) -> Float[Array, "B L"]:
 
     Raises:
       ValueError: if the minimum is a number that is negative or not finite.
+
+    Example:
+      >>> free_bits(jnp.array([[0.5, 3.0]]), 2.0).tolist()
+      [[2.0, 3.0]]
 
     References:
       Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow", appendix C.8; by layer and
@@ -105,6 +117,10 @@ def importance_bound(log_weights: Float[Array, "..."], axis: int = 0) -> Float[A
 
     Raises:
       ValueError: if there is no such axis, or it holds no sample.
+
+    Example:
+      >>> float(importance_bound(jnp.zeros((64, 1)))[0])
+      0.0
     """
     if not -log_weights.ndim <= axis < log_weights.ndim:
         raise ValueError(f"axis is {axis}; expected one of log_weights, whose shape is {log_weights.shape}")
@@ -125,6 +141,10 @@ def bits_per_dim(nats: jax.typing.ArrayLike, event_shape: Sequence[int]) -> jax.
 
     Raises:
       ValueError: if `event_shape` is not a shape, or one without values.
+
+    Example:
+      >>> round(float(bits_per_dim(9760.9, (28, 28, 3))), 3)
+      5.987
     """
     known = isinstance(event_shape, Sequence) and all(isinstance(n, int | np.integer) and n > 0 for n in event_shape)
     if not known:
@@ -145,6 +165,10 @@ def effective_beta(log_sigma: jax.typing.ArrayLike, convention: Convention = "ss
 
     Raises:
       ValueError: if the convention is unknown.
+
+    Example:
+      >>> float(effective_beta(0.0)), float(effective_beta(0.0, "half_sse"))
+      (2.0, 1.0)
     """
     return _scale(convention) * jnp.exp(2 * jnp.asarray(log_sigma))
 
@@ -161,6 +185,10 @@ def beta_to_sigma(beta: jax.typing.ArrayLike, convention: Convention = "sse") ->
 
     Raises:
       ValueError: if the convention is unknown, or beta is a number that is not positive and finite.
+
+    Example:
+      >>> float(beta_to_sigma(2.0))
+      1.0
     """
     if isinstance(beta, NUMBERS) and not 0 < beta < math.inf:
         raise ValueError(f"beta is {beta}; expected a positive finite number")

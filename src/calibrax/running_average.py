@@ -30,6 +30,9 @@ def init(shape: Sequence[int] = ()) -> dict[str, jax.Array]:
 
     Raises:
       ValueError: if that is not a shape.
+
+    Example:
+      >>> average = init((3,))
     """
     if not isinstance(shape, Sequence) or not all(isinstance(n, int | np.integer) and n >= 0 for n in shape):
         raise ValueError(f"shape is {shape!r}; expected a tuple of ints from 0, such as () or (28, 28, 1)")
@@ -44,6 +47,10 @@ def is_average(node: Any) -> TypeGuard[RunningAverage]:
 
     Returns:
       True for a dict of the arrays `total` and `weight`.
+
+    Example:
+      >>> is_average(init()), is_average({})
+      (True, False)
     """
     if not isinstance(node, Mapping) or set(node) != {"total", "weight"}:
         return False
@@ -64,6 +71,11 @@ def update(average: RunningAverage, value: ArrayLike, *, decay: float, weight: A
 
     Raises:
       ValueError: if decay is a number outside [0, 1), the average is not one, or shapes do not match.
+
+    Example:
+      >>> average = update(update(init(), 1.0, decay=0.5), 4.0, decay=0.5)
+      >>> float(value(average, initial=0.0))  # (0.5 · 1 + 1 · 4) / 1.5
+      3.0
     """
     if isinstance(decay, int | float | np.integer | np.floating):
         decay = float(decay)  # a NumPy scalar would turn the average to its own dtype
@@ -92,6 +104,10 @@ def value(average: RunningAverage, *, initial: float) -> jax.Array:
 
     Raises:
       ValueError: if the average is not one.
+
+    Example:
+      >>> float(value(init(), initial=1.0))
+      1.0
     """
     _check(average)
     total, weight = jnp.asarray(average["total"]), jnp.asarray(average["weight"])

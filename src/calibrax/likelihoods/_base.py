@@ -213,6 +213,10 @@ def soft_clip(
     Raises:
       ValueError: if a bound is not a finite number, or `low >= high`.
 
+    Example:
+      >>> bool(soft_clip(jnp.array(-20.0), low=-6.0) >= -6.0)
+      True
+
     References:
       Section 3.1, "Variance implementation details"; Chua et al. 2018.
     """

@@ -120,6 +120,11 @@ def masked(likelihood: Likelihood) -> Likelihood:
 
     Raises:
       ValueError: if it is not a `Likelihood`; at trace time, if x is not a pair, or the mask's dtype or shape is wrong.
+
+    Example:
+      >>> likelihood = masked(optimal_sigma())
+      >>> params, state = likelihood.init((8, 8, 3))
+      >>> nll, stats = likelihood.nll(params, state, outputs, (x, x > 0.1))
     """
     check_likelihood("likelihood", likelihood)
 
@@ -157,6 +162,9 @@ def tempered(likelihood: Likelihood, weight: float | jax.Array) -> Likelihood:
     Raises:
       ValueError: if `likelihood` is not a `Likelihood`, or the weight is a number that is not positive and finite, or
         an array with axes.
+
+    Example:
+      >>> likelihood = tempered(gaussian(), 1 / 4)  # acts as a weight of 4 on the KL
     """
     check_likelihood("likelihood", likelihood)
     if jnp.ndim(weight) != 0:

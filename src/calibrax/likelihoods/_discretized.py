@@ -64,6 +64,9 @@ def discretized_logistic_nll(
     Raises:
       ValueError: as for `discretized_gaussian_nll`.
 
+    Example:
+      >>> nll, stats = discretized_logistic_nll(images, jax.nn.sigmoid(outputs), -3.0)
+
     References:
       Table 5; Kingma et al. 2016, appendix; Salimans et al. 2017, section 2.1.
     """
@@ -86,6 +89,10 @@ def discretized_gaussian(levels: int = 256) -> Likelihood:
     Raises:
       ValueError: if levels is not an integer of at least 2.
 
+    Example:
+      >>> params, state = discretized_gaussian().init((8, 8, 3))
+      >>> nll, stats = discretized_gaussian().nll(params, state, outputs, x)
+
     References:
       Table 5.
     """
@@ -106,6 +113,10 @@ def discretized_logistic(levels: int = 256) -> Likelihood:
 
     Raises:
       ValueError: if levels is not an integer of at least 2.
+
+    Example:
+      >>> params, state = discretized_logistic().init((8, 8, 3))
+      >>> nll, stats = discretized_logistic().nll(params, state, outputs, x)
 
     References:
       Table 5.

@@ -147,8 +147,8 @@ class TrainConfig:
       ConfigError: for settings that do not fit together.
 
     Example:
-      >>> TrainConfig(DataSettings("mnist"), ConvVAESettings(latent_dim=8), run=RunSettings(epochs=2))
-      >>> TrainConfig.for_model("hvae", data="cifar10", epochs=2)  # flat names, with the model's own defaults
+      >>> config = TrainConfig(DataSettings("mnist"), ConvVAESettings(latent_dim=8), run=RunSettings(epochs=2))
+      >>> config = TrainConfig.for_model("hvae", data="cifar10", epochs=2)  # flat names, with the model's own defaults
     """
 
     data: DataSettings = field(default_factory=DataSettings)

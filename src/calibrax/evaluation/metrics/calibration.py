@@ -125,7 +125,7 @@ def evaluate_calibration(
 
     Example:
       >>> result = evaluate_calibration(likelihood, params, state, pairs, key=jax.random.key(0))
-      >>> result.coverage[0.95].observed, result.sigma_ratio
+      >>> observed, ratio = result.coverage[0.95].observed, result.sigma_ratio
 
     References:
       Dawid 1984; Czado, Gneiting and Held 2009 for the randomised transform of counts.

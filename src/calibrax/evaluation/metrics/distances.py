@@ -82,7 +82,7 @@ def frechet_distance(a: Moments, b: Moments) -> Fid:
       ValueError: if the features differ.
 
     Example:
-      >>> frechet_distance(moments(real_features), moments(generated_features)).value
+      >>> fid = frechet_distance(moments(real_features), moments(generated_features)).value
 
     References:
       Heusel et al. 2017, "GANs trained by a two time-scale update rule", equation 6; mseitzer/pytorch-fid.

@@ -117,7 +117,7 @@ def measure_information(
 
     Example:
       >>> info = measure_information(*encode_all(trained, images), key=jax.random.key(0))
-      >>> info.plain.mutual_information, info.cap, info.held_out.mutual_information
+      >>> low, high = info.plain.mutual_information, info.held_out.mutual_information  # low is at most info.cap
 
     References:
       Figure 4, eq. (6); Hoffman and Johnson 2016 for the decomposition.
