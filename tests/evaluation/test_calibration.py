@@ -166,7 +166,7 @@ def test_memory_does_not_grow_with_the_draws():
     params, state, outputs, x = own_samples(GAUSSIAN, event=(32, 32, 3), num=4)
 
     def temporaries(num_draws):
-        measure = calibration._measure_function(GAUSSIAN, num_draws)
+        measure = calibration._measure_function(GAUSSIAN, num_draws, LEVELS)
         compiled = measure.lower(params, state, outputs, x, jax.random.split(KEY, 4)).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 

@@ -13,15 +13,22 @@ from calibrax.likelihoods._discretized import (
     discretized_logistic,
     discretized_logistic_nll,
 )
+from calibrax.likelihoods._from_distribution import from_distribution
 from calibrax.likelihoods._gaussian import beta_gaussian, gaussian, gaussian_nll, pixel_sigma, shared_sigma
 from calibrax.likelihoods._heavy_tailed import laplace, laplace_nll, student_t, student_t_nll
+from calibrax.likelihoods._interval import interval
 from calibrax.likelihoods._logistic_mixture import logistic_mixture, logistic_mixture_nll
+from calibrax.likelihoods._mixture import mixture, zero_inflated
 from calibrax.likelihoods._optimal import optimal_laplace, optimal_laplace_nll, optimal_sigma, optimal_sigma_nll
-from calibrax.likelihoods._value import Likelihood
+from calibrax.likelihoods._transformed import Bijector, affine, log, logit, symlog, transformed
+from calibrax.likelihoods._value import Likelihood, Marginal
 
 __all__ = [
+    "Bijector",
     "Family",
     "Likelihood",
+    "Marginal",
+    "affine",
     "batched",
     "bernoulli",
     "bernoulli_nll",
@@ -39,15 +46,20 @@ __all__ = [
     "discretized_logistic",
     "discretized_logistic_nll",
     "framewise",
+    "from_distribution",
     "from_family",
     "gaussian",
     "gaussian_nll",
+    "interval",
     "joint",
     "laplace",
     "laplace_nll",
+    "log",
     "logistic_mixture",
     "logistic_mixture_nll",
+    "logit",
     "masked",
+    "mixture",
     "optimal_laplace",
     "optimal_laplace_nll",
     "optimal_sigma",
@@ -57,5 +69,8 @@ __all__ = [
     "soft_clip",
     "student_t",
     "student_t_nll",
+    "symlog",
     "tempered",
+    "transformed",
+    "zero_inflated",
 ]
