@@ -52,9 +52,7 @@ def interval(
         except NotImplementedError:  # of a distribution from elsewhere
             pass
     if key is None:
-        raise ValueError(
-            f"key is None; expected a key, because the interval of {shown(likelihood)} is taken from draws"
-        )
+        raise ValueError(f"key is None; expected a key, because {shown(likelihood)} needs draws for an interval")
     draws = jax.lax.map(lambda key: likelihood.sample(key, params, state, outputs), jax.random.split(key, num_draws))
     low, high = (jax.tree.map(lambda leaf, q=q: jnp.quantile(leaf, q, axis=0), draws) for q in ends)
     return low, high

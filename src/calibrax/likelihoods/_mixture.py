@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from calibrax.likelihoods._base import apply_link, check_likelihood, with_channels
-from calibrax.likelihoods._checks import broadcast_mask, check_data, check_levels, data_shape, shown
+from calibrax.likelihoods._checks import broadcast_mask, check_data, check_event_shape, check_levels, data_shape, shown
 from calibrax.likelihoods._quantiles import like
 from calibrax.likelihoods._residual import hidden_as_zero, softplus, widen
 from calibrax.likelihoods._value import Likelihood, Marginal, constructor
@@ -59,7 +59,7 @@ def mixture(likelihood: Likelihood, components: int, over: Literal["position", "
     layout = components * per_channel, components * (1 + per_position)
 
     def init(event_shape):
-        params, state = likelihood.init(tuple(event_shape)[-1:] if by_position else event_shape)
+        params, state = likelihood.init(check_event_shape(event_shape)[-1:] if by_position else event_shape)
         if jax.tree.leaves(state):
             hint = "expected one without, such as shared_sigma() or pixel_sigma()"
             raise ValueError(f"likelihood is {shown(likelihood)}, which has a running average; {hint}")
@@ -78,7 +78,10 @@ def mixture(likelihood: Likelihood, components: int, over: Literal["position", "
 
     def of_components(function, *args):
         """`function(outputs, *args)` of each component, [K, N, ...], of its outputs and what has an axis of K too."""
-        return jax.vmap(lambda outputs, *args: function(events(outputs), *args))(*args)
+        try:
+            return jax.vmap(lambda outputs, *args: function(events(outputs), *args))(*args)
+        except ValueError as error:
+            raise ValueError(str(error).partition("\n")[0]) from error  # without the lines that `vmap` adds
 
     def mixed(function, params, outputs, x, mask):
         """Minus the log of the mixture, [B], for a `function` with the arguments and results of `likelihood.nll`."""
@@ -200,7 +203,7 @@ def zero_inflated(likelihood: Likelihood) -> Likelihood:
         check_data(x, data_shape(outputs, *layout))
         logits, outputs = split(outputs)
         x = hidden_as_zero(x, mask)
-        is_zero = x == 0
+        is_zero = x == jnp.zeros((), x.dtype)
         seen = jnp.ones(x.shape, bool) if mask is None else broadcast_mask(mask, x.shape)
         options = {"train": train, "axis_name": axis_name}
         loss, stats = likelihood.nll(params, state, outputs, x, **options, mask=seen & ~is_zero)

@@ -44,6 +44,9 @@ class Bijector(Value, _BijectorFunctions):
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        return next((name for name, known in BUILT_IN.items() if known == self), super().__repr__())
+
 
 @constructor
 def transformed(likelihood: Likelihood, bijector: Bijector) -> Likelihood:
@@ -254,6 +257,10 @@ def _logit(x: jax.Array) -> jax.Array:
     return jnp.log(x) - jnp.log1p(-x)
 
 
+def _sigmoid(u: jax.Array) -> jax.Array:
+    return jax.nn.sigmoid(u)  # a function of this module pickles by its name
+
+
 def _logit_log_derivative(x: jax.Array) -> jax.Array:
     x = _inside_unit(x)
     return -jnp.log(x) - jnp.log1p(-x)
@@ -272,5 +279,7 @@ log = Bijector(_log, _exp, _log_log_derivative, _exp_of_normal)
 """u = log x, for positive x; inside `jit`, others count as the smallest positive float. A Gaussian u is a log-normal
 x, whose mean is exp(E[u] + σ²/2)."""
 
-logit = Bijector(_logit, jax.nn.sigmoid, _logit_log_derivative)
+logit = Bijector(_logit, _sigmoid, _logit_log_derivative)
 """u = log(x / (1 - x)), for x strictly between 0 and 1; inside `jit`, others count as the nearest float between."""
+
+BUILT_IN = {"symlog": symlog, "log": log, "logit": logit}  # for their `repr`

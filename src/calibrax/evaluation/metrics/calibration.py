@@ -77,8 +77,9 @@ def evaluate_calibration(
     too small; a slope means a biased mean.
 
     For a regressor, `outputs` are what the network predicts from each input, and x are the targets, [B, D] or [B]: the
-    result says whether an interval of `calibrax.interval` holds as many targets as its level. For a VAE, `outputs` are decoded from one posterior sample per example. This tests p(x|z) against the data that
-    have that z, which is the decoder that is optimal for the ELBO. Use held-out data for a stricter test.
+    coverage of a level says how many targets the intervals of `calibrax.interval` hold. For a VAE, `outputs` are
+    decoded from one posterior sample per example. This tests p(x|z) against the data that have that z, which is the
+    decoder that is optimal for the ELBO. Use held-out data for a stricter test.
 
     The error is x - E[x|z]; predicted σ² is the mean square of draw - E[x|z]. Half of a value's draws choose its bin
     and the other half predict σ. If the same draws did both, chance would fill the outer bins, and even a single σ
@@ -90,7 +91,7 @@ def evaluate_calibration(
       params: its trained params.
       state: its state; draws are those of test time.
       pairs: batches `(outputs, x)` as given to `nll`, each measured as a whole; sizes may differ. Decoders over levels
-        need data on their levels.
+        need data on their levels; counts are given as floats.
       key: for the draws. Example i uses the key with i folded in, so the batch size does not change the result.
       num_draws: S, at least 2. The PIT has a resolution of 1 / (S + 1) and is smeared at random within it; if 200
         divides S + 1, all levels and bins end between ranks. The intervals of a decoder that is not calibrated are
@@ -107,8 +108,8 @@ def evaluate_calibration(
     Example:
       >>> result = evaluate_calibration(likelihood, params, state, pairs, key=jax.random.key(0))
       >>> result.coverage[0.95].observed, result.sigma_ratio
-      >>> regressor = batches_of((predict(inputs), targets))
-      >>> evaluate_calibration(optimal_sigma(link="identity"), params, state, regressor, key=key, levels=(0.5, 0.9))
+      >>> pairs = [(predict(inputs), targets)]  # a regressor
+      >>> evaluate_calibration(optimal_sigma(link="identity"), {}, state, pairs, key=key, levels=(0.5, 0.9))
 
     References:
       Dawid 1984; Czado, Gneiting and Held 2009 for the randomised transform of counts.
@@ -194,7 +195,7 @@ def _measure_function(
 
 
 def _measure_example(likelihood: Likelihood, num_draws: int, levels, params, state, outputs, x, key):
-    """One example: counts [20 + levels] by PIT bin and interval, sums [3, bins] by predicted σ, number of non-finite values.
+    """One example: counts [20 + levels] by PIT bin and interval, sums [3, bins] by σ, number of non-finite values.
 
     Draws are made one at a time, so that only a few arrays of the size of x are kept.
     """
