@@ -159,7 +159,7 @@ def test_nnx_gives_the_average_of_test_time():
     chex.assert_trees_all_equal(averages(model), exact)
     model.train()
     model(X)
-    assert np.any(averages(model)["decode"]["state"]["mse"]["weight"] != exact["decode"]["state"]["mse"]["weight"])
+    assert np.any(averages(model)["decode"]["state"]["mse"]["total"] != exact["decode"]["state"]["mse"]["total"])
 
 
 def test_nnx_takes_a_loss():

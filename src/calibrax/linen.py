@@ -132,7 +132,7 @@ def _add_sums(call, args, kwargs, context):
     decode = context.module
     if not (isinstance(decode, Decode) and context.method_name == "__call__"):
         return call(*args, **kwargs)
-    before = decode.get_variable("calibration", "state", {})
+    before = jax.tree.map(jnp.asarray, decode.get_variable("calibration", "state", {}))  # Flax changes it in place
     result = call(*args, **kwargs)
     if jax.tree.leaves(before):
         given = inspect.signature(Decode.__call__).bind(decode, *args, **kwargs).arguments

@@ -36,7 +36,7 @@ def continuous():
     yield affine, {}, LOC, stats.norm(2 + 3 * LOC, 2.1)
 
 
-@pytest.mark.parametrize("case", continuous(), ids=lambda case: repr(case[0]))
+@pytest.mark.parametrize("case", list(continuous()), ids=lambda case: repr(case[0]))
 def test_continuous_families_against_scipy(case):
     likelihood, params, outputs, reference = case
     outputs = jnp.asarray(outputs)

@@ -273,7 +273,9 @@ def _nll_of_zero(logits: jax.Array, nll: jax.Array) -> jax.Array:
     branch gets an argument inside its own range.
     """
     log_other = -softplus(logits)
-    missing = -jnp.exp(log_other) * jnp.expm1(-nll)
+    small = nll < 1  # where 1 - exp(-nll) would cancel; elsewhere the gradient of expm1, its value plus 1, would
+    not_zero = jnp.where(small, -jnp.expm1(-jnp.where(small, nll, 0.0)), 1 - jnp.exp(-jnp.where(small, 1.0, nll)))
+    missing = jnp.exp(log_other) * not_zero
     near_one = missing < 0.5
     of_near = -jnp.log1p(-jnp.where(near_one, missing, 0.0))
     return jnp.where(near_one, of_near, -jnp.logaddexp(-softplus(-logits), log_other - nll))
