@@ -113,6 +113,7 @@ def joint(likelihoods: Mapping[str, Likelihood]) -> Likelihood:
 
         return of_each_part
 
+    by_value: dict[str, Any] = {name: of_parts(name) for name in ("nll", "cdf", "quantile", "variance", "mode")}
     all_discrete = all(part.discretized_nll is not None for part in parts.values())
     return Likelihood(
         init,
@@ -123,7 +124,7 @@ def joint(likelihoods: Mapping[str, Likelihood]) -> Likelihood:
         output_channels,
         discretized_nll=discretized_nll if all_discrete else None,
         batch_ndim=next(iter(batch_ndims.values())),
-        marginal=Marginal(*map(of_parts, ("nll", "cdf", "quantile", "variance", "mode"))),
+        marginal=Marginal(**by_value),
     )
 
 

@@ -206,16 +206,16 @@ def _mean(distribution: Any) -> jax.Array:
     return _property(distribution, "mean")
 
 
-def _property(distribution: Any, name: str) -> jax.Array:
+def _property(distribution: Any, name: str) -> Any:
     """A property of NumPyro's distributions, which is a method of the others'."""
-    value = getattr(distribution, name, None)
+    value: Any = getattr(distribution, name, None)
     if value is None:
         raise NotImplementedError(name)
     return value() if callable(value) else value
 
 
 def _call(distribution: Any, name: str, value: jax.Array) -> jax.Array:
-    function = getattr(distribution, name, None)
+    function: Any = getattr(distribution, name, None)
     if function is None:
         raise NotImplementedError(name)
     return function(value)

@@ -1,7 +1,7 @@
 """Mixtures of K copies of a likelihood, and a point mass at 0 beside one."""
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,8 @@ def mixture(likelihood: Likelihood, components: int, over: Literal["position", "
     check_levels("components", components, low=1)
     if over not in ("position", "event"):
         raise ValueError(f"over is {shown(over)}; expected 'position' or 'event'")
-    by_position, by_value = over == "position", likelihood.marginal
+    by_position = over == "position"
+    by_value: Any = likelihood.marginal  # a function is called only where there is one
     # The outputs of a component are affine in the channels.
     per_channel = likelihood.output_channels(2) - likelihood.output_channels(1)
     per_position = likelihood.output_channels(1) - per_channel
@@ -91,9 +92,7 @@ def mixture(likelihood: Likelihood, components: int, over: Literal["position", "
         given = {} if mask is None else {"mask": events(broadcast_mask(mask, shape))}
         logits, outputs = split(outputs)
         x = events(x)
-        losses, stats = of_components(
-            lambda outputs, params: function(params, {}, outputs, x, **given), outputs, params
-        )
+        losses, stats = of_components(lambda of_one, params: function(params, {}, of_one, x, **given), outputs, params)
         # logsumexp(l) - logsumexp(l + log p), with no probability that could underflow.
         loss = jax.nn.logsumexp(logits, -1) - jax.nn.logsumexp(logits - losses.T, -1)
         return jnp.sum(loss.reshape(shape[0], -1), -1), stats
@@ -104,10 +103,11 @@ def mixture(likelihood: Likelihood, components: int, over: Literal["position", "
         return loss, {f"component/{name}": stat for name, stat in stats.items()}
 
     def discretized_nll(params, state, outputs, x, mask=None):
-        assert likelihood.discretized_nll is not None
-        return mixed(lambda *args, **given: (likelihood.discretized_nll(*args, **given), {}), params, outputs, x, mask)[
-            0
-        ]
+        def of_component(*args, **given):
+            assert likelihood.discretized_nll is not None  # else the mixture has none
+            return likelihood.discretized_nll(*args, **given), {}
+
+        return mixed(of_component, params, outputs, x, mask)[0]
 
     def averaged(function, params, outputs):
         """The sum over components of softmax(logits)_k times `function(params, state, outputs)`, in x's shape."""
@@ -167,7 +167,7 @@ def zero_inflated(likelihood: Likelihood) -> Likelihood:
 
     With the emitted probability π = sigmoid(logit) a value is 0, else it is drawn from the likelihood. A count of 0 has
     the probability π + (1 - π)·P(0). Of a density, 0 has the probability π and another x the density (1 - π)·p(x): the
-    likelihood never sees a 0, so that a computed variance is that of the other values.
+    likelihood never sees a 0, so that a computed variance is that of the other values. `transformed` goes inside.
 
     Channels of `outputs`: C logits of π, then the outputs of the likelihood.
 
@@ -186,7 +186,7 @@ def zero_inflated(likelihood: Likelihood) -> Likelihood:
       Lambert 1992 for counts; the density is a hurdle model, Cragg 1971.
     """
     check_likelihood("likelihood", likelihood)
-    by_value = likelihood.marginal
+    by_value: Any = likelihood.marginal  # a function is called only where there is one
     if by_value.is_discrete and by_value.nll is None:
         hint = "expected independent values; mixture goes outside: mixture(zero_inflated(...), ...)"
         raise ValueError(f"likelihood is {shown(likelihood)}; {hint}")

@@ -53,7 +53,7 @@ def laplace_cdf(z: jax.Array) -> jax.Array:
     return jnp.where(z > 0, 1 - tail, tail)
 
 
-def of_location_and_scale(cdf: Quantity, quantile: Quantity, variance: float) -> dict[str, Quantity]:
+def of_location_and_scale(cdf: Quantity, quantile: Quantity, variance: float) -> dict[str, Any]:
     """The entries of a `Family` with parameters location and log scale, from those of the standard distribution.
 
     `cdf` is z -> P(Z <= z), `quantile` (q, dtype) -> z. The distribution is symmetric with its mode at 0.

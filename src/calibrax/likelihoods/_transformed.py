@@ -133,7 +133,7 @@ def transformed(likelihood: Likelihood, bijector: Bijector) -> Likelihood:
     )
 
 
-def _transformed_marginal(by_u: Marginal, bijector: Bijector) -> Marginal:
+def _transformed_marginal(by_u: Any, bijector: Bijector) -> Marginal:
     """The marginal of x. The variance, the mode and being Gaussian stay only if the bijector is affine."""
 
     def of_value(function):  # of x
