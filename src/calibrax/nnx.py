@@ -1,10 +1,16 @@
 """A likelihood as a Flax NNX module: `calibrax.linen.Decode` for NNX."""
 
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from calibrax.likelihoods import Likelihood
 from calibrax.likelihoods._base import check_likelihood
+from calibrax.likelihoods._calibrate import average, sums_of_batch
 
 
 class Calibration(nnx.Variable):
@@ -41,6 +47,7 @@ class Decode(nnx.Module):
         self.likelihood = likelihood
         self.use_running_average = None if train is None else not train
         self.axis_name = axis_name
+        self._calibrating = False
         self.params = nnx.data(jax.tree.map(nnx.Param, params))
         self.state = nnx.data(jax.tree.map(Calibration, state))
 
@@ -55,9 +62,13 @@ class Decode(nnx.Module):
             train = not self.use_running_average
         state = _values(self.state)
         nll, stats = self.likelihood.nll(_values(self.params), state, outputs, x, train=train, axis_name=self.axis_name)
-        if train:
+        if self._calibrating:
+            sums = sums_of_batch(self.likelihood, _values(self.params), outputs, x)
+            updated = jax.tree.map(jnp.add, state, sums)
+        elif train:
             updated = self.likelihood.update(state, stats)
-            jax.tree.map(lambda variable, value: variable.set_value(value), self.state, updated, is_leaf=_is_variable)
+        if self._calibrating or train:
+            jax.tree.map(_set, self.state, updated, is_leaf=_is_variable)
         return nll, stats
 
     def mean(self, outputs):
@@ -72,6 +83,63 @@ class Decode(nnx.Module):
         """For `nnx.view(model, use_running_average=True)`."""
         if use_running_average is not None:
             self.use_running_average = use_running_average
+
+
+def calibrate(model: nnx.Module, batches: Iterable[Any], *, method: Callable[..., Any] | None = None, **kwargs: Any):
+    """Recompute the averages of all `Decode` modules of a model in one pass, each example with equal weight.
+
+    The model changes in place. Call `model.eval()` first, so that dropout is off and batch norms use their averages:
+    every call of a `Decode` counts, whatever its `train` says. `calibrax.linen.calibrate` is the same for Linen.
+
+    Args:
+      model: with `Decode` modules anywhere inside.
+      batches: the arguments of the model for each batch: one array or dict, or a tuple of positional arguments.
+      method: `(model, *arguments)`, for example the loss; None for a call of the model.
+      **kwargs: keyword arguments of the model or method.
+
+    Raises:
+      ValueError: if there are no batches, or no `Decode`.
+
+    Example:
+      >>> model.eval()
+      >>> calibrax.nnx.calibrate(model, train_batches)
+    """
+    decodes = [module for _, module in nnx.iter_modules(model) if isinstance(module, Decode)]
+    if not decodes:
+        raise ValueError(f"model is a {type(model).__name__} without a Decode; expected one inside")
+
+    @nnx.jit
+    def one_batch(model, args):
+        (model if method is None else functools.partial(method, model))(*args, **kwargs)
+
+    def set_states(states):
+        for decode, state in zip(decodes, states, strict=True):
+            jax.tree.map(_set, decode.state, state, is_leaf=_is_variable)
+
+    before = [_values(decode.state) for decode in decodes]
+    zeros = jax.tree.map(jnp.zeros_like, before)
+
+    def sums():
+        for batch in batches:
+            set_states(zeros)
+            one_batch(model, batch if isinstance(batch, tuple) else (batch,))
+            yield [_values(decode.state) for decode in decodes]
+
+    found = None
+    try:
+        for decode in decodes:
+            decode._calibrating = True
+        found = average(sums(), "batches")
+    finally:
+        for decode in decodes:
+            decode._calibrating = False
+        set_states(before if found is None else found)
+    if found is None:
+        raise ValueError("batches is empty; expected at least one batch")
+
+
+def _set(variable, value):
+    variable.set_value(value)
 
 
 def _is_variable(node) -> bool:

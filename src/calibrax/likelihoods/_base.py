@@ -23,7 +23,7 @@ from calibrax.likelihoods._checks import (
 )
 from calibrax.likelihoods._residual import Mask, Stats, widen
 from calibrax.likelihoods._residual import as_unit as as_unit  # for callers outside this package
-from calibrax.likelihoods._value import Likelihood, constructor
+from calibrax.likelihoods._value import Likelihood, Marginal, constructor
 
 PyTree = Any
 Link = Literal["sigmoid", "identity"]
@@ -48,12 +48,24 @@ class Family(NamedTuple):
         likelihood's `mean` then raises `NoMeanError`, and everything else works.
       sample: `(key, *parameters) -> x`.
       discretized_nll: `(x, *parameters, mask=None) -> (nll, stats)` of the 256-level image, or None.
+      cdf: `(x, *parameters) -> P(value <= x)` of each value, or None.
+      quantile: `(q, *parameters)`: the smallest value with P(value <= it) >= q, for a number or array q; or None.
+      variance: `(*parameters)` -> that of each value, or None.
+      mode: `(*parameters)` -> the likeliest value, or None.
+      is_discrete: whether `nll` is minus the log of a probability rather than of a density.
+      is_normal: whether the distribution is Gaussian.
     """
 
     nll: Callable[..., tuple[jax.Array, Stats]]
     mean: Callable[..., jax.Array] | None
     sample: Callable[..., jax.Array]
     discretized_nll: Callable[..., tuple[jax.Array, Stats]] | None = None
+    cdf: Callable[..., jax.Array] | None = None
+    quantile: Callable[..., jax.Array] | None = None
+    variance: Callable[..., jax.Array] | None = None
+    mode: Callable[..., jax.Array] | None = None
+    is_discrete: bool = False
+    is_normal: bool = False
 
 
 @constructor
@@ -114,6 +126,33 @@ def from_family(
         check_levels("channels", channels, low=1)
         return outputs_per_position + outputs_per_channel * channels
 
+    def of_each(function):
+        """A function of the family as one of params, state, outputs and, if it takes one, a value x or q."""
+
+        def of_each_value(params, state, outputs, *value):
+            of_numbers = bool(value) and jnp.ndim(value[0]) == 1
+            if of_numbers:
+                outputs, *value = with_channels(outputs, value[0], None)[:2]
+            result = of_outputs(functools.partial(function, *value), params, state, outputs)
+            return result[:, 0] if of_numbers else result
+
+        return of_each_value
+
+    def nll_of_each(x, *parameters):
+        """The nll of events of one value each."""
+        losses, _ = family.nll(x.reshape(-1, 1), *(_by_value(parameter, x.shape) for parameter in parameters))
+        return losses.reshape(x.shape)
+
+    def nll_of_checked(params, state, outputs, x):
+        check_data(x, x.shape[:1] if jnp.ndim(x) == 1 else data_shape(outputs, outputs_per_channel))
+        return of_each(nll_of_each)(params, state, outputs, jnp.asarray(x))
+
+    by_value = Marginal(
+        None, family.cdf, family.quantile, family.variance, family.mode, family.is_discrete, family.is_normal
+    ).map(of_each)
+    if not outputs_per_position:  # else the channels of a position have something in common
+        by_value = by_value._replace(nll=nll_of_checked)
+
     return Likelihood(
         init=init,
         nll=nll,
@@ -122,7 +161,18 @@ def from_family(
         sample=sample,
         output_channels=output_channels,
         discretized_nll=None if family.discretized_nll is None else discretized_nll,
+        marginal=by_value,
     )
+
+
+def _by_value(parameter: jax.typing.ArrayLike, shape: tuple[int, ...]) -> jax.typing.ArrayLike:
+    """A parameter of values in this shape as one of events of a single value: [N, 1], and any axes beyond the shape."""
+    if jnp.ndim(parameter) == 0:
+        return parameter
+    parameter = jnp.asarray(parameter)
+    missing, own = max(len(shape) - parameter.ndim, 0), parameter.shape[len(shape) :]
+    parameter = parameter.reshape((1,) * missing + parameter.shape)
+    return jnp.broadcast_to(parameter, (*shape, *own)).reshape(-1, 1, *own)
 
 
 def with_channels(outputs: jax.Array, x: Any, mask: Mask) -> tuple[jax.Array, Any, Mask]:
