@@ -1,10 +1,14 @@
 """A likelihood as a Flax NNX module: `calibrax.linen.Decode` for NNX."""
 
+import flax
 import jax
 from flax import nnx
 
 from calibrax.likelihoods import Likelihood
 from calibrax.likelihoods._base import check_likelihood
+
+if not hasattr(nnx, "data"):
+    raise ImportError(f"calibrax.nnx needs Flax 0.12; this is {flax.__version__}, with which calibrax.linen works")
 
 
 class Calibration(nnx.Variable):
