@@ -211,7 +211,8 @@ def test_a_missing_library_names_the_extra(monkeypatch, library):
     monkeypatch.setitem(sys.modules, library, None)
     cached = {"numpyro": interop._numpyro_class, "distrax": interop._distrax_class}[library]
     cached.cache_clear()
-    with pytest.raises(ImportError, match=rf"^to_{library} needs {library} [^\n]*pip install 'calibrax\[{library}\]'$"):
+    message = rf"^to_{library} needs {library} [^\n]*pip install '\.\[{library}\]' in the checkout$"
+    with pytest.raises(ImportError, match=message):
         LIBRARIES[library](cx.gaussian(), {}, {}, jnp.zeros((B, 3)))
 
 

@@ -3,7 +3,7 @@
 import functools
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -124,7 +124,11 @@ def to_distrax(
     return _distrax_class()(_decoded(likelihood, params, state, outputs, event_shape, train))
 
 
-@jax.tree_util.register_dataclass
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "state", "outputs"],
+    meta_fields=["likelihood", "event_shape", "train"],
+)
 @dataclass(frozen=True)
 class _Decoded:
     """p(x | outputs) with the shapes of a distribution; the classes for both libraries wrap it.
@@ -133,12 +137,12 @@ class _Decoded:
     in front of B. `outputs` has the rank of x, so its own shape says how many there are.
     """
 
-    likelihood: Likelihood = field(metadata={"static": True})
+    likelihood: Likelihood
     params: PyTree
     state: PyTree
     outputs: jax.Array  # [*batch_shape, ..., channels]
-    event_shape: tuple[int, ...] = field(metadata={"static": True})
-    train: bool = field(metadata={"static": True})
+    event_shape: tuple[int, ...]
+    train: bool
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -272,7 +276,7 @@ def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise ImportError(f"to_{name} needs {name} ({error}): pip install 'calibrax[{name}]'") from error
+        raise ImportError(f"to_{name} needs {name} ({error}): pip install '.[{name}]' in the checkout") from error
 
 
 @functools.cache

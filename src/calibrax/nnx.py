@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -11,6 +12,9 @@ from flax import nnx
 from calibrax.likelihoods import Likelihood
 from calibrax.likelihoods._base import check_likelihood
 from calibrax.likelihoods._calibrate import average, sums_of_batch
+
+if not hasattr(nnx, "data"):
+    raise ImportError(f"calibrax.nnx needs Flax 0.12; this is {flax.__version__}, with which calibrax.linen works")
 
 
 class Calibration(nnx.Variable):

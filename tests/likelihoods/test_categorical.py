@@ -202,6 +202,7 @@ def test_levels_out_of_range_count_as_the_nearest_end():
     np.testing.assert_array_equal(categorical_nll(x, logits)[0], categorical_nll(jnp.clip(x, 0, 1), logits)[0])
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="XLA then takes 4% of the logits' size, not 3%")
 def test_temporaries_are_small():
     logits = jax.ShapeDtypeStruct((16, 32, 32, 3, 256), jnp.float32)
     x = jax.ShapeDtypeStruct(logits.shape[:-1], jnp.uint8)

@@ -138,11 +138,7 @@ class Call:
         bound = inspect.signature(function).bind(*args, **kwargs)
         bound.apply_defaults()
         self._key = function, _hashable(bound.arguments)
-        try:
-            hash(self._key)
-            self.is_hashable = True
-        except TypeError:  # for example, a weight that is an array
-            self.is_hashable = False
+        self.is_hashable = _is_hashable(self._key)
 
     def repeat(self) -> Any:
         return self.function(*self.args, **self.kwargs)
@@ -184,6 +180,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     return list(value) if isinstance(value, list) else value
+
+
+def _is_hashable(key: Any) -> bool:
+    """False, for example, if a weight is an array."""
+    if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(key)):
+        return False  # JAX 0.4.33 would hash a traced array, with a warning
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
 
 
 def _hashable(value: Any) -> Any:
