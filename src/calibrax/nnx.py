@@ -140,13 +140,13 @@ class Functional:
     `TrainState.model_state`. The module itself never changes; `merge` makes one with trained values.
 
     The `nnx.Rngs` of the module, from which `nnx.Dropout` draws, are not part of the state: each call seeds them from
-    its keys, so that a resumed run draws the same noise. Sharded arrays draw the noise of one device; under `pmap` each
-    device draws its own.
+    its keys, so that a resumed run draws the same noise. Sharded arrays draw the noise of one device; under `pmap`
+    and `shard_map` each device draws its own.
 
     Attributes:
       module: holds the initial values of all variables, for example those of a pretrained model.
-      axis_name: the mapped axis over which the batch is spread, if any. Training under `pmap` sets it. Layers that have
-        such an attribute, such as `nnx.BatchNorm`, get this one.
+      axis_name: the mapped axis over which the batch is spread, if any. Training sets it under `pmap` and `shard_map`.
+        Layers that have such an attribute, such as `nnx.BatchNorm`, get this one.
 
     Example:
       >>> model = Functional(VAE(rngs=nnx.Rngs(0)))
@@ -161,7 +161,7 @@ class Functional:
     axis_name: str | None = None
 
     def init(self, key, x, keys, train: bool = True) -> dict[str, Any]:
-        """The module's own values as nested dicts of arrays, {"params": ..., "state": ...}. The arguments are unused."""
+        """The module's own values, {"params": ..., "state": ...}, as nested dicts of arrays; no argument is used."""
         del key, x, keys, train
         return _variables_of(self.module)
 

@@ -60,7 +60,7 @@ def draw(keys, mean, log_var):
     return mean + jnp.exp(0.5 * log_var) * noise
 
 
-def train(make_step, model, likelihood, steps=len(BATCHES), state=None):
+def train(make_step, model, likelihood, steps=10, state=None):
     """The state after some SGD steps and the metrics of each; SGD, since Adam hides a gradient off by a factor."""
     parts = {"model": model, "likelihood": likelihood, "optimizer": optax.sgd(1e-2)}
     stepper = make_step(**parts)
@@ -125,7 +125,9 @@ def test_a_resumed_run_draws_the_same_dropout(tmp_path):
     checkpoints.save(half, seed=0, steps_per_epoch=10)
     restored = checkpoints.restore(half)
     checkpoints.close()
-    resumed, rest = train(jit_step, Functional(NnxVAE(rngs=nnx.Rngs(7), dropout=0.5)), cx.optimal_sigma(), state=restored)
+    resumed, rest = train(
+        jit_step, Functional(NnxVAE(rngs=nnx.Rngs(7), dropout=0.5)), cx.optimal_sigma(), state=restored
+    )
     chex.assert_trees_all_equal((resumed, rest), (whole, history[5:]))
     sharded, _ = train(sharded_step, model, cx.optimal_sigma())
     chex.assert_trees_all_close(sharded.params, whole.params, rtol=1e-5, atol=1e-6)

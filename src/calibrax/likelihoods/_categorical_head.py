@@ -63,13 +63,14 @@ def categorical_nll_from_features(
     @jax.checkpoint  # the gradient keeps no logits: it computes those of a chunk again
     def nll_of_chunk(chunk):
         level, features = chunk  # [B, P, C] and [B, P, F]
-        logits = features.reshape(-1, features.shape[-1]).astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)[None]
+        features = features.reshape(-1, features.shape[-1]).astype(dtype)
+        logits = features @ kernel.astype(dtype) + bias.astype(dtype)[None]
         return cross_entropy(logits.reshape(-1, channels, levels), level.reshape(-1, channels)).reshape(level.shape)
 
     # A chunk has the same positions of every example, so that devices which share the batch share every chunk.
     num_examples, num_positions = level.shape[0], math.prod(level.shape[1:-1])
     size = min(max(1, max_chunk_logits // (num_examples * bias.shape[0])), num_positions)
-    size = 1 << (size.bit_length() - 1)  # divides most images; a remainder costs a copy of the features
+    size = 1 << (size.bit_length() - 1)  # divides most images; otherwise the positions are padded
     excess = -num_positions % size
 
     def chunks(array):
@@ -81,6 +82,7 @@ def categorical_nll_from_features(
     nll = lax.map(nll_of_chunk, (chunks(level), chunks(features))).swapaxes(0, 1)
     nll = nll.reshape(num_examples, -1, channels)[:, :num_positions]
     return sum_event(nll.reshape(x.shape), mask), {}
+
 
 def head_logits(features: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """All logits of a batch at once, [B, ..., C·L] in the dtype of the features, for means and samples."""

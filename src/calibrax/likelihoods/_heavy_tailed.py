@@ -11,6 +11,7 @@ from calibrax.likelihoods._base import (
     Family,
     Link,
     apply_link,
+    draw,
     from_family,
     scaled,
     shared_scale,
@@ -116,7 +117,8 @@ def student_t(df: float | None = None, *, link: Link = "sigmoid", min_log_scale:
 
     def sample(key, location, log_scale, freedom):
         freedom = jnp.broadcast_to(freedom, location.shape)
-        return location + jnp.exp(log_scale) * jax.random.t(key, freedom, location.shape, location.dtype)
+        noise = draw(lambda key, freedom: jax.random.t(key, freedom, freedom.shape, freedom.dtype), key, freedom)
+        return location + jnp.exp(log_scale) * noise
 
     family = Family(student_t_nll, lambda location, log_scale, freedom: location, sample)
     return from_family(family, split, outputs_per_channel=outputs_per_channel)

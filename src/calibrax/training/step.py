@@ -64,11 +64,12 @@ def train_step(
       key: the run's key, the same at every step.
       model: a Linen module called as `model(x, keys, train=True) -> (outputs, kl)`, with one key per example; kl is
         [B], or [B, L] for L layers. Its other collections, such as those of batch norm, are kept in
-        `state.model_state`. If it has an attribute `axis_name`, that is set to the axis.
+        `state.model_state`. If it has an attribute `axis_name`, that is set to the axis. For a model in NNX, a
+        `calibrax.nnx.Functional`.
       likelihood: scores `outputs` against `batch`, or against `model.target(batch)` if the model has a target.
       optimizer: the transformation that made `state.opt_state`.
       options: see `StepOptions`.
-      axis_name: the mapped axis over which the batch is spread (`pmap`), if any.
+      axis_name: the mapped axis (`shard_map`, `pmap`) over which the batch is spread, if any.
 
     Returns:
       The new state and the batch's scalars: `loss`, which is minimised; `neg_elbo`, `rate` (mean KL) and `distortion`
@@ -91,6 +92,8 @@ def train_step(
             raise ValueError(f"nll has shape {nll.shape}; expected {kl.shape[:1]}, one per example; see framewise")
         layers = kl.reshape(kl.shape[0], -1)
         loss = jnp.mean(nll + weight * jnp.sum(free_bits(layers, options.free_bits), axis=1))
+        if axis_name is not None:  # here, not after the gradient: `shard_map` sums the gradients of a device's own loss
+            loss = lax.pmean(loss, axis_name)
         rate, distortion = jnp.mean(jnp.sum(layers, axis=1)), jnp.mean(nll)
         metrics = {"loss": loss, "neg_elbo": rate + distortion, "rate": rate, "distortion": distortion}
         metrics |= layer_metrics(jnp.mean(layers, axis=0)) | jax.tree.map(jnp.mean, stats)
