@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from decoders import DECODERS
 from jax import lax
@@ -24,9 +25,11 @@ from meshes import (
     sharded,
 )
 from sgd_runs import assert_equals_one_device
+from toy import LinearVAE
 
 import calibrax as cx
 from calibrax.likelihoods import categorical_nll_from_features
+from calibrax.training import StepOptions, create_train_state, train_step
 
 SOME = ["optimal-sigma", "optimal-sigma-per-image", "student-t", "discretized-logistic", "categorical of 5 levels"]
 
@@ -35,6 +38,22 @@ SOME = ["optimal-sigma", "optimal-sigma-per-image", "student-t", "discretized-lo
 @pytest.mark.parametrize("name", ["all", "pixel"])
 def test_shard_map_equals_one_device_after_20_sgd_steps(name, check_vma):
     assert_equals_one_device(name, functools.partial(shard_map_step, check_vma))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_step_of_pmap_under_shard_map_and_on_explicit_axes(accumulate):
+    """Parts of a batch too; an optimal σ is that of a part, which on eight devices has other examples."""
+    x = np.random.default_rng(0).uniform(size=(32, 4, 6, 3)).astype(np.float32)
+    parts = {"model": LinearVAE((4, 6, 3), 3), "likelihood": cx.shared_sigma(), "optimizer": optax.sgd(1e-4)}
+    state, key = create_train_state(jax.random.key(1), x, **parts), jax.random.key(2)
+    parts["options"] = StepOptions(accumulate=accumulate)
+    expected = jax.device_get(jax.jit(functools.partial(train_step, **parts))(state, x, key))
+    actual = jax.device_get(shard_map_step(True, **parts).step(state, x, key))
+    chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-6)
+    function = functools.partial(train_step, **parts)
+    assert_explicit_axes_change_nothing(
+        lambda state, key, x: function(state, x, key), (state, key), (x,), spread_result=False
+    )
 
 
 # All decoders: tests/robustness/test_meshes_of_all.py.

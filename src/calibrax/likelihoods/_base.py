@@ -167,7 +167,8 @@ def draw(sampler: Callable[..., jax.Array], key: jax.Array, *parameters: jax.Arr
     sharding = jax.typeof(parameters[0]).sharding
     if jax.sharding.AxisType.Explicit not in sharding.mesh.axis_types:
         return sampler(key, *parameters)
-    return jax.sharding.auto_axes(sampler, out_sharding=sharding)(key, *parameters)
+    drawn: Any = jax.sharding.auto_axes(sampler, out_sharding=sharding)(key, *parameters)
+    return drawn
 
 
 def apply_link(link: Link, outputs: jax.Array) -> jax.Array:

@@ -92,12 +92,12 @@ def train_step(
             raise ValueError(f"nll has shape {nll.shape}; expected {kl.shape[:1]}, one per example; see framewise")
         layers = kl.reshape(kl.shape[0], -1)
         loss = jnp.mean(nll + weight * jnp.sum(free_bits(layers, options.free_bits), axis=1))
-        if axis_name is not None:  # here, not after the gradient: `shard_map` sums the gradients of a device's own loss
-            loss = lax.pmean(loss, axis_name)
         rate, distortion = jnp.mean(jnp.sum(layers, axis=1)), jnp.mean(nll)
         metrics = {"loss": loss, "neg_elbo": rate + distortion, "rate": rate, "distortion": distortion}
         metrics |= layer_metrics(jnp.mean(layers, axis=0)) | jax.tree.map(jnp.mean, stats)
-        return loss, (metrics, (likelihood.update(likelihood_state, stats), dict(new_state) or None))
+        if axis_name is not None:  # not after the gradient: `shard_map` adds up what each device differentiates
+            metrics = lax.pmean(metrics, axis_name)
+        return metrics["loss"], (metrics, (likelihood.update(likelihood_state, stats), dict(new_state) or None))
 
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     averages = state.likelihood_state, state.model_state
@@ -106,7 +106,7 @@ def train_step(
     else:
         grads, metrics, averages = _accumulated(value_and_grad, state, (batch, keys), options.accumulate)
     if axis_name is not None:
-        grads, metrics = lax.pmean((grads, metrics), axis_name)
+        grads = lax.pmean(grads, axis_name)  # under `pmap`; under `shard_map` they are the same everywhere already
     grad_norm = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
