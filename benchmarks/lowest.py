@@ -1,4 +1,4 @@
-"""Test with the lowest versions that pyproject.toml allows: likelihoods and Linen, then training with the extra `train`.
+"""Test with the lowest versions that pyproject.toml allows: likelihoods and Linen, then training with `.[train]`.
 
 Command:   make test-lowest                  (or: python3.11 benchmarks/lowest.py [core|train])
 

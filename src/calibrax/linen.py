@@ -11,6 +11,7 @@ from flax import linen as nn
 from calibrax.likelihoods import Likelihood, categorical, categorical_nll_from_features
 from calibrax.likelihoods._base import check_likelihood
 from calibrax.likelihoods._calibrate import average, sums_of_batch
+from calibrax.likelihoods._categorical_head import MAX_CHUNK_LOGITS, check_channels, check_features, head_logits
 from calibrax.likelihoods._checks import check_levels
 
 
@@ -175,29 +176,24 @@ class CategoricalHead(nn.Module):
     @nn.compact
     def __call__(self, features, x, *, mask=None):
         """nll `[B]` in nats and stats, for features `[B, ..., F]` and x `[B, ..., C]`."""
-        if jnp.shape(x)[-1:] != (self.channels,):
-            raise ValueError(f"x has shape {jnp.shape(x)}; expected {self.channels} channels, the last axis")
-        chunk = {} if self.max_chunk_logits is None else {"max_chunk_logits": self.max_chunk_logits}
-        return categorical_nll_from_features(x, features, *self._parameters(features), mask=mask, **chunk)
+        check_channels(x, self.channels)
+        chunk = MAX_CHUNK_LOGITS if self.max_chunk_logits is None else self.max_chunk_logits
+        return categorical_nll_from_features(
+            x, features, *self._parameters(features), mask=mask, max_chunk_logits=chunk
+        )
 
     @nn.compact
     def mean(self, features):
         """E[x | features], `[B, ..., C]` in [0, 1]; computes all logits of the batch at once."""
-        return categorical(self.levels).mean({}, {}, self._logits(features))
+        return categorical(self.levels).mean({}, {}, head_logits(features, *self._parameters(features)))
 
     @nn.compact
     def sample(self, key, features):
         """A draw of levels, `[B, ..., C]` in [0, 1]; computes all logits of the batch at once."""
-        return categorical(self.levels).sample(key, {}, {}, self._logits(features))
-
-    def _logits(self, features):
-        kernel, bias = self._parameters(features)
-        bias = bias.astype(features.dtype).reshape((1,) * (features.ndim - 1) + (-1,))
-        return features @ kernel.astype(features.dtype) + bias
+        return categorical(self.levels).sample(key, {}, {}, head_logits(features, *self._parameters(features)))
 
     def _parameters(self, features):
-        if jnp.ndim(features) < 2:
-            raise ValueError(f"features has shape {jnp.shape(features)}; expected [B, ..., F]")
+        check_features(features)
         size = self.channels * self.levels
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (features.shape[-1], size), jnp.float32)
         return kernel, self.param("bias", nn.initializers.zeros, (size,), jnp.float32)

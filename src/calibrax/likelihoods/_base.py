@@ -235,6 +235,21 @@ def scaled(noise: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return sample
 
 
+def draw(sampler: Callable[..., jax.Array], key: jax.Array, *parameters: jax.Array) -> jax.Array:
+    """`sampler(key, *parameters)`, where the parameters may be sharded on a mesh with explicit axes.
+
+    For samplers such as `jax.random.gamma`, `poisson`, `binomial` and `t`, which refuse such parameters: here the
+    compiler chooses the shardings inside of them, and the draw is sharded like the first parameter.
+    """
+    if not hasattr(jax.sharding, "auto_axes"):  # an older JAX, without explicit axes
+        return sampler(key, *parameters)
+    sharding = jax.typeof(parameters[0]).sharding
+    if jax.sharding.AxisType.Explicit not in sharding.mesh.axis_types:
+        return sampler(key, *parameters)
+    drawn: Any = jax.sharding.auto_axes(sampler, out_sharding=sharding)(key, *parameters)
+    return drawn
+
+
 def apply_link(link: Link, outputs: jax.Array) -> jax.Array:
     """The decoder's reals as a mean, in float32 at least: in [0, 1] by a sigmoid, or unchanged."""
     outputs = widen(outputs)

@@ -12,6 +12,7 @@ from calibrax.likelihoods._base import (
     Family,
     Link,
     apply_link,
+    draw,
     from_family,
     scaled,
     shared_scale,
@@ -125,7 +126,8 @@ def student_t(df: float | None = None, *, link: Link = "sigmoid", min_log_scale:
 
     def sample(key, location, log_scale, freedom):
         freedom = jnp.broadcast_to(freedom, location.shape)
-        return location + jnp.exp(log_scale) * jax.random.t(key, freedom, location.shape, location.dtype)
+        noise = draw(lambda key, freedom: jax.random.t(key, freedom, freedom.shape, freedom.dtype), key, freedom)
+        return location + jnp.exp(log_scale) * noise
 
     def cdf(x, location, log_scale, freedom):
         z = (as_unit(x, location.dtype) - location) * jnp.exp(-log_scale)
