@@ -79,10 +79,10 @@ def test_one_component_is_the_likelihood_itself(over):
         x = jnp.asarray(RNG.random((5, 4, 3)), jnp.float32)
         outputs = jnp.asarray(RNG.normal(size=(5, 4, inner.output_channels(3))), jnp.float32)
         params, state = inner.init((4, 3))
-        expected, _ = inner.nll(params, state, outputs, x)
+        expected, _ = jax.jit(inner.nll)(params, state, outputs, x)
         mixed = jnp.concatenate([jnp.ones((5, 4, 1)), outputs], -1)
-        np.testing.assert_allclose(likelihood.nll(*likelihood.init((4, 3)), mixed, x)[0], expected, rtol=1e-5)
-        mean = likelihood.mean(*likelihood.init((4, 3)), mixed)
+        np.testing.assert_allclose(jax.jit(likelihood.nll)(*likelihood.init((4, 3)), mixed, x)[0], expected, rtol=1e-5)
+        mean = jax.jit(likelihood.mean)(*likelihood.init((4, 3)), mixed)
         np.testing.assert_allclose(mean, inner.mean(params, state, outputs), rtol=1e-5)
 
 

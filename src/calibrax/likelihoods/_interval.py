@@ -54,5 +54,6 @@ def interval(
     if key is None:
         raise ValueError(f"key is None; expected a key, because {shown(likelihood)} needs draws for an interval")
     draws = jax.lax.map(lambda key: likelihood.sample(key, params, state, outputs), jax.random.split(key, num_draws))
-    low, high = (jax.tree.map(lambda leaf, q=q: jnp.quantile(leaf, q, axis=0), draws) for q in ends)
+    # Draws themselves rather than numbers between them, which may be no levels or counts.
+    low, high = (jax.tree.map(lambda leaf, q=q: jnp.quantile(leaf, q, axis=0, method="nearest"), draws) for q in ends)
     return low, high
