@@ -180,6 +180,8 @@ def with_channels(outputs: jax.Array, x: Any, mask: Mask) -> tuple[jax.Array, An
     if jnp.ndim(x) != 1:
         return outputs, x, mask
     outputs = jnp.asarray(outputs)
+    if outputs.ndim in (1, 2) and outputs.shape[:1] != jnp.shape(x):
+        raise ValueError(f"x has shape {jnp.shape(x)}; expected {outputs.shape[:1]}, one number per output")
     outputs = outputs[:, None] if outputs.ndim == 1 else outputs
     mask = None if mask is None else jnp.asarray(mask)[:, None] if jnp.ndim(mask) == 1 else mask
     return outputs, x[:, None], mask

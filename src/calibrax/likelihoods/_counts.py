@@ -11,11 +11,13 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import betainc, gammainc
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
 from calibrax.likelihoods._base import Family, from_family, shared_scale
 from calibrax.likelihoods._checks import check_levels, shown
+from calibrax.likelihoods._quantiles import level_quantile
 from calibrax.likelihoods._residual import Mask, Stats, count_data, minus_abs, sum_event, widen
 from calibrax.likelihoods._special import minus_log1p, stirling_error, stirling_error_from_1
 from calibrax.likelihoods._value import Likelihood, constructor
@@ -24,6 +26,7 @@ MAX_LOG_MEAN = 60.0  # exp(60) times the values of an event is a float32; above 
 MAX_LOG_DISPERSION = 40.0  # in size; beyond, the distribution hardly changes, and products would leave float32
 LARGE_RATE = 1e3  # where JAX's sampler has x·log(rate) - log(x!) with an error of 1e-3, which grows with the rate
 LARGEST = 1e37  # a float32
+NUM_COUNTS = 2**24  # float32 has all whole numbers up to here; quantiles go no further
 
 Dispersion = Literal["shared", "channel", "emitted"]
 
@@ -91,7 +94,17 @@ def poisson() -> Likelihood:
     References:
       Not in the paper.
     """
-    family = Family(poisson_nll, lambda log_rate: _mean_of(log_rate)[0], _sample_poisson)
+
+    def quantile(q, log_rate):
+        def upper_tail(edge):  # P(count > edge)
+            return gammainc(edge + 0.5, _mean_of(log_rate)[0])
+
+        return level_quantile(upper_tail, q, log_rate, NUM_COUNTS)
+
+    def mean(log_rate):
+        return _mean_of(log_rate)[0]
+
+    family = Family(poisson_nll, mean, _sample_poisson, quantile=quantile, is_discrete=True)
     return from_family(family, lambda params, state, outputs: (widen(outputs),))
 
 
@@ -219,7 +232,18 @@ def negative_binomial(dispersion: Dispersion = "shared") -> Likelihood:
         gamma = jax.random.loggamma(key_rate, r, log_mean.shape, log_mean.dtype)
         return _sample_poisson(key_count, log_mean + gamma - log_dispersion)
 
-    family = Family(negative_binomial_nll, lambda log_mean, log_dispersion: _mean_of(log_mean)[0], sample)
+    def mean(log_mean, log_dispersion):
+        return _mean_of(log_mean)[0]
+
+    def quantile(q, log_mean, log_dispersion):
+        r = jnp.broadcast_to(jnp.exp(log_dispersion), log_mean.shape).astype(log_mean.dtype)
+
+        def upper_tail(edge):  # P(count > edge)
+            return betainc(edge + 0.5, r, jax.nn.sigmoid(log_mean - log_dispersion))
+
+        return level_quantile(upper_tail, q, log_mean, NUM_COUNTS)
+
+    family = Family(negative_binomial_nll, mean, sample, quantile=quantile, is_discrete=True)
     if source == "emitted":
 
         def split(params, state, outputs):
@@ -333,5 +357,14 @@ def binomial(total: int) -> Likelihood:
         less = jax.random.binomial(key, total, jax.nn.sigmoid(minus_abs(logits)), dtype=logits.dtype)
         return jnp.where(logits > 0, total - less, less)
 
-    family = Family(nll, lambda logits: total * jax.nn.sigmoid(logits), sample)
+    def mean(logits):
+        return total * jax.nn.sigmoid(logits)
+
+    def quantile(q, logits):
+        def upper_tail(edge):  # P(count > edge)
+            return betainc(edge + 0.5, total - edge + 0.5, jax.nn.sigmoid(logits))
+
+        return level_quantile(upper_tail, q, logits, total + 1)
+
+    family = Family(nll, mean, sample, quantile=quantile, is_discrete=True)
     return from_family(family, lambda params, state, outputs: (widen(outputs),))

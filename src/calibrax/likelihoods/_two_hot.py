@@ -144,7 +144,7 @@ def two_hot(low: float, high: float, bins: int = 255, spacing: Spacing = "symexp
         wide = widen(logits)
         return jnp.asarray(values, wide.dtype)[jax.random.categorical(key, wide)]
 
-    return from_family(Family(nll, mean, sample), split, outputs_per_channel=bins)
+    return from_family(Family(nll, mean, sample, is_discrete=True), split, outputs_per_channel=bins)
 
 
 def _bins(low: float, high: float, num: int, spacing: Spacing) -> np.ndarray:
