@@ -244,6 +244,7 @@ def _wrapped(angle: jax.Array) -> jax.Array:
     return jnp.where(angle <= -math.pi, angle + 2 * math.pi, angle)
 
 
+@jax.jit  # outside of `jit` a loop would be compiled at every call
 def _sample(key: jax.Array, direction: jax.Array, log_concentration: ArrayLike) -> jax.Array:
     """By rejection from wrapped Cauchy distributions, in which the distance from the mean is not 1 minus a cosine.
 

@@ -98,7 +98,8 @@ class Likelihood(Value, _Functions):
 
     B is the batch and `event_shape` the shape of one example, whose last axis is the channels. `outputs` are what the
     decoder network emits: unconstrained reals, `[B, ..., output_channels(C)]`. `x` is `[B, ..., C]`: floats in the
-    data's range; uint8, read as x / 255; or bool, read as 0 and 1. For distributions over levels, integers are levels.
+    data's range; uint8, read as x / 255; or bool, read as 0 and 1. For distributions over levels, integers are levels;
+    for those over counts they are counts, and so is uint8.
 
     The event may be a single number, of shape `()`: x is then `[B]`, and outputs are `[B, output_channels(1)]`, or
     `[B]` if one value is emitted. `mean` and `sample` have the shape of x where outputs are `[B]`, else `[B, 1]`.
