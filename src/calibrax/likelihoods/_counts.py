@@ -15,7 +15,7 @@ from jax.scipy.special import betainc, gammainc
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
-from calibrax.likelihoods._base import Family, from_family, shared_scale
+from calibrax.likelihoods._base import Family, draw, from_family, shared_scale
 from calibrax.likelihoods._checks import check_levels, shown
 from calibrax.likelihoods._quantiles import level_quantile
 from calibrax.likelihoods._residual import Mask, Stats, count_data, minus_abs, sum_event, widen
@@ -113,7 +113,7 @@ def _sample_poisson(key: jax.Array, log_rate: jax.Array) -> jax.Array:
     rate, _ = _mean_of(log_rate)
     large = rate > LARGE_RATE
     key_exact, key_normal = jax.random.split(key)
-    exact = jax.random.poisson(_threefry(key_exact), jnp.where(large, 1.0, rate)).astype(rate.dtype)
+    exact = draw(jax.random.poisson, _threefry(key_exact), jnp.where(large, 1.0, rate)).astype(rate.dtype)
     # The first terms of the Cornish-Fisher expansion: moments of a standard normal z, plus the skewness 1/√rate.
     z = jax.random.normal(key_normal, rate.shape, rate.dtype)
     return jnp.where(large, jnp.round(rate + jnp.sqrt(rate) * z + (jnp.square(z) - 1) / 6), exact)
@@ -229,7 +229,7 @@ def negative_binomial(dispersion: Dispersion = "shared") -> Likelihood:
         log_dispersion = jnp.clip(log_dispersion, -MAX_LOG_DISPERSION, MAX_LOG_DISPERSION)
         r = jnp.broadcast_to(jnp.exp(log_dispersion), log_mean.shape).astype(log_mean.dtype)
         # A Poisson distribution whose rate is m·G/r, G of a gamma distribution. For a small r, G underflows.
-        gamma = jax.random.loggamma(key_rate, r, log_mean.shape, log_mean.dtype)
+        gamma = draw(lambda key, r: jax.random.loggamma(key, r, r.shape, r.dtype), key_rate, r)
         return _sample_poisson(key_count, log_mean + gamma - log_dispersion)
 
     def mean(log_mean, log_dispersion):
@@ -354,7 +354,8 @@ def binomial(total: int) -> Likelihood:
 
     def sample(key, logits):
         # JAX's sampler loses the digits of 1 - p for p near 1; it gets the smaller of the two.
-        less = jax.random.binomial(key, total, jax.nn.sigmoid(minus_abs(logits)), dtype=logits.dtype)
+        smaller = jax.nn.sigmoid(minus_abs(logits))
+        less = draw(lambda key, prob: jax.random.binomial(key, total, prob, dtype=prob.dtype), key, smaller)
         return jnp.where(logits > 0, total - less, less)
 
     def mean(logits):
