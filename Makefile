@@ -20,6 +20,7 @@ PARALLEL ?=
 RUN ?=
 ARGS ?=
 JOBS ?= 2
+LOWEST_PYTHON ?= python3.11
 TORCH_PYTHON ?= $(BIN)/python
 FLAGS = $(if $(DATA),--data "$(DATA)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	$(if $(SEED),--seed $(SEED)) $(if $(PARALLEL),--parallel $(PARALLEL)) $(if $(RUN),--run-dir "$(RUN)") $(ARGS)
@@ -31,7 +32,7 @@ TABLES := table1 table2-svhn table3 table5
 FIGURES := figure3 figure4 figure5 figure8 figure9
 
 .DEFAULT_GOAL := help
-.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 moving-digits $(FIGURES) figures figure two-modalities test test-slow test-all lint typecheck format wheel docs bench bench-gpu bench-decoders faults soak clean
+.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 moving-digits $(FIGURES) figures figure two-modalities test test-slow test-lowest test-all lint typecheck format wheel docs bench bench-gpu bench-decoders faults soak clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [DATA=svhn|mnist|images.npz|folder] [DATA_DIR=] [EPOCHS=] [SEED=] [PARALLEL=jit|pmap|sharded] [RUN=] [ARGS=]"
@@ -92,6 +93,9 @@ test: install ## Run the fast tests, at most 5 minutes on two cores
 
 test-slow: install ## Run the other tests: whole runs, damage, faults, fuzzing
 	@$(BIN)/python -m pytest -n $(JOBS) $(SLOW) $(ARGS)
+
+test-lowest: ## Test the lowest versions that pyproject.toml allows, in new virtual environments (LOWEST_PYTHON=python3.11)
+	@JOBS=$(JOBS) $(LOWEST_PYTHON) benchmarks/lowest.py $(ARGS)
 
 test-all: test test-slow ## Run all tests, at most 20 minutes on two cores
 

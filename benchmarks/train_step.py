@@ -1,7 +1,7 @@
 """The SVHN training step on a CPU: calibrax, an eager PyTorch twin, and `flax.linen`'s own convolutions.
 
 Command:   make bench                        (or: python -m benchmarks.train_step --torch-python PATH --help)
-Needs:     torch, in this interpreter (pip install 'calibrax[bench]') or in another one.
+Needs:     torch, in this interpreter (pip install '.[bench]') or in another one.
 
 Each contender is a separate process with the same number of threads. They never work at the same time, but in turn,
 block by block, so that a slow minute of the machine affects all of them. First, calibrax and the twin must give the
@@ -136,7 +136,7 @@ def check_torch(python: str) -> None:
     except OSError:
         found = False
     if not found:
-        raise BenchError(f"torch cannot be imported by {python}; install calibrax[bench] or give --torch-python PATH")
+        raise BenchError(f"torch cannot be imported by {python}; pip install '.[bench]', or give --torch-python PATH")
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 import threading
+import types
 from pathlib import Path
 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "compilations"))
@@ -19,11 +20,29 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
 import pytest
+from flax import nnx
 
+import calibrax
 from calibrax._malloc import give_back_free_memory
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+if not hasattr(jax, "enable_x64"):  # on JAX 0.4.33, the core's floor
+    from jax.experimental import enable_x64
+
+    jax.enable_x64 = enable_x64
+
+if not hasattr(nnx, "data"):  # on Flax 0.10.2, the core's floor, where `calibrax.nnx` is refused
+
+    class NoNNX(types.ModuleType):
+        def __getattr__(self, name):
+            if name.startswith("__"):
+                raise AttributeError(name)
+            pytest.skip("calibrax.nnx needs Flax 0.12", allow_module_level=True)
+
+    calibrax.nnx = sys.modules["calibrax.nnx"] = NoNNX("calibrax.nnx")
 
 
 PEAKS: dict[str, float] = {}  # GiB, by worker

@@ -4,6 +4,7 @@ import codecs
 import io
 import sys
 import warnings
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 SPELLED = {"β": "beta", "σ": "sigma", "π": "pi", "±": "+/-", "×": "x", "²": "^2", "·": "*", "–": "-", "−": "-"}
@@ -53,16 +54,14 @@ def say(text: str, *, end: str = "\n", file: TextIO | None = None) -> None:
 def progress_bar(*args: Any, **options: Any) -> Any:
     """A tqdm bar on standard error, called as `tqdm.tqdm`.
 
-    It moves five times a second on a terminal and in a notebook. A log file gets a line every 30 seconds.
+    It moves five times a second on a terminal and in a notebook. A log file gets a line every 30 seconds. Without tqdm,
+    which is in the extra `train`, nothing is shown.
     """
-    notebook = is_notebook()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # without ipywidgets, tqdm.auto warns and is a bar of text
-        if notebook:
-            from tqdm.auto import tqdm
-        else:
-            from tqdm import tqdm
-    moves = notebook or (sys.stderr is not None and sys.stderr.isatty())
+    try:
+        tqdm = _tqdm()
+    except ModuleNotFoundError:
+        return _NoBar(*args, **options)
+    moves = is_notebook() or (sys.stderr is not None and sys.stderr.isatty())
     return tqdm(
         *args,
         mininterval=SECONDS_BETWEEN_MOVES if moves else SECONDS_BETWEEN_LINES,
@@ -72,6 +71,42 @@ def progress_bar(*args: Any, **options: Any) -> Any:
         disable=sys.stderr is None,  # as in a Windows program without a console
         **options,
     )
+
+
+def _tqdm() -> Any:
+    """tqdm's class for a notebook or for text."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without ipywidgets, tqdm.auto warns and is a bar of text
+        if is_notebook():
+            from tqdm.auto import tqdm
+        else:
+            from tqdm import tqdm
+    return tqdm
+
+
+class _NoBar:
+    """Takes the calls of a tqdm bar and shows nothing."""
+
+    def __init__(self, iterable: Iterable[Any] = (), *args: Any, **options: Any):
+        self._iterable = iterable
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._iterable)
+
+    def __enter__(self) -> "_NoBar":
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        pass
+
+    def update(self, num: float = 1) -> None:
+        pass
+
+    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def is_notebook() -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 T = TypeVar("T")
+AUTHOR = "The calibrax developers"  # as in pyproject.toml: the project of this name on the package index has another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,8 @@ class DataConfig:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if mixed := mixed_installations():
+        fail(mixed)
     commands = {
         "train": (train, "train a VAE with a calibrated decoder"),
         "evaluate": (evaluate, "measure a run on its test images: likelihood, calibration, information, FID"),
@@ -80,11 +83,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: commands[argv[0]][0](argv[1:]))
 
 
+def mixed_installations() -> str | None:
+    """One line if another project of this name is installed too, or this one twice in one folder; otherwise None."""
+    import importlib.metadata
+
+    ours, others = {}, {}  # version by folder and metadata, because a folder may be on the path twice
+    for distribution in importlib.metadata.distributions(name="calibrax"):
+        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO")
+        if text is not None:  # otherwise the folder is what an uninstallation left
+            kind = ours if f"Author: {AUTHOR}" in text.splitlines() else others
+            kind[str(distribution.locate_file("")), text] = distribution.version
+    if not others and len(ours) == len({folder for folder, _ in ours}):
+        return None
+    listed = [f"{version} in {folder}" for (folder, _), version in ours.items()]
+    listed += [f"{version} of another project in {folder}" for (folder, _), version in others.items()]
+    return (
+        f"installations of the name calibrax are mixed: {', '.join(listed)}; repeat pip uninstall calibrax until none "
+        "is left, then pip install . in the checkout"
+    )
+
+
 def guarded(command: Any) -> int:
     """Call a command and report errors in one line on stderr; returns the exit code: 2 for a user's mistake."""
     from calibrax._malloc import keep_freed_memory
     from calibrax._terminal import accept_any_text
     from calibrax.data import DataError
+    from calibrax.runs import extra
     from calibrax.runs.folder import RunError
     from calibrax.runs.settings import ConfigError
     from calibrax.training.signals import Interrupted
@@ -95,6 +119,10 @@ def guarded(command: Any) -> int:
         command()
     except (ConfigError, DataError, RunError) as error:
         return fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in extra.MODULES:
+            raise
+        return fail(extra.explain(error.name))
     except FloatingPointError as error:
         return fail(f"training stopped: {error}", code=1)
     except Interrupted as stop:
@@ -266,15 +294,12 @@ def parse(kind: type[T], prog: str, argv: Sequence[str], *, default: T | None = 
 
 
 def import_tyro() -> Any:
-    """The module tyro; ConfigError where it is not installed."""
-    from calibrax.runs.settings import ConfigError
+    """The module tyro; ConfigError if it, or what every command needs besides, is not installed."""
+    from calibrax.runs.extra import check_extra
 
-    try:
-        import tyro
-    except ImportError as error:
-        raise ConfigError(
-            "the command line needs tyro (pip install tyro); calibrax.runs.train works without"
-        ) from error
+    check_extra("tyro", "matplotlib", "PIL")
+    import tyro
+
     return tyro
 
 

@@ -146,7 +146,7 @@ def test_the_channels_of_a_pixel_share_its_component():
     assert nll[1] - nll[0] > 50
 
 
-SOME = [name for name, decoder in DECODERS.items() if "categorical" in name or "mixture" in name]
+SOME = [name for name, decoder in DECODERS.items() if decoder.levels and not name.startswith("discretized")]
 
 
 def probabilities(decoder, seed, scale):
@@ -202,6 +202,7 @@ def test_levels_out_of_range_count_as_the_nearest_end():
     np.testing.assert_array_equal(categorical_nll(x, logits)[0], categorical_nll(jnp.clip(x, 0, 1), logits)[0])
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="XLA then takes 4% of the logits' size, not 3%")
 def test_temporaries_are_small():
     logits = jax.ShapeDtypeStruct((16, 32, 32, 3, 256), jnp.float32)
     x = jax.ShapeDtypeStruct(logits.shape[:-1], jnp.uint8)

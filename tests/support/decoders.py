@@ -147,6 +147,12 @@ VARIANTS = {
     "optimal-von-mises of images": Decoder(cx.optimal_von_mises("image"), period=2 * math.pi),
     "tempered": Decoder(cx.tempered(cx.optimal_sigma(), 0.5), is_density=False),
     "framewise of frames": Decoder(cx.framewise(cx.optimal_sigma(axis="image", link="identity"))),
+    "symlog of optimal-sigma": Decoder(cx.transformed(cx.optimal_sigma(link="identity"), cx.symlog)),
+    "affine of student-t": Decoder(cx.transformed(cx.student_t(5.0, link="identity"), cx.affine(0.4, 2.0))),
+    "mixture of pixel-sigma": Decoder(cx.mixture(cx.pixel_sigma(link="identity"), 3)),
+    "mixture of shared-sigma": Decoder(cx.mixture(cx.shared_sigma(), 2)),
+    "mixture of categorical": Decoder(cx.mixture(cx.categorical(5), 2), levels=5),
+    "zero-inflated log-normal": Decoder(cx.zero_inflated(cx.transformed(cx.optimal_sigma(link="identity"), cx.log))),
 }
 DECODERS = NAMED | VARIANTS
 

@@ -22,17 +22,24 @@ from calibrax.likelihoods._discretized import (
     discretized_logistic,
     discretized_logistic_nll,
 )
+from calibrax.likelihoods._from_distribution import from_distribution
 from calibrax.likelihoods._gaussian import beta_gaussian, gaussian, gaussian_nll, pixel_sigma, shared_sigma
 from calibrax.likelihoods._heavy_tailed import laplace, laplace_nll, student_t, student_t_nll
+from calibrax.likelihoods._interval import interval
 from calibrax.likelihoods._logistic_mixture import logistic_mixture, logistic_mixture_nll
+from calibrax.likelihoods._mixture import mixture, zero_inflated
 from calibrax.likelihoods._optimal import optimal_laplace, optimal_laplace_nll, optimal_sigma, optimal_sigma_nll
 from calibrax.likelihoods._start import start_from
+from calibrax.likelihoods._transformed import Bijector, affine, log, logit, symlog, transformed
 from calibrax.likelihoods._two_hot import two_hot, two_hot_nll
-from calibrax.likelihoods._value import Likelihood
+from calibrax.likelihoods._value import Likelihood, Marginal
 
 __all__ = [
+    "Bijector",
     "Family",
     "Likelihood",
+    "Marginal",
+    "affine",
     "batched",
     "bernoulli",
     "bernoulli_nll",
@@ -52,15 +59,20 @@ __all__ = [
     "discretized_logistic",
     "discretized_logistic_nll",
     "framewise",
+    "from_distribution",
     "from_family",
     "gaussian",
     "gaussian_nll",
+    "interval",
     "joint",
     "laplace",
     "laplace_nll",
+    "log",
     "logistic_mixture",
     "logistic_mixture_nll",
+    "logit",
     "masked",
+    "mixture",
     "negative_binomial",
     "negative_binomial_nll",
     "optimal_laplace",
@@ -77,9 +89,12 @@ __all__ = [
     "start_from",
     "student_t",
     "student_t_nll",
+    "symlog",
     "tempered",
+    "transformed",
     "two_hot",
     "two_hot_nll",
     "von_mises",
     "von_mises_nll",
+    "zero_inflated",
 ]

@@ -11,11 +11,13 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import betainc, gammainc
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
-from calibrax.likelihoods._base import Family, from_family, shared_scale
+from calibrax.likelihoods._base import Family, draw, from_family, shared_scale
 from calibrax.likelihoods._checks import check_levels, shown
+from calibrax.likelihoods._quantiles import level_quantile
 from calibrax.likelihoods._residual import Mask, Stats, count_data, minus_abs, sum_event, widen
 from calibrax.likelihoods._special import minus_log1p, stirling_error, stirling_error_from_1
 from calibrax.likelihoods._value import Likelihood, constructor
@@ -24,6 +26,7 @@ MAX_LOG_MEAN = 60.0  # exp(60) times the values of an event is a float32; above 
 MAX_LOG_DISPERSION = 40.0  # in size; beyond, the distribution hardly changes, and products would leave float32
 LARGE_RATE = 1e3  # where JAX's sampler has x·log(rate) - log(x!) with an error of 1e-3, which grows with the rate
 LARGEST = 1e37  # a float32
+NUM_COUNTS = 2**24  # float32 has all whole numbers up to here; quantiles go no further
 
 Dispersion = Literal["shared", "channel", "emitted"]
 
@@ -88,10 +91,23 @@ def poisson() -> Likelihood:
       the rate, at most e^60. `sample` draws floats that are whole numbers (float32 has all of those up to 2^24); for
       rates above 1000 by a normal approximation that is corrected for the skewness.
 
+    Example:
+      >>> nll, stats = poisson().nll({}, {}, jnp.zeros((4, 3)), counts)  # outputs are log rates
+
     References:
       Not in the paper.
     """
-    family = Family(poisson_nll, lambda log_rate: _mean_of(log_rate)[0], _sample_poisson)
+
+    def quantile(q, log_rate):
+        def upper_tail(edge):  # P(count > edge)
+            return gammainc(edge + 0.5, _mean_of(log_rate)[0])
+
+        return level_quantile(upper_tail, q, log_rate, NUM_COUNTS)
+
+    def mean(log_rate):
+        return _mean_of(log_rate)[0]
+
+    family = Family(poisson_nll, mean, _sample_poisson, quantile=quantile, is_discrete=True)
     return from_family(family, lambda params, state, outputs: (widen(outputs),))
 
 
@@ -100,7 +116,7 @@ def _sample_poisson(key: jax.Array, log_rate: jax.Array) -> jax.Array:
     rate, _ = _mean_of(log_rate)
     large = rate > LARGE_RATE
     key_exact, key_normal = jax.random.split(key)
-    exact = jax.random.poisson(_threefry(key_exact), jnp.where(large, 1.0, rate)).astype(rate.dtype)
+    exact = draw(jax.random.poisson, _threefry(key_exact), jnp.where(large, 1.0, rate)).astype(rate.dtype)
     # The first terms of the Cornish-Fisher expansion: moments of a standard normal z, plus the skewness 1/√rate.
     z = jax.random.normal(key_normal, rate.shape, rate.dtype)
     return jnp.where(large, jnp.round(rate + jnp.sqrt(rate) * z + (jnp.square(z) - 1) / 6), exact)
@@ -206,6 +222,11 @@ def negative_binomial(dispersion: Dispersion = "shared") -> Likelihood:
     Raises:
       ValueError: if the dispersion is another word.
 
+    Example:
+      >>> likelihood = negative_binomial()
+      >>> params, state = likelihood.init((3,))
+      >>> nll, stats = likelihood.nll(params, state, jnp.zeros((4, 3)), counts)  # outputs are log means
+
     References:
       Not in the paper.
     """
@@ -216,10 +237,21 @@ def negative_binomial(dispersion: Dispersion = "shared") -> Likelihood:
         log_dispersion = jnp.clip(log_dispersion, -MAX_LOG_DISPERSION, MAX_LOG_DISPERSION)
         r = jnp.broadcast_to(jnp.exp(log_dispersion), log_mean.shape).astype(log_mean.dtype)
         # A Poisson distribution whose rate is m·G/r, G of a gamma distribution. For a small r, G underflows.
-        gamma = jax.random.loggamma(key_rate, r, log_mean.shape, log_mean.dtype)
+        gamma = draw(lambda key, r: jax.random.loggamma(key, r, r.shape, r.dtype), key_rate, r)
         return _sample_poisson(key_count, log_mean + gamma - log_dispersion)
 
-    family = Family(negative_binomial_nll, lambda log_mean, log_dispersion: _mean_of(log_mean)[0], sample)
+    def mean(log_mean, log_dispersion):
+        return _mean_of(log_mean)[0]
+
+    def quantile(q, log_mean, log_dispersion):
+        r = jnp.broadcast_to(jnp.exp(log_dispersion), log_mean.shape).astype(log_mean.dtype)
+
+        def upper_tail(edge):  # P(count > edge)
+            return betainc(edge + 0.5, r, jax.nn.sigmoid(log_mean - log_dispersion))
+
+        return level_quantile(upper_tail, q, log_mean, NUM_COUNTS)
+
+    family = Family(negative_binomial_nll, mean, sample, quantile=quantile, is_discrete=True)
     if source == "emitted":
 
         def split(params, state, outputs):
@@ -320,6 +352,9 @@ def binomial(total: int) -> Likelihood:
     Raises:
       ValueError: if the total is out of range.
 
+    Example:
+      >>> nll, stats = binomial(16).nll({}, {}, jnp.zeros((4, 3)), counts)  # outputs are logits
+
     References:
       Not in the paper.
     """
@@ -330,8 +365,18 @@ def binomial(total: int) -> Likelihood:
 
     def sample(key, logits):
         # JAX's sampler loses the digits of 1 - p for p near 1; it gets the smaller of the two.
-        less = jax.random.binomial(key, total, jax.nn.sigmoid(minus_abs(logits)), dtype=logits.dtype)
+        smaller = jax.nn.sigmoid(minus_abs(logits))
+        less = draw(lambda key, prob: jax.random.binomial(key, total, prob, dtype=prob.dtype), key, smaller)
         return jnp.where(logits > 0, total - less, less)
 
-    family = Family(nll, lambda logits: total * jax.nn.sigmoid(logits), sample)
+    def mean(logits):
+        return total * jax.nn.sigmoid(logits)
+
+    def quantile(q, logits):
+        def upper_tail(edge):  # P(count > edge)
+            return betainc(edge + 0.5, total - edge + 0.5, jax.nn.sigmoid(logits))
+
+        return level_quantile(upper_tail, q, logits, total + 1)
+
+    family = Family(nll, mean, sample, quantile=quantile, is_discrete=True)
     return from_family(family, lambda params, state, outputs: (widen(outputs),))

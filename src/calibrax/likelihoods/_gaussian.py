@@ -19,6 +19,7 @@ from calibrax.likelihoods._base import (
 )
 from calibrax.likelihoods._checks import check_link, check_number, shown
 from calibrax.likelihoods._discretized import discretized_gaussian_nll
+from calibrax.likelihoods._quantiles import normal_cdf, normal_quantile, of_location_and_scale
 from calibrax.likelihoods._residual import (
     HALF_LOG_2PI,
     Mask,
@@ -233,4 +234,7 @@ def gaussian_family(link: Link) -> Family:
     """N(mean, σ²) with parameters mean and log_sigma; it has a mass per level if the data has a range."""
     check_link(link)
     of_levels = discretized_gaussian_nll if link == "sigmoid" else None
-    return Family(gaussian_nll, lambda mean, log_sigma: mean, scaled(jax.random.normal), of_levels)
+    by_value = of_location_and_scale(normal_cdf, normal_quantile, variance=1.0)
+    return Family(
+        gaussian_nll, lambda mean, log_sigma: mean, scaled(jax.random.normal), of_levels, is_normal=True, **by_value
+    )

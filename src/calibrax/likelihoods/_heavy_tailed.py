@@ -12,16 +12,25 @@ from calibrax.likelihoods._base import (
     Family,
     Link,
     apply_link,
+    draw,
     from_family,
     scaled,
     shared_scale,
     soft_clip,
 )
 from calibrax.likelihoods._checks import check_link, check_number
+from calibrax.likelihoods._quantiles import (
+    laplace_cdf,
+    laplace_quantile,
+    of_location_and_scale,
+    student_t_cdf,
+    student_t_quantile,
+)
 from calibrax.likelihoods._residual import (
     HALF_LOG_2PI,
     Mask,
     Stats,
+    as_unit,
     floor_scale,
     mean_observed,
     minus_abs,
@@ -122,9 +131,24 @@ def student_t(df: float | None = None, *, link: Link = "sigmoid", min_log_scale:
 
     def sample(key, location, log_scale, freedom):
         freedom = jnp.broadcast_to(freedom, location.shape)
-        return location + jnp.exp(log_scale) * jax.random.t(key, freedom, location.shape, location.dtype)
+        noise = draw(lambda key, freedom: jax.random.t(key, freedom, freedom.shape, freedom.dtype), key, freedom)
+        return location + jnp.exp(log_scale) * noise
 
-    family = Family(student_t_nll, lambda location, log_scale, freedom: location, sample)
+    def cdf(x, location, log_scale, freedom):
+        z = (as_unit(x, location.dtype) - location) * jnp.exp(-log_scale)
+        return student_t_cdf(z, jnp.broadcast_to(freedom, location.shape))
+
+    def quantile(q, location, log_scale, freedom):
+        return location + jnp.exp(log_scale) * student_t_quantile(q, jnp.broadcast_to(freedom, location.shape))
+
+    def variance(location, log_scale, freedom):
+        finite = freedom > 2  # from 1 to 2 it is infinite; below, it does not exist
+        return jnp.where(finite, jnp.exp(2 * log_scale) * freedom / jnp.where(finite, freedom - 2, 1.0), jnp.inf)
+
+    def centre(location, log_scale, freedom):
+        return location
+
+    family = Family(student_t_nll, centre, sample, cdf=cdf, quantile=quantile, variance=variance, mode=centre)
     return from_family(family, split, outputs_per_channel=outputs_per_channel)
 
 
@@ -155,7 +179,12 @@ def laplace_nll(
     return nll, {"mae": mae, "mse": mse, "log_scale": jnp.mean(log_scale)}
 
 
-LAPLACE = Family(laplace_nll, lambda mean, log_scale: mean, scaled(jax.random.laplace))
+LAPLACE = Family(
+    laplace_nll,
+    lambda mean, log_scale: mean,
+    scaled(jax.random.laplace),
+    **of_location_and_scale(laplace_cdf, laplace_quantile, variance=2.0),
+)
 
 
 @constructor

@@ -49,7 +49,12 @@ def unit_data(x: ArrayLike, mean: ArrayLike, mask: Mask = None, **scales: ArrayL
     mean = jnp.asarray(mean, dtype)
     check_data(x, mean.shape)
     arrays = [broadcast_parameter(name, scale, mean.shape, dtype) for name, scale in scales.items()]
-    return as_unit(_hide(x, mask), dtype), mean, *arrays
+    return observed_data(x, dtype, mask), mean, *arrays
+
+
+def observed_data(x: ArrayLike, dtype: Any, mask: Mask = None) -> jax.Array:
+    """x as floats (see `as_unit`). Where the mask is False it becomes 0, whatever stands there."""
+    return as_unit(hidden_as_zero(x, mask), dtype)
 
 
 def level_data(x: ArrayLike, shape: tuple[int, ...], levels: int, mask: Mask = None) -> jax.Array:
@@ -60,7 +65,7 @@ def level_data(x: ArrayLike, shape: tuple[int, ...], levels: int, mask: Mask = N
     error: they are not in the units that the caller believes.
     """
     check_data(x, shape)
-    x = _hide(x, mask)
+    x = hidden_as_zero(x, mask)
     if jnp.issubdtype(x.dtype, jnp.integer):
         check_range(x, 0, levels - 1, f"levels 0 to {levels - 1}, or floats in [0, 1]")
         return jnp.clip(x, 0, min(levels - 1, jnp.iinfo(x.dtype).max)).astype(jnp.int32)
@@ -82,7 +87,7 @@ def count_data(
     log_mean = jnp.asarray(log_mean, dtype)
     check_data(x, log_mean.shape)
     arrays = [broadcast_parameter(name, scale, log_mean.shape, dtype) for name, scale in scales.items()]
-    x = _hide(x, mask)
+    x = hidden_as_zero(x, mask)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise ValueError(f"x has dtype {x.dtype}; expected counts: integers, bool, or floats that are whole numbers")
     check_counts(x, total)
@@ -116,7 +121,7 @@ def as_unit(x: ArrayLike, dtype: Any) -> jax.Array:
     return x.astype(dtype)
 
 
-def _hide(x: ArrayLike, mask: Mask) -> jax.Array:
+def hidden_as_zero(x: ArrayLike, mask: Mask) -> jax.Array:
     """x with 0 where the mask is False."""
     if mask is None:
         return jnp.asarray(x)

@@ -125,6 +125,7 @@ def _bessel_series(dtype: str) -> tuple[list[float], list[float]]:
     return _fit(ratio, degrees[0]), _fit(scaled, degrees[1])
 
 
+@jax.jit  # outside of `jit` a loop would be compiled at every call
 def log_concentration_of(variance: jax.Array) -> jax.Array:
     """log κ of the von Mises distribution whose circular variance 1 - I1(κ)/I0(κ) is given, strictly between 0 and 1.
 

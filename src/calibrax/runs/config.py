@@ -109,7 +109,7 @@ class RunSettings(Settings):
     run_dir: str | None = setting(None, *A_PATH)
     """Folder of the run (default: a new one under runs/)."""
     parallel: Literal["jit", "pmap", "sharded"] = "jit"
-    """One device, or all of them by pmap or by sharded arrays."""
+    """One device (jit) or all devices: sharded is the standard; pmap, which JAX only maintains, is the alternative."""
     scan_steps: int | None = setting(None, *AT_LEAST_1)
     """Steps per call, with the training images in the device's memory: for GPUs and TPUs (default there: 1; on one CPU
     as many as take two seconds, at most 8, on batches from the host)."""

@@ -16,6 +16,7 @@ from calibrax.runs import folder as run_folder
 from calibrax.runs.config import TrainConfig
 from calibrax.runs.epoch_images import save_epoch_images
 from calibrax.runs.evaluate import score
+from calibrax.runs.extra import check_extra
 from calibrax.runs.platforms import check_platforms
 from calibrax.runs.run import Run, as_user_error, load_data, load_data_again
 from calibrax.runs.settings import ConfigError
@@ -90,6 +91,7 @@ def train(
 
 def _check_devices(config: TrainConfig) -> None:
     check_platforms()
+    check_extra("matplotlib", "PIL")
     batch_size, parallel, accumulate = config.run.batch_size, config.run.parallel, config.optimizer.accumulate
     num_devices = 1 if parallel == "jit" else jax.device_count()
     if batch_size % num_devices:

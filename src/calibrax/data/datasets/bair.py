@@ -38,8 +38,9 @@ def load(options: Options) -> Data:
     if builder is None:
         raise DataError(
             f"{NAME} is not in {folder} as array_record or tfrecord. Ways to get it: `calibrax data bair`, which takes "
-            f"TensorFlow (pip install 'calibrax[prepare]'), a network and {SPACE} GiB ({free_space(folder) >> 30} GiB "
-            f"free); put TFDS's preparation from elsewhere there; or give your own videos as videos.npz"
+            f"TensorFlow (pip install '.[prepare]' in the checkout), a network and {SPACE} GiB "
+            f"({free_space(folder) >> 30} GiB free); put TFDS's preparation from elsewhere there; or give your own "
+            "videos as videos.npz"
         )
     where = str(builder.data_path)
     split_names(builder, required=NUM_SEQUENCES)
@@ -102,7 +103,7 @@ def _prepare(folder: Path) -> None:
     """Download 30 GB and prepare them as array_record with TFDS, whose builder reads the originals with TensorFlow."""
     # A lack of TensorFlow or of disk space is found before the download.
     if importlib.util.find_spec("tensorflow") is None:
-        raise DataError(f"{NAME} needs TensorFlow to be prepared: pip install 'calibrax[prepare]'")
+        raise DataError(f"{NAME} needs TensorFlow to be prepared: pip install '.[prepare]' in the checkout")
     free = free_space(folder) >> 30
     if free < SPACE:
         raise DataError(f"{folder} has {free} GiB free; preparing {NAME} takes {SPACE} GiB")
