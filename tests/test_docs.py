@@ -212,6 +212,7 @@ def examples_of(value) -> list[doctest.Example]:
     return doctest.DocTestParser().get_examples(inspect.getdoc(value) or "")
 
 
+ONCE = {id(value): name for name, value in PUBLIC.items()}  # an object may be public in two modules
 ELSEWHERE = {"calibrax.nnx.Functional"}  # tests/training/test_nnx_model.py trains such a model
 EXAMPLES = {name: PUBLIC[name] for name in ONCE.values() if examples_of(PUBLIC[name]) and name not in ELSEWHERE}
 

@@ -50,7 +50,8 @@ def test_better_than_one_sigma_by_the_logarithm_of_the_determinants():
 def test_fit_after_training_keeps_the_means():
     x = jnp.clip(draw(64), 0, 1)
     sigma, covariance = cx.optimal_sigma(), optimal_covariance()
-    by_sigma = fit(sigma, x, steps=3, batch_size=16)
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes
+        by_sigma = fit(sigma, x, steps=3, batch_size=16)
     after = calibrated(by_sigma, covariance, x)
     before, then = measure(by_sigma, sigma, x), measure(after, covariance, x)
     np.testing.assert_allclose(then["mse"], before["mse"], rtol=1e-5)
