@@ -19,6 +19,7 @@ import numpy as np
 
 Table = dict[str, Callable[..., jax.Array]]
 BITS = np.arange(7, -1, -1, dtype=np.uint8)  # most significant first
+TRIALS = 31  # of the binomial distribution
 
 
 def of_calibrax() -> Table:
@@ -28,7 +29,8 @@ def of_calibrax() -> Table:
         return lambda x, **parameters: function(x, **parameters)[0]
 
     names = [name for name in likelihoods.__all__ if name.endswith("_nll")]
-    return {name.removesuffix("_nll"): nll_alone(getattr(likelihoods, name)) for name in names}
+    table = {name.removesuffix("_nll"): nll_alone(getattr(likelihoods, name)) for name in names}
+    return table | {"binomial": lambda x, logits: likelihoods.binomial_nll(x, logits, TRIALS)[0]}
 
 
 def of_numpyro() -> Table:
@@ -66,12 +68,20 @@ def of_numpyro() -> Table:
             dist.Logistic(255 * mean, 255 * jnp.exp(log_scale)), x
         ),
         "logistic_mixture": logistic_mixture,
+        "poisson": lambda x, log_rate: dist.Poisson(jnp.exp(log_rate)).log_prob(x),
+        "negative_binomial": lambda x, log_mean, log_dispersion: dist.NegativeBinomial2(
+            jnp.exp(log_mean), jnp.exp(log_dispersion)
+        ).log_prob(x),
+        "binomial": lambda x, logits: dist.BinomialLogits(logits, TRIALS).log_prob(x),
+        "von_mises": lambda x, direction, log_concentration: dist.VonMises(
+            angle_of(direction), jnp.exp(log_concentration)
+        ).log_prob(x),
     }
     return {name: summed(log_prob) for name, log_prob in log_probs.items()}
 
 
 def of_distrax() -> Table:
-    """Distrax has neither Student-t nor the continuous Bernoulli."""
+    """Distrax has neither Student-t, nor the continuous Bernoulli, nor counts."""
     import distrax
 
     def quantized(base):
@@ -98,6 +108,9 @@ def of_distrax() -> Table:
             distrax.Logistic(255 * mean - 0.5, 255 * jnp.exp(log_scale))
         ).log_prob(x.astype(jnp.float32)),
         "logistic_mixture": logistic_mixture,
+        "von_mises": lambda x, direction, log_concentration: distrax.VonMises(
+            angle_of(direction), jnp.exp(log_concentration)
+        ).log_prob(x),
     }
     return {name: summed(log_prob) for name, log_prob in log_probs.items()}
 
@@ -131,6 +144,14 @@ def of_tfp() -> Table:
             tfd.Logistic(255 * mean - 0.5, 255 * jnp.exp(log_scale))
         ).log_prob(x.astype(jnp.float32)),
         "logistic_mixture": logistic_mixture,
+        "poisson": lambda x, log_rate: tfd.Poisson(log_rate=log_rate).log_prob(x),
+        "negative_binomial": lambda x, log_mean, log_dispersion: tfd.NegativeBinomial(
+            jnp.exp(log_dispersion), logits=log_mean - log_dispersion
+        ).log_prob(x),
+        "binomial": lambda x, logits: tfd.Binomial(float(TRIALS), logits=logits).log_prob(x),
+        "von_mises": lambda x, direction, log_concentration: tfd.VonMises(
+            angle_of(direction), jnp.exp(log_concentration)
+        ).log_prob(x),
     }
     return {name: summed(log_prob) for name, log_prob in log_probs.items()}
 
@@ -157,6 +178,11 @@ def rms(error: jax.Array) -> jax.Array:
 def bits_of(x: jax.Array) -> jax.Array:
     """[...] uint8 -> [..., 8] float32."""
     return ((x[..., None] >> BITS) & 1).astype(jnp.float32)
+
+
+def angle_of(direction: jax.Array) -> jax.Array:
+    """[..., 2] -> [...]: the libraries' von Mises distributions have an angle, which a network emits as a direction."""
+    return jnp.arctan2(direction[..., 1], direction[..., 0])
 
 
 def channels_last(parameter: jax.Array) -> jax.Array:

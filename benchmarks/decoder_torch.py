@@ -70,6 +70,14 @@ NLLS = {
     "discretized_gaussian": discretized_gaussian,
     "discretized_logistic": discretized_logistic,
     "logistic_mixture": logistic_mixture,
+    "poisson": lambda x, log_rate: -dist.Poisson(log_rate.exp()).log_prob(x),
+    "negative_binomial": lambda x, log_mean, log_dispersion: (
+        -dist.NegativeBinomial(log_dispersion.exp(), logits=log_mean - log_dispersion).log_prob(x)
+    ),
+    "binomial": lambda x, logits: -dist.Binomial(31, logits=logits).log_prob(x),
+    "von_mises": lambda x, direction, log_concentration: (
+        -dist.VonMises(torch.atan2(direction[..., 1], direction[..., 0]), log_concentration.exp()).log_prob(x)
+    ),
 }
 
 

@@ -283,9 +283,26 @@ def write_inputs(folder: Path, decoder: str, shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     levels = rng.integers(0, 256, shape, dtype=np.uint8)
     parameters = INPUTS[decoder](rng, levels.astype(np.float32) / 255)
-    np.save(folder / "x.npy", levels if decoder in DISCRETE else levels.astype(np.float32) / 255)
+    np.save(folder / "x.npy", DATA.get(decoder, as_levels if decoder in DISCRETE else as_unit)(levels))
     arrays: Any = {name: np.asarray(array, np.float32) for name, array in parameters.items()}
     np.savez(folder / "parameters.npz", **arrays)
+
+
+def as_levels(levels: np.ndarray) -> np.ndarray:
+    return levels
+
+
+def as_unit(levels: np.ndarray) -> np.ndarray:
+    return levels.astype(np.float32) / 255
+
+
+def as_counts(levels: np.ndarray) -> np.ndarray:
+    """Counts from 0 to 31, as floats: the peers' gradients of log-factorials of integers differ in dtype."""
+    return (levels // 8).astype(np.float32)
+
+
+def as_angles(levels: np.ndarray) -> np.ndarray:
+    return 2 * np.pi * (as_unit(levels) - 0.5).astype(np.float32)
 
 
 def near(rng: np.random.Generator, unit: np.ndarray) -> np.ndarray:
@@ -311,6 +328,11 @@ def mixture_inputs(rng: np.random.Generator, unit: np.ndarray, components: int =
     }
 
 
+def von_mises_inputs(rng: np.random.Generator, unit: np.ndarray) -> dict[str, Any]:
+    angle = 2 * np.pi * (unit - 0.5) + 0.3 * normal(rng, unit.shape)
+    return {"direction": np.stack([np.cos(angle), np.sin(angle)], -1), "log_concentration": 2.0}
+
+
 # A scalar scale of 0.08 against errors of 0.05 keeps its gradient away from 0, so that relative errors are meaningful.
 INPUTS = {
     "gaussian": lambda rng, unit: {"mean": near(rng, unit), "log_sigma": -2.5},
@@ -324,7 +346,12 @@ INPUTS = {
     "discretized_gaussian": lambda rng, unit: {"mean": near(rng, unit), "log_sigma": -2.5},
     "discretized_logistic": lambda rng, unit: {"mean": near(rng, unit), "log_scale": -3.0},
     "logistic_mixture": mixture_inputs,
+    "poisson": lambda rng, unit: {"log_rate": 2.5 + 0.5 * normal(rng, unit.shape)},
+    "negative_binomial": lambda rng, unit: {"log_mean": 2.5 + 0.5 * normal(rng, unit.shape), "log_dispersion": 1.0},
+    "binomial": lambda rng, unit: {"logits": normal(rng, unit.shape)},
+    "von_mises": von_mises_inputs,
 }
+DATA = {"poisson": as_counts, "negative_binomial": as_counts, "binomial": as_counts, "von_mises": as_angles}
 DISCRETE = ("categorical", "bitwise_categorical", "discretized_gaussian", "discretized_logistic", "logistic_mixture")
 
 

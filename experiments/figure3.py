@@ -1,7 +1,7 @@
 """Figure 3: samples of β-VAEs and σ-VAEs on SVHN, and the same runs as a rate-distortion curve (section 5.1).
 
 Command:   make figure3                 (or: python -m experiments.figure3 --help)
-Device:    one CPU or GPU; several with PARALLEL=pmap or PARALLEL=sharded.
+Device:    one CPU or GPU; several with PARALLEL=sharded (or pmap).
 Time:      that of Table 1's runs, which it shares. Only the first seed is drawn.
 Expected:  samples lose detail at high β and do not look like digits at low β. The σ-VAEs lie near the point of the
            curve where the sum of rate and distortion is smallest.

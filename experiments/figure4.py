@@ -1,7 +1,7 @@
 """Figure 4: mutual information and marginal KL of β-VAEs and σ-VAEs on SVHN (section 5.2).
 
 Command:   make figure4                 (or: python -m experiments.figure4 --help)
-Device:    one CPU or GPU; several with PARALLEL=pmap or PARALLEL=sharded.
+Device:    one CPU or GPU; several with PARALLEL=sharded (or pmap).
 Time:      that of Table 1's runs, which it shares, and some seconds per run for the estimates. Only the first seed is
            drawn.
 Expected:  mutual information rises as β falls, up to the estimator's cap, ln N. The bounds beside it show what lies

@@ -1,7 +1,7 @@
 """Figure 8: samples of the optimal σ-VAE beside those of the unit-variance Gaussian on CIFAR-10 at 28×28 (appendix A).
 
 Command:   make figure8                 (or: python -m experiments.figure8 --help)
-Device:    one CPU or GPU; several with PARALLEL=pmap or PARALLEL=sharded.
+Device:    one CPU or GPU; several with PARALLEL=sharded (or pmap).
 Time:      two runs per seed, shared with the tables. Only the first seed is drawn.
 Expected:  the Gaussian's samples are blurred and pale; the σ-VAE's have edges and colour.
 """

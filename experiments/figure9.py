@@ -1,7 +1,7 @@
 """Figure 9: σ against the training step on SVHN: shared, optimal, and the β-VAEs' constants (appendix A).
 
 Command:   make figure9                 (or: python -m experiments.figure9 --help)
-Device:    one CPU or GPU; several with PARALLEL=pmap or PARALLEL=sharded.
+Device:    one CPU or GPU; several with PARALLEL=sharded (or pmap).
 Time:      two runs per seed, shared with Table 1. Only the first seed is drawn.
 Expected:  the optimal σ arrives within some 20 steps where the shared σ arrives after hundreds.
 """

@@ -1,7 +1,7 @@
 """The paper's headline run: the optimal σ-VAE on SVHN at 28×28 (section 5.1, appendix B).
 
 Command:   make svhn-optimal            (or: python -m experiments.svhn_optimal --help)
-Device:    one CPU or GPU; several with PARALLEL=pmap or PARALLEL=sharded.
+Device:    one CPU or GPU; several with PARALLEL=sharded (or pmap).
 Time:      10 epochs on two CPU cores: about 3 minutes for the built-in street-digits (9,000 images), about 20 for all
            of SVHN (73,257).
 Expected:  the paper's Tables 1 and 2 give -log p < -3333 nats and effective β 0.006 (σ² = 0.0032). The paper evaluated

@@ -55,7 +55,7 @@ class SweepConfig:
     runs: str = "runs/paper/runs"
     """Folder of the runs, which all tables and figures share."""
     parallel: Literal["jit", "pmap", "sharded"] = "jit"
-    """One device, or all of them by pmap or by sharded arrays."""
+    """One device (jit) or all devices: sharded is the standard; pmap, which JAX only maintains, is the alternative."""
 
     def __post_init__(self):
         for name in ("epochs", "seeds"):

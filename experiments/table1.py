@@ -1,7 +1,7 @@
 """Table 1: β-VAEs with β from 0.001 to 10 against σ-VAEs on SVHN at 28×28, small network (section 5.1).
 
 Command:   make table1                  (or: python -m experiments.table1 --help)
-Device:    one CPU or GPU; several with PARALLEL=pmap or PARALLEL=sharded.
+Device:    one CPU or GPU; several with PARALLEL=sharded (or pmap).
 Time:      24 runs of 10 epochs; on two CPU cores, 2 hours with 9,000 training images and 14 hours with all of SVHN.
 Expected:  -log p near the paper's in each row; σ² = β/2 explains every row except the FID of the σ-VAE
            (docs/reproduction.md).

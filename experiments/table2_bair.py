@@ -1,7 +1,7 @@
 """Table 2, BAIR column: eight decoders in SVG-LP, 64×64 (section 5.1).
 
 Command:   make table2-bair             (or: python -m experiments.table2_bair --help)
-Device:    one GPU; several with PARALLEL=pmap or PARALLEL=sharded. To try it on a CPU:
+Device:    one GPU; several with PARALLEL=sharded (or pmap). To try it on a CPU:
            make table2-bair DATA=moving-digits EPOCHS=1 FRACTION=0.01 SEEDS=1 ARGS="--model svg-small --futures 2"
 Time:      8 runs per seed of 180,000 updates each, as in the original of the network; not measured on a GPU.
 Expected:  optimal σ below shared σ, both below the original's β and the Gaussian of unit variance, which are near one

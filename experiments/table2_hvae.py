@@ -2,7 +2,7 @@
 
 Command:   make table2-cifar, make table2-celeba
            (or: python -m experiments.table2_hvae --column cifar10|celeba --help)
-Device:    one GPU; several with PARALLEL=pmap or PARALLEL=sharded. To try it on a CPU:
+Device:    one GPU; several with PARALLEL=sharded (or pmap). To try it on a CPU:
            make table2-cifar EPOCHS=1 FRACTION=0.002 SEEDS=1 ARGS="--model hvae-small --only optimal-sigma"
 Time:      10 runs per seed, 500 epochs each as in the original of the network; not measured on a GPU.
 Expected:  optimal σ below shared σ, below the Gaussian of unit variance; the discrete rows are in nats of 256 levels.

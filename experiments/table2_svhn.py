@@ -1,7 +1,7 @@
 """Table 2, SVHN column: eleven decoders on SVHN at 28×28, small network (section 5.1).
 
 Command:   make table2-svhn             (or: python -m experiments.table2_svhn --help)
-Device:    one CPU or GPU; several with PARALLEL=pmap or PARALLEL=sharded.
+Device:    one CPU or GPU; several with PARALLEL=sharded (or pmap).
 Time:      33 runs of 10 epochs; a run of the categorical decoder takes several times as long as the others.
 Expected:  -log p of the discrete rows is in nats per image over 256 levels, that of the others is of a density on
            [0, 1]. The two kinds can be compared only by bits/dim.

@@ -1,7 +1,7 @@
 """Table 3: Gaussian, β, per-pixel, shared σ and Bernoulli on MNIST at 28×28, small network (section 5.3).
 
 Command:   make table3                  (or: python -m experiments.table3 --help)
-Device:    one CPU or GPU; several with PARALLEL=pmap or PARALLEL=sharded.
+Device:    one CPU or GPU; several with PARALLEL=sharded (or pmap).
 Time:      15 runs of 10 epochs; on two CPU cores, 25 minutes per run on all of MNIST.
 Expected:  -log p: per-pixel < shared < β (0.01) < Gaussian; the unit Gaussian's is between 738 and 745.
 """

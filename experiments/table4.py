@@ -2,7 +2,7 @@
 
 Command:   make table4                  (or: python -m experiments.table4 --help)
            make table4 COLUMN=frey-face DATA=frey_face.npz EPOCHS=100 for one of the three.
-Device:    one CPU or GPU; several with PARALLEL=pmap or PARALLEL=sharded.
+Device:    one CPU or GPU; several with PARALLEL=sharded (or pmap).
 Time:      27 runs per column; on two CPU cores, 6 minutes per run of 100 epochs on Frey Face.
 Expected:  on Frey Face, the unit Gaussian is within 2 nats of 726, β = 0.1 is near -420, and optimal σ is far below
            shared σ early in training. CelebA is loaded by name and cropped to the centre 140×140

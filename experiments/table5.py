@@ -1,7 +1,7 @@
 """Table 5: -log p of 256 levels, CIFAR-10 at 28×28, small network (appendix B).
 
 Command:   make table5                  (or: python -m experiments.table5 --help)
-Device:    one CPU or GPU; several with PARALLEL=pmap or PARALLEL=sharded.
+Device:    one CPU or GPU; several with PARALLEL=sharded (or pmap).
 Time:      15 runs of 10 epochs.
 Expected:  the categorical decoder is lowest, then the three σ-VAEs within some tens of nats of one another, and the
            unit Gaussian is highest.

@@ -12,6 +12,7 @@ import pytest
 from decoders import DECODERS, outputs_for, trained
 from decoders import data as draw_data
 from jax import lax
+from scipy import stats
 
 import calibrax as cx
 from calibrax import interop
@@ -240,6 +241,48 @@ def test_gaussians_equal_the_normal_of_the_library(name, library):
     expected = normal.log_prob(data().astype(jnp.float32) / 255)
     ours = LIBRARIES[library](likelihood, params, state, outputs)
     np.testing.assert_allclose(ours.log_prob(data()), expected, rtol=1e-5)
+
+
+def moment(distribution, name):
+    value = getattr(distribution, name)
+    return value() if callable(value) else value
+
+
+def test_moments_and_quantiles_of_values_on_their_own(convert):
+    """Those of the Gaussian, of each value; with leading axes of `vmap` and of samples."""
+    likelihood = cx.optimal_sigma("channel", link="identity")
+    params, state, outputs = decoded(likelihood)
+    sigma = np.sqrt(np.float64(cx.running_average.value(state["mse"], initial=np.nan)))
+    normal = stats.norm(np.float64(outputs), np.broadcast_to(sigma, outputs.shape))
+    distribution = convert(likelihood, params, state, outputs)
+    np.testing.assert_allclose(moment(distribution, "variance"), normal.var(), rtol=1e-5)
+    np.testing.assert_allclose(moment(distribution, "stddev"), normal.std(), rtol=1e-5)
+    np.testing.assert_array_equal(moment(distribution, "mode"), outputs)
+    x = jnp.stack([outputs + 0.3, outputs - 1])
+    np.testing.assert_allclose(distribution.cdf(x), normal.cdf(np.float64(x)), rtol=1e-5, atol=1e-6)
+    name = "icdf" if hasattr(distribution, "icdf") else "quantile"
+    np.testing.assert_allclose(getattr(distribution, name)(0.95), normal.ppf(0.95), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(distribution.quantile(distribution.cdf(x)), x, rtol=1e-3, atol=1e-3)
+    stacked = jax.vmap(lambda outputs: convert(likelihood, params, state, outputs))(jnp.stack([outputs, outputs + 1]))
+    np.testing.assert_allclose(stacked.quantile(0.5)[1], outputs + 1, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(stacked.cdf(x)[0], normal.cdf(np.float64(x[0])), rtol=1e-5, atol=1e-6)
+    assert moment(stacked, "variance").shape == (2, B, *EVENT)
+
+
+def test_moments_of_single_numbers_and_levels(convert):
+    rewards = convert(cx.batched(cx.laplace(link="identity")), {"log_scale": jnp.zeros(())}, {}, jnp.zeros((4, 5)))
+    np.testing.assert_allclose(rewards.quantile(0.9), np.full((4, 5), stats.laplace.ppf(0.9)), rtol=1e-5)
+    np.testing.assert_allclose(moment(rewards, "variance"), np.full((4, 5), 2.0), rtol=1e-6)
+    flags = convert(cx.bernoulli(), {}, {}, jnp.array([[2.0], [-2.0]]))
+    np.testing.assert_array_equal(moment(flags, "mode"), [[1], [0]])
+    np.testing.assert_array_equal(flags.quantile(0.5), [[1], [0]])
+
+
+def test_what_a_likelihood_does_not_have_is_not_implemented(convert):
+    distribution = convert(cx.logistic_mixture(2), {}, {}, jnp.zeros((B, 10)))
+    for ask in (lambda: moment(distribution, "variance"), lambda: distribution.cdf(jnp.zeros((B, 2)))):
+        with pytest.raises(NotImplementedError, match=r"logistic_mixture\(2\) has no (variance|cdf)$"):
+            ask()
 
 
 # NumPyro

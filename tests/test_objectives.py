@@ -1,5 +1,7 @@
 """KL, ELBO, importance bound and conversions against closed forms in higher precision."""
 
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -70,3 +72,18 @@ def test_bad_arguments():
         objectives.elbo(jnp.zeros(2), jnp.zeros(3))
     with pytest.raises(ValueError, match="event_shape is"):
         objectives.bits_per_dim(1.0, (0, 3))
+
+
+def test_bits_per_dim_of_a_density_adds_the_width_of_a_bin():
+    """A uniform density on [0, 1], of 0 nats, has 8 bits in 256 bins; on [-1, 1], of log 2 each, too."""
+    np.testing.assert_allclose(objectives.bits_per_dim(jnp.zeros(3), (4, 2), bin_width=1 / 256), 8, rtol=1e-6)
+    nats = jnp.full(3, 8 * math.log(2))
+    np.testing.assert_allclose(objectives.bits_per_dim(nats, (4, 2), bin_width=2 / 256), 8, rtol=1e-6)
+    np.testing.assert_allclose(objectives.bits_per_dim(nats, (4, 2)), 1, rtol=1e-6)
+    np.testing.assert_allclose(objectives.bits_per_dim(math.log(4), ()), 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("width", [0, -1.0, math.nan, math.inf, "1"])
+def test_a_bin_width_is_a_positive_number(width):
+    with pytest.raises(ValueError, match=r"^bin_width is [^\n]*; expected a number in \(0, inf\)$"):
+        objectives.bits_per_dim(1.0, (2,), bin_width=width)

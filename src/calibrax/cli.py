@@ -24,8 +24,10 @@ class EvaluateConfig:
 
     run: str
     """The run's folder."""
+    data: str | None = None
+    """Where the file or folder of images is now, if it was moved."""
     data_dir: str | None = None
-    """Where the data are now, if they were moved."""
+    """Where prepared data and original files are now, if they were moved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,8 @@ class CompareConfig:
     """The runs' folders."""
     out: str | None = None
     """The figure, .png or .svg (default: comparison.png here)."""
+    data: str | None = None
+    """Refuse runs that were not begun on this data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +206,7 @@ def evaluate(argv: Sequence[str]) -> None:
     kind = dataclasses.make_dataclass("EvaluateArguments", options, bases=(EvaluateConfig,), frozen=True)
     kind.__doc__ = EvaluateConfig.__doc__
     given: Any = parse(kind, "calibrax evaluate", argv)
-    evaluate(Run.open(given.run, given.data_dir), {name: getattr(given, name) for name, *_ in options})
+    evaluate(Run.open(given.run, given.data_dir, data=given.data), {name: getattr(given, name) for name, *_ in options})
 
 
 def sample(argv: Sequence[str]) -> None:
@@ -215,11 +219,12 @@ def compare(argv: Sequence[str]) -> None:
     from calibrax.runs.compare import compare
 
     config = parse(CompareConfig, "calibrax compare", argv)
-    print(compare(config.runs, config.out))
+    print(compare(config.runs, config.out, data=config.data))
 
 
 def data(argv: Sequence[str]) -> None:
     from calibrax.data import describe, load, sources_in_words
+    from calibrax.runs.folder import check_length
     from calibrax.runs.settings import ConfigError
 
     @dataclasses.dataclass(frozen=True)
@@ -230,6 +235,8 @@ def data(argv: Sequence[str]) -> None:
     config = parse(DataArguments, "calibrax data", argv)
     if config.picture is not None and Path(config.picture).suffix.lower() != ".png":
         raise ConfigError(f"--picture is {config.picture}; expected a name that ends in .png")
+    if config.picture is not None:
+        check_length(f"--picture {config.picture}", config.picture)
     loaded = load(config.source, data_dir=config.data_dir, image_size=config.image_size, prepare=True)
     print(describe(loaded))
     if config.picture is None:

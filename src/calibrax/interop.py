@@ -55,8 +55,10 @@ def to_numpyro(
 
     `batch_shape` is `(B,)` and `event_shape` that of one example; put a plate of size B around the site. For sequences,
     `batched(likelihood)` has the `batch_shape` `(B, T)`; without it, T is an axis of the event, and a log_prob is the
-    sum over it. `log_prob` is minus the nll; `sample` and `mean` are those of the likelihood. Gradients reach `outputs`
-    and `params`. The distribution is a pytree: it passes through `jit`, `vmap` and NumPyro's `scan`.
+    sum over it. `log_prob` is minus the nll; `sample` and `mean` are those of the likelihood. `variance`, `stddev`,
+    `mode`, `cdf` and `icdf` (also named `quantile`) are those of each value on its own, in the shape of x; where the
+    likelihood has none, they raise `NotImplementedError`. Gradients reach `outputs` and `params`. The distribution is a
+    pytree: it passes through `jit`, `vmap` and NumPyro's `scan`.
 
     Use it for observed sites and for predictions. Its `support` is the real line for every likelihood, because a
     `Likelihood` does not say which values it draws; as a latent site, a decoder of levels or bits would need a narrower
@@ -99,7 +101,9 @@ def to_distrax(
     event_shape: Sequence[int] | None = None,
     train: bool = False,
 ) -> "distrax.Distribution":
-    """p(x | outputs) as a Distrax distribution: `log_prob`, `sample`, `sample_and_log_prob`, `mean()`.
+    """p(x | outputs) as a Distrax distribution: `log_prob`, `sample`, `sample_and_log_prob`, `mean()` and others.
+
+    `variance`, `stddev`, `mode`, `cdf` and `quantile` are those of each value on its own, as for `to_numpyro`.
 
     Args:
       likelihood, params, state, outputs: as for `to_numpyro`.
@@ -152,7 +156,33 @@ class _Decoded:
     def log_prob(self, value: jax.typing.ArrayLike) -> jax.Array:
         """`[..., *event_shape]` -> `[...]`, leading axes broadcast against `batch_shape`."""
         _check_one_array("value", value)
-        value = jnp.asarray(value)
+
+        def nll(params, state, outputs, x):
+            return self.likelihood.nll(params, state, outputs, x, train=self.train)[0]
+
+        return -self._of_values(nll, jnp.asarray(value))
+
+    def cdf(self, value: jax.typing.ArrayLike) -> jax.Array:
+        """`[..., *event_shape]` -> P(X <= value) of each value on its own, in the shape of the value."""
+        _check_one_array("value", value)
+        return self._of_values(self._marginal("cdf"), jnp.asarray(value))
+
+    def quantile(self, q: jax.typing.ArrayLike) -> jax.Array:
+        """The inverse of `cdf`: q broadcasts against `[*batch_shape, *event_shape]`."""
+        _check_one_array("q", q)
+        shape = np.broadcast_shapes(jnp.shape(q), self.batch_shape + self.event_shape)
+        q = jnp.asarray(q)
+        q = jnp.broadcast_to(q.reshape((1,) * (len(shape) - q.ndim) + q.shape), shape)
+        return self._of_values(self._marginal("quantile"), q)
+
+    def _marginal(self, name: str) -> Callable:
+        function = getattr(self.likelihood.marginal, name)
+        if function is None:
+            raise NotImplementedError(f"{self.likelihood} has no {name}")
+        return function
+
+    def _of_values(self, function: Callable, value: jax.Array) -> jax.Array:
+        """`function(params, state, outputs, value)` with the leading axes of the value broadcast."""
         split = value.ndim - len(self.event_shape)
         try:
             if split < 0 or value.shape[split:] != self.event_shape:
@@ -164,16 +194,13 @@ class _Decoded:
         inner = len(lead) - self.likelihood.batch_ndim  # the axes from here on are those of the likelihood's batch
         stacked = lead[len(lead) - len(self.batch_shape) : inner]
 
-        def nll(params, state, outputs, x):
-            return self.likelihood.nll(params, state, outputs, x, train=self.train)[0]
-
         def broadcast(leaf, shape, replaced):
             return jnp.broadcast_to(leaf, (*shape, *jnp.shape(leaf)[replaced:]))
 
         params, state = jax.tree.map(lambda leaf: broadcast(leaf, stacked, len(stacked)), (self.params, self.state))
         outputs = broadcast(self.outputs, (*stacked, *lead[inner:]), len(self.batch_shape))
         value = jnp.broadcast_to(value, (*lead, *self.event_shape))
-        return -_vmapped(nll, len(stacked), inner)(params, state, outputs, value)
+        return _vmapped(function, len(stacked), inner)(params, state, outputs, value)
 
     def sample(self, key: jax.Array, sample_shape: Sequence[int] = ()) -> jax.Array:
         """`[*sample_shape, *batch_shape, *event_shape]`, with one key per draw of a batch."""
@@ -187,7 +214,18 @@ class _Decoded:
 
     def mean(self) -> jax.Array:
         """`[*batch_shape, *event_shape]`."""
-        function = self.likelihood.mean
+        return self._of_outputs(self.likelihood.mean)
+
+    def variance(self) -> jax.Array:
+        return self._of_outputs(self._marginal("variance"))
+
+    def stddev(self) -> jax.Array:
+        return jnp.sqrt(self.variance())
+
+    def mode(self) -> jax.Array:
+        return self._of_outputs(self._marginal("mode"))
+
+    def _of_outputs(self, function: Callable) -> jax.Array:
         for _ in self.stacked:
             function = jax.vmap(function)
         return function(self.params, self.state, self.outputs)
@@ -267,6 +305,26 @@ def _numpyro_class() -> Callable[[_Decoded], Any]:
         def mean(self):
             return self.decoded.mean()
 
+        @property
+        def variance(self):
+            return self.decoded.variance()
+
+        @property
+        def stddev(self):
+            return self.decoded.stddev()
+
+        @property
+        def mode(self):
+            return self.decoded.mode()
+
+        def cdf(self, value):
+            return self.decoded.cdf(value)
+
+        def icdf(self, q):
+            return self.decoded.quantile(q)
+
+        quantile = icdf
+
         def log_prob(self, value, intermediates=None):
             return self.decoded.log_prob(value)
 
@@ -296,6 +354,21 @@ def _distrax_class() -> Callable[[_Decoded], Any]:
 
         def mean(self):
             return self._decoded.mean()
+
+        def variance(self):
+            return self._decoded.variance()
+
+        def stddev(self):
+            return self._decoded.stddev()
+
+        def mode(self):
+            return self._decoded.mode()
+
+        def cdf(self, value):
+            return self._decoded.cdf(value)
+
+        def quantile(self, q):
+            return self._decoded.quantile(q)
 
         def log_prob(self, value):
             return self._decoded.log_prob(value)

@@ -1,11 +1,17 @@
 """Likelihoods as Flax Linen modules: any likelihood, and a categorical one fused with the linear layer before it."""
 
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from calibrax.likelihoods import Likelihood, categorical, categorical_nll_from_features
 from calibrax.likelihoods._base import check_likelihood
+from calibrax.likelihoods._calibrate import average, sums_of_batch
+from calibrax.likelihoods._categorical_head import MAX_CHUNK_LOGITS, check_channels, check_features, head_logits
 from calibrax.likelihoods._checks import check_levels
 
 
@@ -70,6 +76,73 @@ class Decode(nn.Module):
         return dict(self.variables.get("params", {})), self.get_variable("calibration", "state", {})
 
 
+def calibrate(
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    batches: Iterable[Any],
+    *,
+    rngs: Mapping[str, jax.Array] | None = None,
+    **kwargs: Any,
+) -> dict[str, Any]:
+    """The variables with the averages of all `Decode` modules recomputed in one pass, each example with equal weight.
+
+    The running average of training mixes batches from before and after the fit improved; `calibrax.calibrate` does the
+    same for a likelihood alone. Run the module as at test time, for example with `train=False`, so that dropout is off
+    and batch norms use their averages: every call of a `Decode` counts, whatever its `train` says.
+
+    Args:
+      module: with `Decode` modules anywhere inside.
+      variables: as from `module.init` or a train state, with the collection `calibration`.
+      batches: the arguments of the module for each batch: one array or dict, or a tuple of positional arguments.
+      rngs: keys for `module.apply`; batch i uses them with i folded in.
+      **kwargs: more for `module.apply`: keyword arguments of the module, or `method`.
+
+    Returns:
+      A dict of all variables, of which only `calibration` differs.
+
+    Raises:
+      ValueError: if there are no batches, or no collection `calibration`.
+
+    Example:
+      >>> variables = calibrax.linen.calibrate(vae, variables, train_batches, rngs={"latent": key}, train=False)
+    """
+    if "calibration" not in variables:
+        held = ", ".join(variables) or "no collections"
+        raise ValueError(f"variables has {held}; expected calibration, the averages of a module with a Decode inside")
+    empty = {**variables, "calibration": jax.tree.map(jnp.zeros_like, variables["calibration"])}
+
+    @jax.jit
+    def one_batch(variables, rngs, args):
+        with nn.intercept_methods(_add_sums):
+            _, updated = module.apply(variables, *args, rngs=rngs, mutable=["calibration"], **kwargs)
+        return updated["calibration"]
+
+    def sums():
+        for i, batch in enumerate(batches):
+            keys = {name: jax.random.fold_in(key, i) for name, key in (rngs or {}).items()}
+            yield one_batch(empty, keys, batch if isinstance(batch, tuple) else (batch,))
+
+    calibration = average(sums(), "batches")
+    if calibration is None:
+        raise ValueError("batches is empty; expected at least one batch")
+    return {**variables, "calibration": calibration}
+
+
+def _add_sums(call, args, kwargs, context):
+    """Call a method; where it is that of a `Decode`, its state becomes the sums over the batches that it has seen."""
+    decode = context.module
+    if not (isinstance(decode, Decode) and context.method_name == "__call__"):
+        return call(*args, **kwargs)
+    before = jax.tree.map(jnp.asarray, decode.get_variable("calibration", "state", {}))  # Flax changes it in place
+    result = call(*args, **kwargs)
+    if jax.tree.leaves(before):
+        given = inspect.signature(Decode.__call__).bind(decode, *args, **kwargs).arguments
+        params, _ = decode._stored()
+        sums = sums_of_batch(decode.likelihood, params, given["outputs"], given["x"])
+        decode.put_variable("calibration", "state", jax.tree.map(jnp.add, before, sums))
+    return result
+
+
 class CategoricalHead(nn.Module):
     """The last linear layer of a decoder fused with the soft-max over levels, for images at high resolution.
 
@@ -103,29 +176,24 @@ class CategoricalHead(nn.Module):
     @nn.compact
     def __call__(self, features, x, *, mask=None):
         """nll `[B]` in nats and stats, for features `[B, ..., F]` and x `[B, ..., C]`."""
-        if jnp.shape(x)[-1:] != (self.channels,):
-            raise ValueError(f"x has shape {jnp.shape(x)}; expected {self.channels} channels, the last axis")
-        chunk = {} if self.max_chunk_logits is None else {"max_chunk_logits": self.max_chunk_logits}
-        return categorical_nll_from_features(x, features, *self._parameters(features), mask=mask, **chunk)
+        check_channels(x, self.channels)
+        chunk = MAX_CHUNK_LOGITS if self.max_chunk_logits is None else self.max_chunk_logits
+        return categorical_nll_from_features(
+            x, features, *self._parameters(features), mask=mask, max_chunk_logits=chunk
+        )
 
     @nn.compact
     def mean(self, features):
         """E[x | features], `[B, ..., C]` in [0, 1]; computes all logits of the batch at once."""
-        return categorical(self.levels).mean({}, {}, self._logits(features))
+        return categorical(self.levels).mean({}, {}, head_logits(features, *self._parameters(features)))
 
     @nn.compact
     def sample(self, key, features):
         """A draw of levels, `[B, ..., C]` in [0, 1]; computes all logits of the batch at once."""
-        return categorical(self.levels).sample(key, {}, {}, self._logits(features))
-
-    def _logits(self, features):
-        kernel, bias = self._parameters(features)
-        bias = bias.astype(features.dtype).reshape((1,) * (features.ndim - 1) + (-1,))
-        return features @ kernel.astype(features.dtype) + bias
+        return categorical(self.levels).sample(key, {}, {}, head_logits(features, *self._parameters(features)))
 
     def _parameters(self, features):
-        if jnp.ndim(features) < 2:
-            raise ValueError(f"features has shape {jnp.shape(features)}; expected [B, ..., F]")
+        check_features(features)
         size = self.channels * self.levels
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (features.shape[-1], size), jnp.float32)
         return kernel, self.param("bias", nn.initializers.zeros, (size,), jnp.float32)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from calibrax.likelihoods._checks import shown
+from calibrax.likelihoods._checks import check_number, shown
 
 Convention = Literal["sse", "half_sse"]
 NUMBERS = int | float | np.integer | np.floating  # their values are known; those of traced arrays are not
@@ -99,16 +99,27 @@ def importance_bound(log_weights: Float[Array, "..."], axis: int = 0) -> Float[A
     return jax.nn.logsumexp(log_weights, axis=axis) - math.log(log_weights.shape[axis])
 
 
-def bits_per_dim(nats: jax.typing.ArrayLike, event_shape: Sequence[int]) -> jax.Array:
+def bits_per_dim(nats: jax.typing.ArrayLike, event_shape: Sequence[int], bin_width: float | None = None) -> jax.Array:
     """Nats per example as bits per dimension: nats / (D ln 2), where D is the number of values in `event_shape`.
 
+    Args:
+      nats: an nll or negative ELBO per example.
+      event_shape: of one example, () for a single number.
+      bin_width: of a density, the width of the bins that the data are rounded to, in the data's units: a bin has about
+        the probability density·width, which adds -log2(width) bits. It is 1/255 for images in [0, 1] and 2/255 for
+        images in [-1, 1]. None if the nats are of probabilities, such as those of a `discretized_nll`.
+
     Raises:
-      ValueError: if `event_shape` is not a shape, or one without values.
+      ValueError: if `event_shape` is not a shape, or one without values; if the bin width is not a positive number.
     """
     known = isinstance(event_shape, Sequence) and all(isinstance(n, int | np.integer) and n > 0 for n in event_shape)
     if not known:
         raise ValueError(f"event_shape is {shown(event_shape)}; expected positive ints: at least one value")
-    return jnp.asarray(nats) / (math.prod(event_shape) * math.log(2))
+    bits = jnp.asarray(nats) / (math.prod(event_shape) * math.log(2))
+    if bin_width is None:
+        return bits
+    check_number("bin_width", bin_width, low=0)
+    return bits - math.log2(bin_width)
 
 
 def effective_beta(log_sigma: jax.typing.ArrayLike, convention: Convention = "sse") -> jax.Array:

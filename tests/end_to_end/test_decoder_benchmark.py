@@ -114,7 +114,8 @@ def test_the_benchmark_runs_the_library_s_own_formula(decoder, tmp_path):
     assert worker.time(["calibrax", 2]) > 0
     x, parameters = np.load(tmp_path / "x.npy"), dict(np.load(tmp_path / "parameters.npz"))
     assert x.dtype == (np.uint8 if decoder in decoders.DISCRETE else np.float32)
-    nll, _ = getattr(likelihoods, f"{decoder}_nll")(x, **parameters)
+    trials = {"total": decoder_peers.TRIALS} if decoder == "binomial" else {}
+    nll, _ = getattr(likelihoods, f"{decoder}_nll")(x, **parameters, **trials)
     assert nll.shape == (2,)
     np.testing.assert_allclose(np.load(tmp_path / "calibrax" / "value.npy"), np.mean(nll), rtol=1e-5)
     for name, parameter in parameters.items():

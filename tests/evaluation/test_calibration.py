@@ -69,6 +69,26 @@ def test_own_samples_are_calibrated(name):
     assert_calibrated_on_its_own_samples(LIKELIHOODS[name])
 
 
+def test_a_regressor_at_any_levels():
+    """Targets [B] with an emitted σ, of which every second one is half as wide as said."""
+    likelihood = cx.pixel_sigma(-20.0, link="identity")
+    mean, noise = jax.random.normal(jax.random.key(2), (2, 1000))
+    outputs = jnp.stack([mean, jnp.full(1000, -1.0)], -1)
+    x = mean + math.exp(-1.0) * noise * jnp.tile(jnp.array([1.0, 0.5]), 500)
+    result = evaluate(likelihood, {}, {}, outputs, x, num_draws=199, levels=(0.5, np.float64(0.9)))
+    assert list(result.coverage) == [0.5, 0.9]
+    for level, coverage in result.coverage.items():
+        z = stats.norm.ppf(0.5 + level / 2)
+        expected = np.mean([2 * stats.norm.cdf(z) - 1, 2 * stats.norm.cdf(2 * z) - 1])
+        assert abs(coverage.observed - expected) < 4 * math.sqrt(0.25 / 1000) + 0.01
+        low, high = cx.interval(likelihood, {}, {}, outputs, level)
+        inside = np.mean((low[:, 0] <= x) & (x <= high[:, 0]))
+        np.testing.assert_allclose(coverage.observed, inside, atol=0.02)
+    for levels in ((), (0.5, 1.0), (50,), "0.5", 0.5):
+        with pytest.raises(ValueError, match=r"^levels is [^\n]*; expected numbers between 0 and 1, such as"):
+            evaluate(likelihood, {}, {}, outputs, x, levels=levels)
+
+
 def test_unit_variance_is_seen_to_be_too_wide():
     result = with_sigma(1.0, *noisy(0.06), num_draws=199)
     assert min(coverage.observed for coverage in result.coverage.values()) > 0.999
@@ -166,7 +186,7 @@ def test_memory_does_not_grow_with_the_draws():
     params, state, outputs, x = own_samples(GAUSSIAN, event=(32, 32, 3), num=4)
 
     def temporaries(num_draws):
-        measure = calibration._measure_function(GAUSSIAN, num_draws)
+        measure = calibration._measure_function(GAUSSIAN, num_draws, LEVELS)
         compiled = measure.lower(params, state, outputs, x, jax.random.split(KEY, 4)).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 

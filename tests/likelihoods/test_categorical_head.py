@@ -1,14 +1,17 @@
 """The fused categorical head equals a linear layer with a soft-max, in memory that does not grow with the image."""
 
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx as flax_nnx
 
 import calibrax as cx
+from calibrax import linen, nnx
 from calibrax.likelihoods import categorical_nll, categorical_nll_from_features
-from calibrax.linen import CategoricalHead
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.integers(0, 256, (2, 7, 5, 3)), jnp.uint8)
@@ -23,7 +26,7 @@ def plain(features, kernel, bias, mask):
     return categorical_nll(X, logits, mask=mask)[0]
 
 
-# Of 70 positions: one at a time, eight at a time with a remainder, and as many as there are.
+# Of 2 examples with 35 positions: one position at a time, four with a remainder, and as many as there are.
 @pytest.mark.parametrize(("positions", "mask"), [(1, None), (8, MASK), (1000, MASK[..., :1])])
 def test_values_and_gradients_equal_those_of_the_plain_form(positions, mask):
     def fused(features, kernel, bias, mask):
@@ -56,19 +59,66 @@ def test_a_large_image_takes_half_a_gibibyte():
     assert used <= 2**29
 
 
-def test_linen_head_is_dense_under_decode():
-    head = CategoricalHead(channels=3, levels=16)
-    variables = head.init(jax.random.key(0), FEATURES, X // 16)
-    assert jax.tree.map(jnp.shape, variables) == {"params": {"kernel": (6, 48), "bias": (48,)}}
-    nll, stats = head.apply(variables, FEATURES, X // 16)
-    outputs = FEATURES @ variables["params"]["kernel"]
-    likelihood = cx.categorical(16)
-    np.testing.assert_allclose(nll, likelihood.nll({}, {}, outputs, X // 16)[0], rtol=1e-5)
+def linen_head(kernel, bias, **options):
+    head = linen.CategoricalHead(channels=3, levels=16, **options)
+    variables = {"params": {"kernel": kernel, "bias": bias}}
+    return {
+        "nll": lambda features, x, **mask: head.apply(variables, features, x, **mask),
+        "mean": lambda features: head.apply(variables, features, method="mean"),
+        "sample": lambda key, features: head.apply(variables, key, features, method="sample"),
+    }
+
+
+def nnx_head(kernel, bias, **options):
+    head = nnx.CategoricalHead(len(kernel), channels=3, levels=16, rngs=flax_nnx.Rngs(0), **options)
+    shapes = jax.tree.map(jnp.shape, flax_nnx.to_pure_dict(flax_nnx.state(head)))
+    assert shapes == {"kernel": (6, 48), "bias": (48,)}
+    assert 0.3 < float(jnp.std(head.kernel[...])) * math.sqrt(len(kernel)) < 1.2  # LeCun's variance, 1 / F
+    assert not head.bias[...].any()
+    flax_nnx.update(head, {"kernel": kernel, "bias": bias})
+    return {"nll": head, "mean": head.mean, "sample": head.sample}
+
+
+@pytest.mark.parametrize("options", [{}, {"max_chunk_logits": 48}])
+@pytest.mark.parametrize("make", [linen_head, nnx_head])
+def test_the_heads_of_flax_are_dense_under_decode(make, options):
+    kernel, bias, x = KERNEL[:, :48], BIAS[:48], X // 16
+    head, likelihood = make(kernel, bias, **options), cx.categorical(16)
+    outputs = FEATURES @ kernel + bias.reshape(1, 1, 1, -1)
+    nll, stats = head["nll"](FEATURES, x)
+    np.testing.assert_allclose(nll, likelihood.nll({}, {}, outputs, x)[0], rtol=1e-5)
     assert stats == {}
-    mean = head.apply(variables, FEATURES, method="mean")
-    chex.assert_trees_all_close(mean, likelihood.mean({}, {}, outputs), rtol=1e-5)
-    drawn = head.apply(variables, jax.random.key(1), FEATURES, method="sample")
-    chex.assert_trees_all_close(drawn, likelihood.sample(jax.random.key(1), {}, {}, outputs))
+    hidden, _ = head["nll"](FEATURES, x, mask=MASK)
+    np.testing.assert_allclose(hidden, likelihood.nll({}, {}, outputs, x, mask=MASK)[0], rtol=1e-5)
+    chex.assert_trees_all_close(head["mean"](FEATURES), likelihood.mean({}, {}, outputs), rtol=1e-5)
+    key = jax.random.key(1)
+    chex.assert_trees_all_close(head["sample"](key, FEATURES), likelihood.sample(key, {}, {}, outputs))
+    for bad, match in ((X[..., :2], "x has shape .*; expected 3 channels"), (X[:, :3] // 16, "x has shape")):
+        with pytest.raises(ValueError, match=match):
+            head["nll"](FEATURES, bad)
+    with pytest.raises(ValueError, match=r"features has shape \(6,\); expected"):
+        head["mean"](FEATURES[0, 0, 0])
+
+
+def test_the_linen_head_draws_its_parameters():
+    variables = linen.CategoricalHead(channels=3, levels=16).init(jax.random.key(0), FEATURES, X // 16)
+    assert jax.tree.map(jnp.shape, variables) == {"params": {"kernel": (6, 48), "bias": (48,)}}
+
+
+@pytest.mark.parametrize(
+    ("setting", "match"),
+    [
+        ({"channels": 0}, "channels is 0; expected an integer from 1"),
+        ({"channels": 3, "levels": 1}, "levels is 1; expected an integer from 2"),
+        ({"channels": 3, "in_features": 0}, "in_features is 0; expected an integer from 1"),
+    ],
+)
+def test_numbers_out_of_range_are_errors_of_the_heads(setting, match):
+    with pytest.raises(ValueError, match=match):
+        nnx.CategoricalHead(**({"in_features": 6} | setting), rngs=flax_nnx.Rngs(0))
+    if "in_features" not in setting:
+        with pytest.raises(ValueError, match=match):
+            linen.CategoricalHead(**setting)
 
 
 def test_bfloat16_features_give_float32():

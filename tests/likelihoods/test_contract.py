@@ -13,7 +13,10 @@ import calibrax as cx
 from calibrax.likelihoods._base import as_unit
 
 # The other variants: tests/robustness/test_decoder_grids.py.
-SOME = ["columns of each image", "categorical of 5 levels", "tempered", "framewise of frames"]
+SOME = [
+    "columns of each image", "categorical of 5 levels", "tempered", "framewise of frames", "shared-sigma of channels",
+    "poisson", "negative-binomial", "binomial", "two-hot", "von-mises emitted", "optimal-von-mises",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*NAMED, *SOME])

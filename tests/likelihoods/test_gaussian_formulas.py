@@ -1,5 +1,7 @@
 """The formulas against float64 SciPy and closed forms."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -177,3 +179,84 @@ def test_bernoulli_is_exact_where_the_fit_is_good():
         np.testing.assert_allclose(grad(single(logits)), slope, rtol=1e-5, atol=1e-7 * (0 < x < 1))
     tiny, _ = bernoulli_nll(jnp.ones((1, 1)), jnp.full((1, 1), 20.0))
     np.testing.assert_allclose(tiny[0], np.log1p(np.exp(-20.0)), rtol=1e-5)
+
+
+BETAS = [{"beta_nll": 0.5}, {"beta_nll": 1.0}, {"faithful": True}]
+
+
+@pytest.mark.parametrize("options", BETAS, ids=str)
+@pytest.mark.parametrize("link", ["sigmoid", "identity"])
+def test_changed_gradients_leave_every_bit_of_the_value(options, link):
+    plain, changed = cx.pixel_sigma(link=link), cx.pixel_sigma(link=link, **options)
+    outputs = single(np.random.default_rng(0).normal(size=(5, 4, 6)) * [3.0])
+    x = single(np.random.default_rng(1).uniform(size=(5, 4, 3)))
+    for call in (lambda f: f, jax.jit):
+        chex.assert_trees_all_equal(call(changed.nll)({}, {}, outputs, x), call(plain.nll)({}, {}, outputs, x))
+    for name in ("mean", "sample"):
+        args = ({}, {}, outputs) if name == "mean" else (jax.random.key(0), {}, {}, outputs)
+        np.testing.assert_array_equal(getattr(changed, name)(*args), getattr(plain, name)(*args))
+    if link == "sigmoid":
+        levels = np.round(255 * x) / 255
+        np.testing.assert_array_equal(
+            changed.discretized_nll({}, {}, outputs, levels), plain.discretized_nll({}, {}, outputs, levels)
+        )
+
+
+def gradients_of_pixel_sigma(**options):
+    """Data, means, log σ, and the gradients of the nll by the last two."""
+    rng = np.random.default_rng(2)
+    x, mean = rng.normal(size=(2, 40, 3))
+    log_sigma = rng.uniform(-3, 3, size=(40, 3))
+    likelihood = cx.pixel_sigma(-20.0, link="identity", **options)
+
+    def loss(outputs):
+        return likelihood.nll({}, {}, outputs, single(x))[0].sum()
+
+    slope = np.float64(jax.grad(loss)(single(np.concatenate([mean, log_sigma], -1))))
+    return x, mean, log_sigma, slope[:, :3], slope[:, 3:]
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_beta_nll_weighs_gradients_by_a_power_of_the_variance(beta):
+    """Seitzer et al. 2022, (6) and (7): (mean - x)·σ^(2β - 2), and by σ² (σ² - (x - mean)²)·σ^(2β - 4) / 2."""
+    x, mean, log_sigma, by_mean, by_log_sigma = gradients_of_pixel_sigma(beta_nll=beta)
+    variance = np.exp(2 * log_sigma)
+    np.testing.assert_allclose(by_mean, (mean - x) / variance ** (1 - beta), rtol=1e-5)
+    by_variance = (variance - (x - mean) ** 2) / (2 * variance ** (2 - beta))
+    # By log σ, of which the variance has the derivative 2σ².
+    assert_close(
+        by_log_sigma, by_variance * 2 * variance, rtol=1e-5, spread=3e-6 * (x - mean) ** 2 / variance ** (1 - beta)
+    )
+
+
+def test_faithful_trains_the_mean_as_by_the_squared_error_and_sigma_on_fixed_residuals():
+    """Stirn et al. 2023, section 4: the mean's gradient is (mean - x), that of log σ is 1 - ((x - mean) / σ)²."""
+    x, mean, log_sigma, by_mean, by_log_sigma = gradients_of_pixel_sigma(faithful=True)
+    np.testing.assert_allclose(by_mean, mean - x, rtol=1e-5)
+    square = (x - mean) ** 2 * np.exp(-2 * log_sigma)
+    assert_close(by_log_sigma, 1 - square, rtol=1e-5, spread=3e-6 * square)
+
+
+@pytest.mark.parametrize("options", [{}, *BETAS], ids=str)
+def test_gradients_of_pixel_sigma_are_finite_for_any_outputs(options):
+    for link in ("sigmoid", "identity"):
+        likelihood = cx.pixel_sigma(link=link, **options)
+        outputs = single([[1e4, 1e4], [-1e4, -1e4], [0.0, 80.0], [1e4, -1e4]])
+        nll = functools.partial(likelihood.nll, {}, {}, x=jnp.ones((4, 1)))
+        slope = jax.grad(lambda outputs, nll=nll: nll(outputs)[0].sum())(outputs)
+        assert jnp.isfinite(slope).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beta_nll": 0.5, "faithful": True}, "beta_nll is 0.5; expected 0 with faithful=True"),
+        ({"beta_nll": -0.1}, "beta_nll is -0.1; expected a number in"),
+        ({"beta_nll": 1.5}, "beta_nll is 1.5; expected a number in"),
+        ({"beta_nll": "0"}, "beta_nll is '0'; expected a number in"),
+        ({"faithful": 1}, "faithful is 1; expected True or False"),
+    ],
+)
+def test_bad_settings_of_gradients_are_one_line(options, message):
+    with pytest.raises(ValueError, match=f"^{message}[^\n]*$"):
+        cx.pixel_sigma(**options)

@@ -26,6 +26,19 @@ def test_whatever_tools_do_no_nll_changes(name, check, tmp_path):
     check(Case(name), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["optimal-sigma", "optimal-sigma-per-pixel", "shared-sigma", "joint"])
+def test_equinox_partitions_and_saves_them(name, tmp_path):
+    eqx = pytest.importorskip("equinox", reason="Equinox is not installed: pip install '.[examples]'")
+    case = Case(name)
+    tree = {"likelihood": case.likelihood, "params": case.params, "state": case.state}
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    assert jax.tree.leaves(arrays) == jax.tree.leaves((case.params, case.state))
+    eqx.tree_serialise_leaves(tmp_path / "saved.eqx", arrays)
+    restored = eqx.tree_deserialise_leaves(tmp_path / "saved.eqx", jax.tree.map(jnp.zeros_like, arrays))
+    whole = eqx.combine(restored, static)
+    np.testing.assert_array_equal(case.score(whole["likelihood"], whole["params"], whole["state"]), case.nll)
+
+
 # Values
 
 

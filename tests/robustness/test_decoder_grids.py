@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from contract import check_contract
-from decoders import DECODERS, EVENT, VARIANTS, B, levels_of, outputs_for, trained
+from decoders import DECODERS, EVENT, VARIANTS, B, decoder_of, outputs_for, trained
 from decoders import data as draw_data
 from jax import lax
 
@@ -21,12 +21,11 @@ def _likelihood(request):
 
 
 def data(likelihood):
-    return draw_data(levels=levels_of(likelihood))
+    return draw_data(levels=decoder_of(likelihood).num_values)
 
 
 def unit_data(likelihood):
-    x = np.asarray(data(likelihood)).astype(np.float32)
-    return jnp.asarray(x / np.float32(levels_of(likelihood) - 1))
+    return decoder_of(likelihood).floats(data(likelihood))
 
 
 def example(likelihood):

@@ -10,12 +10,16 @@ from hypothesis import strategies as st
 from scipy import integrate
 
 from calibrax.likelihoods import (
+    binomial_nll,
     continuous_bernoulli_nll,
     discretized_gaussian_nll,
     discretized_logistic_nll,
     gaussian_nll,
     laplace_nll,
+    negative_binomial_nll,
+    poisson_nll,
     student_t_nll,
+    von_mises_nll,
 )
 
 NUM = 4001
@@ -65,6 +69,46 @@ def test_continuous_bernoulli(logit):
     x = np.linspace(0, 1, NUM)
     nll, _ = continuous_bernoulli_nll(jnp.asarray(x, jnp.float32)[:, None], jnp.full((NUM, 1), logit, jnp.float32))
     np.testing.assert_allclose(integrate.simpson(np.exp(-np.float64(nll)), x=x), 1, atol=1e-4)
+
+
+@each
+@given(st.floats(-14, 14, width=32), st.floats(-3, 3, width=32))
+def test_von_mises(log_concentration, angle):
+    # A concentrated density is within 10 standard deviations of its angle.
+    reach = min(np.pi, 10 * np.exp(-0.5 * log_concentration))
+    x = np.linspace(angle - reach, angle + reach, NUM)
+    direction = jnp.broadcast_to(jnp.asarray([np.cos(angle), np.sin(angle)], jnp.float32), (NUM, 1, 2))
+    nll, _ = von_mises_nll(jnp.asarray(x, jnp.float32)[:, None], direction, log_concentration)
+    # At κ = e^14 the width of the density is 1e-3, of which the rounding of an angle is 1e-4.
+    np.testing.assert_allclose(integrate.simpson(np.exp(-np.float64(nll)), x=x), 1, atol=2e-4)
+
+
+def mass_of_counts(nll, *parameters, num=2**16):
+    """The sum of the probabilities of counts from 0 to num - 1; compiled once per formula."""
+    x = jnp.arange(num, dtype=jnp.float32)[:, None]
+    columns = [jnp.full_like(x, parameter) for parameter in parameters]
+    return np.exp(-np.float64(nll(x, *columns)[0])).sum()
+
+
+@each
+@given(st.floats(-20, 10.75, width=32))
+def test_probabilities_of_poisson_counts_sum_to_one(log_rate):
+    np.testing.assert_allclose(mass_of_counts(jax.jit(poisson_nll), log_rate), 1, atol=1e-4)
+
+
+@each
+@given(st.floats(-20, 7.5, width=32), st.floats(-1, 18, width=32))
+def test_probabilities_of_negative_binomial_counts_sum_to_one(log_mean, log_dispersion):
+    mass = mass_of_counts(jax.jit(negative_binomial_nll), log_mean, log_dispersion)
+    np.testing.assert_allclose(mass, 1, atol=1e-4)
+
+
+@each
+@given(st.floats(-40, 40, width=32), st.sampled_from([1, 2, 16, 255, 60_000]))
+def test_probabilities_of_binomial_counts_sum_to_one(logit, total):
+    x = jnp.arange(total + 1, dtype=jnp.float32)[:, None]
+    nll, _ = jax.jit(binomial_nll, static_argnums=2)(x, jnp.full_like(x, logit), total)
+    np.testing.assert_allclose(np.exp(-np.float64(nll)).sum(), 1, atol=1e-4)
 
 
 @settings(max_examples=60, deadline=None)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import calibrax as cx
 from calibrax.runs import (
     ConfigError,
     ConvVAESettings,
@@ -34,11 +35,13 @@ OLD = {
     "parallel": "jit", "scan_steps": None, "resume": False, "save_every": 0, "eval_every": 1,
 }  # fmt: skip
 
+ADDED = {"start_scales": False}  # since then, with the value that means what the older version did
+
 
 def test_a_config_of_an_older_version_opens():
     config = TrainConfig.from_flat(OLD)
     assert config == TrainConfig.for_model(data="svhn", image_size=28, epochs=1, run_dir="runs/old")
-    assert config.flat().items() <= OLD.items()
+    assert config.flat().items() - ADDED.items() <= OLD.items()
     old_hvae = TrainConfig.from_flat({**OLD, "model": "hvae-small", "dropout": 0.1})
     assert isinstance(old_hvae.model, HVAESettings)
     assert old_hvae.model.dropout == 0.1
@@ -71,6 +74,13 @@ def test_every_named_likelihood_can_be_made(name):
     assert LikelihoodSettings(name).make().output_channels(3) >= 3
 
 
+def test_settings_of_scales_and_gradients_reach_the_likelihood():
+    assert LikelihoodSettings("shared-sigma", initial=0.1).make() == cx.shared_sigma(initial=0.1)
+    assert LikelihoodSettings("laplace", initial=0.1).make() == cx.laplace(initial=0.1)
+    assert LikelihoodSettings("pixel-sigma", beta_nll=0.5).make() == cx.pixel_sigma(beta_nll=0.5, faithful=False)
+    assert LikelihoodSettings("pixel-sigma", faithful=True).make() == cx.pixel_sigma(beta_nll=0.0, faithful=True)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -83,6 +93,11 @@ def test_every_named_likelihood_can_be_made(name):
         ({"scan_steps": 2, "parallel": "pmap"}, "--scan-steps is 2; expected 1 with --parallel pmap"),
         ({"resume": True}, "--resume needs --run-dir"),
         ({"beta": 0.0, "likelihood": "beta-gaussian"}, "beta is 0"),
+        ({"beta_nll": 2.0, "likelihood": "pixel-sigma"}, "beta_nll is 2.0; expected a number in"),
+        ({"beta_nll": 0.5, "faithful": True, "likelihood": "pixel-sigma"}, "beta_nll is 0.5; expected 0 with faithful"),
+        ({"beta_nll": 0.5}, "--beta-nll has no meaning for --likelihood optimal-sigma"),
+        ({"initial": 0.0, "likelihood": "laplace"}, "initial is 0.0; expected a number in"),
+        ({"initial": 0.5}, "--initial has no meaning for --likelihood optimal-sigma"),
         ({"beta": 2.0}, "--beta has no meaning for --likelihood optimal-sigma"),
         ({"n_past": 3}, "--n-past has no meaning for --model conv-vae"),
         ({"model": "svg", "batch_size": 1}, "--batch-size is 1; expected more videos"),

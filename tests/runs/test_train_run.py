@@ -14,6 +14,7 @@ from calibrax.likelihoods._base import Family, as_unit, from_family
 from calibrax.models import ConvVAE
 from calibrax.runs import Run, RunError, TrainConfig, train
 from calibrax.runs.evaluate import evaluate
+from calibrax.runs.run import load_data
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +51,21 @@ def test_a_run_with_its_own_parts_is_trained_resumed_and_opened(tmp_path, capsys
         train(config.replace(epochs=3, resume=True), model=custom["model"], likelihood=likelihood)
     assert cli.main(["evaluate", str(folder)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_run_starts_with_the_scale_of_its_first_batch(tmp_path):
+    config = TrainConfig.for_model(
+        data=str(write_images(tmp_path / "tiny.npz")), run_dir=str(tmp_path / "run"), epochs=1, batch_size=25,
+        likelihood="shared-sigma", initial=0.5, start_scales=True,
+    )  # fmt: skip
+    model = ConvVAE((8, 8, 3), 3, latent_dim=2, features=4)
+    run = Run(config, load_data(config), model=model)
+    first = run.initial_state()
+    variables = {"params": first.params["model"]}
+    x = next(run.batches())
+    outputs, _ = run.model.apply(variables, x, run.init_key, train=True)
+    rms = np.sqrt(np.mean(np.square(as_unit(x, jnp.float32) - jax.nn.sigmoid(outputs))))
+    np.testing.assert_allclose(np.exp(first.params["likelihood"]["log_sigma"]), rms, rtol=1e-5)
 
 
 def test_a_likelihood_without_a_mean_is_trained_and_evaluated(tmp_path, capsys):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from decoders import DECODERS, data, levels_of, outputs_for
+from decoders import DECODERS, data, outputs_for
 from flax import nnx
 
 import calibrax as cx
@@ -38,9 +38,10 @@ class Case:
             self.outputs = {"image": outputs, "state": outputs, "rest": {"done": outputs}}
             self.x = {"image": x, "state": x, "rest": {"done": x}}
         else:
-            self.likelihood = DECODERS[name].likelihood
+            decoder = DECODERS[name]
+            self.likelihood = decoder.likelihood
             self.outputs = outputs_for(self.likelihood, EVENT, batch=B)
-            self.x = data(EVENT, batch=B, levels=levels_of(self.likelihood))
+            self.x = data(EVENT, batch=B, levels=decoder.num_values)
         self.event = jax.tree.map(lambda leaf: leaf.shape[1:], self.x)
         params, state = self.likelihood.init(self.event)
         self.params = jax.tree.map(lambda leaf: leaf - 0.7, params)

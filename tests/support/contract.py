@@ -21,9 +21,8 @@ class Compiled:
 
     def __init__(self, decoder):
         self.decoder, self.likelihood = decoder, decoder.likelihood
-        self.levels = decoder.levels or 256
-        self.outputs, self.x = outputs_for(self.likelihood), data(levels=self.levels)
-        self.unit = jnp.asarray(np.asarray(self.x).astype(np.float32) / np.float32(self.levels - 1))
+        self.outputs, self.x = outputs_for(self.likelihood), data(levels=decoder.num_values)
+        self.unit = decoder.floats(self.x)
         self.params, self.state = trained(self.likelihood, self.outputs, self.x)
         self.modes = (True, False) if jax.tree.leaves(self.state) else (True,)  # without a state `train` says nothing
         self.nll = jax.jit(self._all_modes)
@@ -49,7 +48,12 @@ def check_shapes_and_dtypes(run):
     for event in (EVENT, (7,), (2, 5, 4, 3)) if has_any_rank(likelihood) else (EVENT,):
         params, state = likelihood.init(event)
         for dtype in (jnp.float32, *NARROW) if event == EVENT else (jnp.float32,):
-            args = params, state, outputs_for(likelihood, event, dtype=dtype), data(event, levels=run.levels)
+            args = (
+                params,
+                state,
+                outputs_for(likelihood, event, dtype=dtype),
+                data(event, levels=run.decoder.num_values),
+            )
             for train in (True, False):
                 nll, stats = jax.eval_shape(lambda *args, train=train: likelihood.nll(*args, train=train), *args)
                 assert (nll.shape, nll.dtype) == ((B,), jnp.float32)
@@ -83,14 +87,18 @@ def check_bools_are_zero_and_one(run):
 
 
 def check_other_integers_are_levels_or_an_error(run):
-    """Levels of decoders over levels; 0 and 1 of `bernoulli`; elsewhere nobody can tell their unit."""
+    """Levels of decoders over levels; counts; 0 and 1 of `bernoulli`; elsewhere nobody can tell their unit."""
     likelihood, args = run.likelihood, (run.params, run.state, run.outputs)
     for dtype in (jnp.int32, jnp.int16):
         if run.decoder.levels:
             of_labels = likelihood.nll(*args, run.x.astype(dtype))
             chex.assert_trees_all_equal(of_labels, likelihood.nll(*args, run.x))
-            with pytest.raises(ValueError, match=f"^x has values from .* to .*; expected levels 0 to {run.levels - 1}"):
+            with pytest.raises(
+                ValueError, match=f"^x has values from .* to .*; expected levels 0 to {run.decoder.levels - 1}"
+            ):
                 likelihood.nll(*args, run.x.astype(dtype) + 200)
+        elif run.decoder.largest_count is not None:
+            chex.assert_trees_all_equal(likelihood.nll(*args, run.x.astype(dtype)), likelihood.nll(*args, run.x))
         elif run.decoder.counts_integers:
             flags = run.unit > 0.5
             chex.assert_trees_all_equal(likelihood.nll(*args, flags.astype(dtype)), likelihood.nll(*args, flags))
@@ -104,6 +112,10 @@ def check_known_values_far_out_of_range_are_an_error(run):
         for far in (255 * run.unit, 2 * run.unit - 1):
             with pytest.raises(ValueError, match=r"^x has values from .* to .*; expected floats in \[0, 1\], or uint8"):
                 run.likelihood.nll(run.params, run.state, run.outputs, far)
+    if run.decoder.largest_count is not None:
+        for none in (-1 - run.unit, run.unit + 0.5, -1 - run.x.astype(jnp.int32), run.unit.at[0].set(jnp.nan)):
+            with pytest.raises(ValueError, match=r"^x has the value .*; expected counts, whole numbers from 0[^\n]*$"):
+                run.likelihood.nll(run.params, run.state, run.outputs, none)
 
 
 def check_an_event_of_one_number(run):
@@ -245,7 +257,9 @@ def check_masked_values_are_those_of_the_observed_alone(run):
 def check_samples_have_the_moments_of_the_distribution(run, num=2_000):
     likelihood, event = run.likelihood, (2, 1, 3)
     outputs = outputs_for(likelihood, event)
-    params, state = jax.jit(lambda outputs: trained(likelihood, outputs, data(event, levels=run.levels)))(outputs)
+    params, state = jax.jit(lambda outputs: trained(likelihood, outputs, data(event, levels=run.decoder.num_values)))(
+        outputs
+    )
 
     @jax.jit
     def draw(params, state, outputs):
@@ -253,7 +267,7 @@ def check_samples_have_the_moments_of_the_distribution(run, num=2_000):
         draws = likelihood.sample(jax.random.key(2), params, state, many)
         return draws, likelihood.nll(params, state, many, draws, train=False)
 
-    draws, (nll, stats) = draw(params, state, outputs[:1])
+    draws, (nll, _) = draw(params, state, outputs[:1])
     draws = np.float64(draws)
     assert draws.shape == (num, *event)
     if run.decoder.draws_in_unit_range:
@@ -261,8 +275,9 @@ def check_samples_have_the_moments_of_the_distribution(run, num=2_000):
         assert draws.max() <= 1
     if has_mean(likelihood):
         mean = np.asarray(jax.jit(likelihood.mean)(params, state, outputs[:1]))[0]
-        assert np.max(np.abs(draws.mean(0) - mean) * np.sqrt(num) / draws.std(0)) < 5
-    if "log_sigma" in stats and run.decoder.is_density and not run.decoder.draws_in_unit_range:
+        apart = run.decoder.difference(draws, mean)
+        assert np.max(np.abs(apart.mean(0)) * np.sqrt(num) / apart.std(0)) < 5
+    if likelihood.marginal.is_normal and run.decoder.is_density:
         # The mean nll of the draws is the entropy of a Gaussian of their variance.
         entropy = np.sum(0.5 * np.log(2 * np.pi * np.e * draws.var(0)))
         assert abs(np.mean(np.float64(nll)) - entropy) < 0.1

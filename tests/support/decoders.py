@@ -29,6 +29,8 @@ class Decoder(NamedTuple):
     levels: int | None = None  # how many, of a distribution over levels
     bounded: bool = False  # draws stay in [0, 1]; those over levels do anyway
     counts_integers: bool = False  # integers other than uint8 are 0 and 1
+    largest_count: int | None = None  # of the data that tests draw, for a distribution over counts
+    period: float | None = None  # of the data, if they are angles
     is_density: bool = True  # the nll is minus the log of the density, or mass, from which `sample` draws
     # Nats per value to which training on a constant image x in [0, 1] tends, or None if nobody knows: x -> the infimum
     # of the nll, unless a comment says otherwise.
@@ -37,6 +39,23 @@ class Decoder(NamedTuple):
     @property
     def draws_in_unit_range(self):
         return self.bounded or self.levels is not None
+
+    @property
+    def num_values(self):
+        """How many values uint8 data of this decoder have, from 0."""
+        return self.levels or 256 if self.largest_count is None else self.largest_count + 1
+
+    def floats(self, x):
+        """The floats that mean the same as uint8 data: counts are themselves, others become [0, 1]."""
+        top = 1 if self.largest_count is not None else self.num_values - 1
+        return jnp.asarray(np.asarray(x).astype(np.float32) / np.float32(top))
+
+    def difference(self, a, b):
+        """a - b in float64, around the circle if the data are angles."""
+        difference = np.subtract(a, b, dtype=np.float64)
+        if self.period is None:
+            return difference
+        return (difference + self.period / 2) % self.period - self.period / 2
 
 
 def constant(value):
@@ -86,7 +105,9 @@ FACTS: dict[str, dict[str, Any]] = {
     "discretized-gaussian": {"levels": 256, "bound": bound_of_open_bins},
     "discretized-logistic": {"levels": 256, "bound": bound_of_open_bins},
 }
-SETTINGS: Any = SimpleNamespace(beta=1.0, df=None, components=10, decay=0.9)  # what the command line's table reads
+SETTINGS: Any = SimpleNamespace(
+    beta=1.0, df=None, components=10, decay=0.9, initial=1.0, beta_nll=0.0, faithful=False
+)  # what the command line's table reads
 
 
 def named(name: str) -> Decoder:
@@ -102,21 +123,43 @@ VARIANTS = {
     "rows": Decoder(cx.optimal_sigma(axis=(0, 2, 3))),
     "columns of each image": Decoder(cx.optimal_sigma(axis=(-3, -1))),
     "one axis": Decoder(cx.optimal_sigma(axis=0)),
+    "shared-sigma of channels": Decoder(cx.shared_sigma("channel", 0.5, link="identity")),
+    "laplace of rows": Decoder(cx.laplace((0, 2, 3), 2.0)),
+    "pixel-sigma by beta-nll": Decoder(cx.pixel_sigma(beta_nll=0.5)),
+    "pixel-sigma faithful": Decoder(cx.pixel_sigma(faithful=True)),
     "pixel-sigma bounded": Decoder(cx.pixel_sigma(-4.0, 1.0, link="identity")),
     "student-t of given df": Decoder(cx.student_t(5.0, link="identity")),
     "optimal-laplace of pixels": Decoder(cx.optimal_laplace(axis="pixel", link="identity")),
     "categorical of 5 levels": Decoder(cx.categorical(5), levels=5),
     "bitwise-categorical of 2 bits": Decoder(cx.bitwise_categorical(2), levels=4),
     "logistic-mixture over 7 levels": Decoder(cx.logistic_mixture(2, levels=7), levels=7),
+    "poisson": Decoder(cx.poisson(), largest_count=9),
+    "negative-binomial": Decoder(cx.negative_binomial(), largest_count=9),
+    "negative-binomial of channels": Decoder(cx.negative_binomial("channel"), largest_count=30),
+    "negative-binomial emitted": Decoder(cx.negative_binomial("emitted"), largest_count=200),
+    "binomial": Decoder(cx.binomial(16), largest_count=16),
+    "two-hot": Decoder(cx.two_hot(-5.0, 5.0, bins=21), is_density=False),
+    "two-hot linear": Decoder(cx.two_hot(-0.5, 1.5, bins=8, spacing="linear"), is_density=False),
+    "von-mises": Decoder(cx.von_mises(), period=2 * math.pi),
+    "von-mises of channels": Decoder(cx.von_mises("channel"), period=2 * math.pi),
+    "von-mises emitted": Decoder(cx.von_mises("emitted"), period=2 * math.pi),
+    "optimal-von-mises": Decoder(cx.optimal_von_mises(), period=2 * math.pi),
+    "optimal-von-mises of images": Decoder(cx.optimal_von_mises("image"), period=2 * math.pi),
     "tempered": Decoder(cx.tempered(cx.optimal_sigma(), 0.5), is_density=False),
     "framewise of frames": Decoder(cx.framewise(cx.optimal_sigma(axis="image", link="identity"))),
+    "symlog of optimal-sigma": Decoder(cx.transformed(cx.optimal_sigma(link="identity"), cx.symlog)),
+    "affine of student-t": Decoder(cx.transformed(cx.student_t(5.0, link="identity"), cx.affine(0.4, 2.0))),
+    "mixture of pixel-sigma": Decoder(cx.mixture(cx.pixel_sigma(link="identity"), 3)),
+    "mixture of shared-sigma": Decoder(cx.mixture(cx.shared_sigma(), 2)),
+    "mixture of categorical": Decoder(cx.mixture(cx.categorical(5), 2), levels=5),
+    "zero-inflated log-normal": Decoder(cx.zero_inflated(cx.transformed(cx.optimal_sigma(link="identity"), cx.log))),
 }
 DECODERS = NAMED | VARIANTS
 
 
-def levels_of(likelihood):
-    """How many levels uint8 data of a decoder in the table has."""
-    return next(decoder.levels for decoder in DECODERS.values() if decoder.likelihood == likelihood) or 256
+def decoder_of(likelihood):
+    """The decoder in the table that has this likelihood."""
+    return next(decoder for decoder in DECODERS.values() if decoder.likelihood == likelihood)
 
 
 def outputs_for(likelihood, event=EVENT, *, batch=B, scale=1.0, dtype=jnp.float32, seed=0):

@@ -1,4 +1,5 @@
 import json
+import os
 from typing import NamedTuple
 
 import chex
@@ -62,6 +63,26 @@ def test_saving_a_step_twice_is_harmless_and_no_checkpoint_is_an_error(tmp_path)
     assert checkpoints.latest_step() == 1
 
 
+NAMES = os.fsdecode(b"b\xe4r"), "a\\b", "a*[b]?", "gs:", "s3:x", "a\nb", "100% {a}#&'", " ", "日本", "link/../a"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_s_folder_may_have_any_name(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real" / "folder").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real/folder")
+    checkpoints = Checkpoints(f"{name}/checkpoints", keep=1)
+    for step in (1, 2):
+        checkpoints.save(state_at(step), seed=0, steps_per_epoch=1)
+    assert os.listdir(f"{name}/checkpoints") == ["2"]
+    assert set(os.listdir(tmp_path)) <= {name, "real", "link"}
+    again = Checkpoints(tmp_path / name / "checkpoints")
+    chex.assert_trees_all_equal(again.restore(jax.eval_shape(lambda: state_at(0))), state_at(2))
+    with MetricsLog(name) as log:
+        log.train(1, {"loss": jnp.asarray(1.0)})
+    assert list((tmp_path / name / "tensorboard").iterdir())
+
+
 def test_a_log_opened_at_a_step_forgets_later_rows_and_torn_lines(tmp_path):
     log = MetricsLog(tmp_path, flush_every=2)
     for step in range(1, 8):
@@ -92,6 +113,31 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(tmp_path, bad):
     with pytest.raises(FloatingPointError, match=r"no usable update at step 2 \(loss -?(nan|inf)"):
         log.flush()
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+    log.close()
+
+
+def test_a_loss_that_is_not_finite_is_null_and_counts_as_discarded_after_a_resume(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(tmp_path, max_skipped=3) as log:
+        for step, loss in enumerate((1.0, np.nan, -np.inf), start=1):
+            log.train(step, {"loss": jnp.asarray(loss), "grad_norm": jnp.asarray(np.inf)})
+        log.evaluation(3, "test", {"neg_elbo": 2.0, "neg_elbo_stderr": np.float64("nan")})
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
+    assert [row.get("loss") for row in rows] == [1.0, None, None, None]
+    assert rows[3] == {"step": 3, "split": "test", "neg_elbo": 2.0, "neg_elbo_stderr": None}
+    assert read_metrics(path) == rows
+    as_before = path.read_text().replace('"loss": null', '"loss": NaN').replace("null", "-Infinity")
+    for text in (path.read_text(), as_before):  # of an earlier version
+        path.write_text(text)
+        assert read_metrics(path) == rows
+        with MetricsLog(tmp_path, step=3, max_skipped=3) as log:
+            assert log.num_skipped == 2
+            log.train(4, {"loss": jnp.asarray(np.nan)})
+        assert json.loads(path.read_text().splitlines()[-1], parse_constant=pytest.fail)["loss"] is None
+    log = MetricsLog(tmp_path, step=4, max_skipped=3)
+    log.train(5, {"loss": jnp.asarray(np.nan)})
+    with pytest.raises(BadSteps, match="no usable update in 4 steps from step 2 on"):
+        log.flush()
     log.close()
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from calibrax.data.types import Data, DataError, FramesError, Options, check_layout, is_whole, printable, readable
+from calibrax._files import printable
+from calibrax.data.types import Data, DataError, FramesError, Options, check_layout, is_whole, readable
 
 SPLITS = ("train", "validation", "test")
 LICENSE = "see its source"

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+from calibrax._files import printable
 from calibrax.data.files import LICENSE
 from calibrax.data.pictures import SUFFIXES, read_pictures
-from calibrax.data.types import Data, DataError, Options, printable, readable
+from calibrax.data.types import Data, DataError, Options, readable
 
 # Names of folders, in any case.
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}

@@ -170,6 +170,28 @@ def sources_in_words(data_dir: str | Path = "--data-dir") -> str:
     )
 
 
+def files_of(source: str | Path) -> Path | None:
+    """The path of the user's file or folder that a source, or the IMAGES of NAME:IMAGES, gives; None for a known name.
+
+    Nothing need exist there. The name of data that TFDS has prepared is taken for such a path too.
+    """
+    source = check_path("data", source)
+    found, images = _find(source)
+    if images is not None:
+        return files_of(images)
+    return expanded(source) if found is None else None
+
+
+def absolute(source: str | Path) -> str:
+    """The source for use in any working directory: the path of an existing file or folder is made absolute."""
+    source = check_path("data", source)
+    found, images = _find(source)
+    if images is not None:
+        return f"{source.partition(':')[0]}:{absolute(images)}"
+    path = expanded(source)
+    return str(path.absolute()) if found is None and os.path.exists(path) else source
+
+
 def is_video_source(source: str | Path) -> bool | None:
     """True for videos, False for images, None if only loading can tell; nothing but a header is read."""
     source = check_path("data", source)

@@ -184,11 +184,6 @@ def check_path(name: str, value: Any) -> str:
     return os.fspath(value)
 
 
-def printable(text: Path | str) -> str:
-    """A path or name for reports: control characters, and bytes that are no text in a file name, as escapes."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
-
-
 @contextlib.contextmanager
 def readable(what: Path | str, kind: str = "") -> Iterator[None]:
     """Turn errors inside the block into a DataError, "WHAT cannot be read KIND: ...".

@@ -1,6 +1,7 @@
 """What an entry of the table of metrics is (`record.METRICS`), and what a metric is measured on."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,7 +62,11 @@ def plain(value: Any) -> Any:
 
 
 def with_stderr(value: Any, stderr: Any, form: str) -> str:
-    """`value ± stderr` in a format such as `{:.1f}`; a dash if there is no value, no ± if there is no finite error."""
-    if value is None:
+    """`value ± stderr` in a format such as `{:.1f}`; a dash if there is no finite value, no ± if no finite error."""
+    if not _is_finite(value):
         return "-"
-    return form.format(value) if stderr is None or stderr != stderr else f"{form.format(value)} ± {form.format(stderr)}"
+    return f"{form.format(value)} ± {form.format(stderr)}" if _is_finite(stderr) else form.format(value)
+
+
+def _is_finite(value: Any) -> bool:
+    return value is not None and math.isfinite(value)

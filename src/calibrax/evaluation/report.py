@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from calibrax._files import printable
 from calibrax.evaluation.metric import with_stderr
 from calibrax.evaluation.metrics.likelihood import Evaluation
 from calibrax.evaluation.record import METRICS
@@ -37,6 +38,9 @@ DIFFERENCES = (
     ("beta", "β {:.4g}", "beta-gaussian"),
     ("df", "{:.4g} degrees of freedom", "student-t"),
     ("components", "{} components", "logistic-mixture"),
+    ("beta_nll", "β-NLL {:.4g}", "pixel-sigma"),
+    ("faithful", "faithful: {}", "pixel-sigma"),
+    ("initial", "initial scale {:.4g}", ""),
     ("decay", "decay {:g}", "optimal"),
     ("model", "{}", ""),
     ("latent_dim", "{} latent dimensions", ""),
@@ -102,7 +106,7 @@ def labels(folders: Sequence[str | Path], runs: Sequence[Results]) -> list[str]:
     for key, form, likelihoods in DIFFERENCES:
         names = _tell_apart(names, [_setting(results, key, form, likelihoods) for results in runs])
     for paths in ([Path(folder).name for folder in folders], [str(folder) for folder in folders]):
-        names = _tell_apart(names, paths)
+        names = _tell_apart(names, [printable(path) for path in paths])
     return names
 
 

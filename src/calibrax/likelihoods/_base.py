@@ -1,6 +1,7 @@
 """What a decoder is made of: families of distributions, links and scales."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from calibrax.likelihoods._axes import Axis, learned_axes, reduced_axes
 from calibrax.likelihoods._checks import (
     broadcast_parameter,
     check_data,
@@ -15,12 +17,13 @@ from calibrax.likelihoods._checks import (
     check_levels,
     check_link,
     check_number,
+    check_shape,
     data_shape,
     entry,
 )
 from calibrax.likelihoods._residual import Mask, Stats, widen
 from calibrax.likelihoods._residual import as_unit as as_unit  # for callers outside this package
-from calibrax.likelihoods._value import Likelihood, constructor
+from calibrax.likelihoods._value import Likelihood, Marginal, constructor
 
 PyTree = Any
 Link = Literal["sigmoid", "identity"]
@@ -45,12 +48,24 @@ class Family(NamedTuple):
         likelihood's `mean` then raises `NoMeanError`, and everything else works.
       sample: `(key, *parameters) -> x`.
       discretized_nll: `(x, *parameters, mask=None) -> (nll, stats)` of the 256-level image, or None.
+      cdf: `(x, *parameters) -> P(value <= x)` of each value, or None.
+      quantile: `(q, *parameters)`: the smallest value with P(value <= it) >= q, for a number or array q; or None.
+      variance: `(*parameters)` -> that of each value, or None.
+      mode: `(*parameters)` -> the likeliest value, or None.
+      is_discrete: whether `nll` is minus the log of a probability rather than of a density.
+      is_normal: whether the distribution is Gaussian.
     """
 
     nll: Callable[..., tuple[jax.Array, Stats]]
     mean: Callable[..., jax.Array] | None
     sample: Callable[..., jax.Array]
     discretized_nll: Callable[..., tuple[jax.Array, Stats]] | None = None
+    cdf: Callable[..., jax.Array] | None = None
+    quantile: Callable[..., jax.Array] | None = None
+    variance: Callable[..., jax.Array] | None = None
+    mode: Callable[..., jax.Array] | None = None
+    is_discrete: bool = False
+    is_normal: bool = False
 
 
 @constructor
@@ -111,6 +126,33 @@ def from_family(
         check_levels("channels", channels, low=1)
         return outputs_per_position + outputs_per_channel * channels
 
+    def of_each(function):
+        """A function of the family as one of params, state, outputs and, if it takes one, a value x or q."""
+
+        def of_each_value(params, state, outputs, *value):
+            of_numbers = bool(value) and jnp.ndim(value[0]) == 1
+            if of_numbers:
+                outputs, *value = with_channels(outputs, value[0], None)[:2]
+            result = of_outputs(functools.partial(function, *value), params, state, outputs)
+            return result[:, 0] if of_numbers else result
+
+        return of_each_value
+
+    def nll_of_each(x, *parameters):
+        """The nll of events of one value each."""
+        losses, _ = family.nll(x.reshape(-1, 1), *(_by_value(parameter, x.shape) for parameter in parameters))
+        return losses.reshape(x.shape)
+
+    def nll_of_checked(params, state, outputs, x):
+        check_data(x, x.shape[:1] if jnp.ndim(x) == 1 else data_shape(outputs, outputs_per_channel))
+        return of_each(nll_of_each)(params, state, outputs, jnp.asarray(x))
+
+    by_value = Marginal(
+        None, family.cdf, family.quantile, family.variance, family.mode, family.is_discrete, family.is_normal
+    ).map(of_each)
+    if not outputs_per_position:  # else the channels of a position have something in common
+        by_value = by_value._replace(nll=nll_of_checked)
+
     return Likelihood(
         init=init,
         nll=nll,
@@ -119,7 +161,18 @@ def from_family(
         sample=sample,
         output_channels=output_channels,
         discretized_nll=None if family.discretized_nll is None else discretized_nll,
+        marginal=by_value,
     )
+
+
+def _by_value(parameter: jax.typing.ArrayLike, shape: tuple[int, ...]) -> jax.typing.ArrayLike:
+    """A parameter of values in this shape as one of events of a single value: [N, 1], and any axes beyond the shape."""
+    if jnp.ndim(parameter) == 0:
+        return parameter
+    parameter = jnp.asarray(parameter)
+    missing, own = max(len(shape) - parameter.ndim, 0), parameter.shape[len(shape) :]
+    parameter = parameter.reshape((1,) * missing + parameter.shape)
+    return jnp.broadcast_to(parameter, (*shape, *own)).reshape(-1, 1, *own)
 
 
 def with_channels(outputs: jax.Array, x: Any, mask: Mask) -> tuple[jax.Array, Any, Mask]:
@@ -127,23 +180,51 @@ def with_channels(outputs: jax.Array, x: Any, mask: Mask) -> tuple[jax.Array, An
     if jnp.ndim(x) != 1:
         return outputs, x, mask
     outputs = jnp.asarray(outputs)
+    if outputs.ndim in (1, 2) and outputs.shape[:1] != jnp.shape(x):
+        raise ValueError(f"x has shape {jnp.shape(x)}; expected {outputs.shape[:1]}, one number per output")
     outputs = outputs[:, None] if outputs.ndim == 1 else outputs
     mask = None if mask is None else jnp.asarray(mask)[:, None] if jnp.ndim(mask) == 1 else mask
     return outputs, x[:, None], mask
 
 
-def shared_scale(family: Family, name: str, link: Link) -> Likelihood:
-    """A `Likelihood` with one scale for everything, learned by gradient descent.
+def shared_scale(
+    family: Family,
+    name: str,
+    link: Link | Callable[[jax.Array], jax.Array],
+    axis: Axis = None,
+    initial: float = 1.0,
+    *,
+    outputs_per_channel: int = 1,
+) -> Likelihood:
+    """A `Likelihood` whose scale is learned by gradient descent, and is not the network's.
 
-    The family has two parameters: what the network emits, after the link, and a log scale. `params` is `{name: []}`,
-    the log scale, initially 0.
+    The family has two parameters: what the network emits, after the link (a name, or a function of all outputs), and a
+    log scale. `params` is `{name: ...}`, the log scale, of the shape of the event without the axes that share one;
+    initially log(initial).
     """
-    check_link(link)
-    return from_family(
-        family,
-        lambda params, state, outputs: (apply_link(link, outputs), entry("params", params, name)),
-        init_params=lambda: {name: jnp.zeros((), jnp.float32)},
-    )
+    if not callable(link):
+        check_link(link)
+        link = functools.partial(apply_link, link)
+    check_number("initial", initial, low=0)
+    if axis == "image":
+        learned_axes(axis, 2)
+    reduced_axes(axis, 32)  # an unknown kind of axis fails here; one beyond the data's rank fails with data
+
+    def shape_of(event_shape):
+        axes = learned_axes(axis, len(event_shape) + 1)
+        return tuple(n for i, n in enumerate(event_shape, start=1) if i not in axes)
+
+    def parameters(params, state, outputs):
+        log_scale = entry("params", params, name)
+        check_shape(name, log_scale, shape_of(data_shape(outputs, outputs_per_channel)[1:]))
+        if jnp.ndim(log_scale):
+            log_scale = jnp.expand_dims(log_scale, learned_axes(axis, outputs.ndim))
+        return link(outputs), log_scale
+
+    def init(event_shape):
+        return {name: jnp.full(shape_of(check_event_shape(event_shape)), math.log(initial), jnp.float32)}, {}
+
+    return from_family(family, parameters, outputs_per_channel=outputs_per_channel)._replace(init=init)
 
 
 def scaled(noise: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -154,6 +235,21 @@ def scaled(noise: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         return mean + jnp.exp(log_scale) * noise(key, mean.shape, mean.dtype)
 
     return sample
+
+
+def draw(sampler: Callable[..., jax.Array], key: jax.Array, *parameters: jax.Array) -> jax.Array:
+    """`sampler(key, *parameters)`, where the parameters may be sharded on a mesh with explicit axes.
+
+    For samplers such as `jax.random.gamma`, `poisson`, `binomial` and `t`, which refuse such parameters: here the
+    compiler chooses the shardings inside of them, and the draw is sharded like the first parameter.
+    """
+    if not hasattr(jax.sharding, "auto_axes"):  # an older JAX, without explicit axes
+        return sampler(key, *parameters)
+    sharding = jax.typeof(parameters[0]).sharding
+    if jax.sharding.AxisType.Explicit not in sharding.mesh.axis_types:
+        return sampler(key, *parameters)
+    drawn: Any = jax.sharding.auto_axes(sampler, out_sharding=sharding)(key, *parameters)
+    return drawn
 
 
 def apply_link(link: Link, outputs: jax.Array) -> jax.Array:

@@ -59,11 +59,19 @@ def batched(likelihood: Likelihood, ndim: int = 2) -> Likelihood:
     def sample(key, params, state, outputs):
         return _unflatten(likelihood.sample(key, params, state, _flatten("outputs", outputs, ndim)), outputs, ndim)
 
+    def of_steps(function):
+        def of_each_step(params, state, outputs, *value):
+            flat = [_flatten("x", x, ndim, like=outputs) if _has_axes(x) else x for x in value]  # q may be a number
+            return _unflatten(function(params, state, _flatten("outputs", outputs, ndim), *flat), outputs, ndim)
+
+        return of_each_step
+
     return likelihood._replace(
         nll=nll,
         mean=mean,
         sample=sample,
         discretized_nll=None if likelihood.discretized_nll is None else discretized_nll,
+        marginal=likelihood.marginal.map(of_steps),
         batch_ndim=likelihood.batch_ndim + ndim - 1,
     )
 
@@ -127,6 +135,10 @@ def _with_full_mask(node: Any) -> Any:
         return node
     x, mask = node
     return x, jax.tree.map(lambda leaf, hidden: broadcast_mask(hidden, jnp.shape(leaf)), x, mask)
+
+
+def _has_axes(tree: Any) -> bool:
+    return any(jnp.ndim(leaf) > 0 for leaf in jax.tree.leaves(tree))
 
 
 def _batch_shape(tree: Any, ndim: int) -> tuple[int, ...]:

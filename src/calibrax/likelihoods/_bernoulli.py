@@ -8,7 +8,8 @@ from jaxtyping import Array, Float, Num
 
 from calibrax.likelihoods._base import Family, apply_link, from_family
 from calibrax.likelihoods._checks import check_range, check_unit_range
-from calibrax.likelihoods._residual import Mask, Stats, sum_event, unit_data, widen
+from calibrax.likelihoods._quantiles import like
+from calibrax.likelihoods._residual import Mask, Stats, as_unit, sum_event, unit_data, widen
 from calibrax.likelihoods._value import Likelihood, constructor
 
 # B_2n / (2n)! of the Bernoulli numbers: coth(l/2) / 2 - 1/l = sum_n c_n l^(2n - 1). At |l| = 1 eight terms leave 1e-13.
@@ -67,7 +68,25 @@ def bernoulli() -> Likelihood:
         prob = apply_link("sigmoid", logits)
         return jax.random.bernoulli(key, prob).astype(prob.dtype)
 
-    family = Family(bernoulli_nll, lambda logits: apply_link("sigmoid", logits), sample)
+    def mean(logits):
+        return apply_link("sigmoid", logits)
+
+    def of_zero(logits):
+        return apply_link("sigmoid", -widen(logits))
+
+    def cdf(x, logits):
+        x = as_unit(x, of_zero(logits).dtype)
+        return jnp.where(x < 0, 0.0, jnp.where(x < 1, of_zero(logits), 1.0))
+
+    def quantile(q, logits):
+        zero = of_zero(logits)
+        return (like(jnp.asarray(q, zero.dtype), zero) > zero).astype(zero.dtype)
+
+    def mode(logits):
+        return (widen(logits) > 0).astype(widen(logits).dtype)
+
+    by_value = {"cdf": cdf, "quantile": quantile, "variance": lambda logits: mean(logits) * of_zero(logits)}
+    family = Family(bernoulli_nll, mean, sample, mode=mode, is_discrete=True, **by_value)
     return from_family(family, lambda params, state, outputs: (outputs,))
 
 
@@ -123,17 +142,22 @@ def continuous_bernoulli() -> Likelihood:
         of_far = -1 / jnp.expm1(-far) - 1 / far  # for a positive logit
         return jnp.where(small, of_near, jnp.where(logits > 0, of_far, 1 - of_far))
 
-    def sample(key, logits):
-        uniform = jax.random.uniform(key, logits.shape, logits.dtype)
+    def quantile(q, logits):
+        uniform = like(jnp.asarray(q, logits.dtype), logits)
         size = jnp.abs(logits)
         tiny = size < 1e-3  # there the inverse of the distribution function is u - l·u·(1 - u) / 2 to 1e-7
         safe = jnp.where(tiny, 1.0, size)
+        uniform = jnp.where(logits > 0, 1 - uniform, uniform)
         of_tiny = uniform * (1 - 0.5 * size * (1 - uniform))
         inverse = -jnp.log1p(uniform * jnp.expm1(-safe)) / safe
         from_zero = jnp.clip(jnp.where(tiny, of_tiny, inverse), 0, 1)
         return jnp.where(logits > 0, 1 - from_zero, from_zero)
 
-    return from_family(Family(continuous_bernoulli_nll, mean, sample), lambda params, state, outputs: (widen(outputs),))
+    def sample(key, logits):
+        return quantile(jax.random.uniform(key, logits.shape, logits.dtype), logits)
+
+    family = Family(continuous_bernoulli_nll, mean, sample, quantile=quantile)
+    return from_family(family, lambda params, state, outputs: (widen(outputs),))
 
 
 def _near_and_far(logits: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

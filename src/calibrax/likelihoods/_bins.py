@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from calibrax.likelihoods._residual import HALF_LOG_2PI, minus_abs
+from calibrax.likelihoods._special import clenshaw
 
 MAX_LOG_WIDTH = 38.0  # (255·e^38)² is still a float32; a wider bin is treated as one of that width
 TAIL_CENTER = 3.0  # of the variable (z - 3) / (z + 3) of a tail's polynomial: the best fit at low degrees
@@ -151,10 +152,7 @@ def _scaled_tail(z: jax.Array) -> jax.Array:
     """2·exp(z²/2)·P(Z > z) for z >= 0, which falls like 1/z: a Chebyshev series, to the precision of the dtype."""
     coefficients = _tail_coefficients(10 if z.dtype == jnp.float32 else 32)
     q = jnp.clip((z - TAIL_CENTER) / (z + TAIL_CENTER), -1, 1)
-    last, now = jnp.zeros_like(q), jnp.full_like(q, coefficients[-1])
-    for coefficient in coefficients[-2:0:-1]:  # Clenshaw's recurrence
-        last, now = now, 2 * q * now - last + coefficient
-    return (q * now - last + coefficients[0]) / (z + 1)
+    return clenshaw(coefficients, q) / (z + 1)
 
 
 @functools.cache

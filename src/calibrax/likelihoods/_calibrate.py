@@ -1,5 +1,6 @@
 """The running average recomputed exactly, in one pass over data."""
 
+import functools
 import math
 from collections.abc import Iterable
 
@@ -38,27 +39,43 @@ def calibrate(likelihood: Likelihood, params: PyTree, pairs: Iterable[tuple[PyTr
     """
     check_likelihood("likelihood", likelihood)
 
-    @jax.jit
-    def one_batch(params, outputs, x):
-        _, state = likelihood.init(jax.tree.map(lambda leaf: leaf.shape[likelihood.batch_ndim :], x))
-        _, stats = likelihood.nll(params, state, outputs, x, train=True)
-        return likelihood.update(state, stats)  # of a fresh state, so that it holds this batch alone
+    one_batch = jax.jit(functools.partial(sums_of_batch, likelihood))
 
+    def sums():
+        for pair in pairs:
+            if not (isinstance(pair, tuple | list) and len(pair) == 2):  # an array of two examples would unpack too
+                raise ValueError(f"pairs holds a {type(pair).__name__}; expected pairs (outputs, x)")
+            outputs, x = pair
+            yield one_batch(params, outputs, x)
+
+    state = average(sums(), "pairs")
+    if state is None:
+        raise ValueError("pairs is empty; expected at least one (outputs, x) batch")
+    return state
+
+
+def average(states: Iterable[PyTree], name: str) -> PyTree:
+    """The running averages of states that each hold sums over one batch, added in float64; None if there are none.
+
+    `name` is that of the batches in the message about batches whose averages differ in shape.
+    """
     total = None
-    for pair in pairs:
-        if not (isinstance(pair, tuple | list) and len(pair) == 2):  # an array of two examples would unpack too
-            raise ValueError(f"pairs holds a {type(pair).__name__}; expected pairs (outputs, x)")
-        outputs, x = pair
-        state = one_batch(params, outputs, x)
+    for state in states:
         shapes, before = (jax.tree.map(jnp.shape, tree) for tree in (state, state if total is None else total))
         if shapes != before:
-            raise ValueError(f"pairs give averages of shapes {shapes} after {before}; expected examples of one shape")
-        num_examples = math.prod(jax.tree.leaves(x)[0].shape[: likelihood.batch_ndim])
-        weighted = jax.tree.map(lambda leaf, n=num_examples: n * np.asarray(leaf, np.float64), state)
-        total = weighted if total is None else jax.tree.map(np.add, total, weighted)
-    if total is None:
-        raise ValueError("pairs is empty; expected at least one (outputs, x) batch")
-    return jax.tree.map(_normalise, total, is_leaf=is_average)
+            raise ValueError(f"{name} give averages of shapes {shapes} after {before}; expected examples of one shape")
+        state = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state)
+        total = state if total is None else jax.tree.map(np.add, total, state)
+    return None if total is None else jax.tree.map(_normalise, total, is_leaf=is_average)
+
+
+def sums_of_batch(likelihood: Likelihood, params: PyTree, outputs: PyTree, x: PyTree) -> PyTree:
+    """A fresh state after this batch alone, times the number of its examples."""
+    ndim = likelihood.batch_ndim
+    _, state = likelihood.init(jax.tree.map(lambda leaf: jnp.shape(leaf)[ndim:], x))
+    _, stats = likelihood.nll(params, state, outputs, x, train=True)
+    num_examples = math.prod(jnp.shape(jax.tree.leaves(x)[0])[:ndim])
+    return jax.tree.map(lambda leaf: num_examples * leaf, likelihood.update(state, stats))
 
 
 def _normalise(node: RunningAverage) -> RunningAverage:

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Num
 
 from calibrax.likelihoods._base import Family, apply_link, from_family
 from calibrax.likelihoods._checks import broadcast_mask, check_levels
+from calibrax.likelihoods._quantiles import level_quantile, like
 from calibrax.likelihoods._residual import Mask, Stats, level_data, softplus, sum_event, widen
 from calibrax.likelihoods._value import Likelihood, constructor
 
@@ -113,7 +114,36 @@ def categorical(levels: int = 256) -> Likelihood:
         wide = widen(logits)
         return jax.random.categorical(key, wide).astype(wide.dtype) / (levels - 1)
 
-    family = Family(categorical_nll, mean, sample, categorical_nll if levels == 256 else None)
+    def upper_tail_of(logits):
+        """P(level > edge) as a function of the edge, from sums that begin at the last level."""
+        above = jnp.cumsum(jax.nn.softmax(widen(logits))[..., ::-1], -1)[..., ::-1]  # P(level >= i)
+
+        def upper_tail(edge):
+            return jnp.take_along_axis(above, (edge + 0.5).astype(jnp.int32)[..., None], -1, mode="clip")[..., 0]
+
+        return upper_tail, above[..., 0]
+
+    def cdf(x, logits):
+        level = level_data(x, logits.shape[:-1], levels)
+        upper_tail, total = upper_tail_of(logits)
+        return jnp.where(level == levels - 1, 1.0, 1 - upper_tail(level.astype(total.dtype) + 0.5))
+
+    def quantile(q, logits):
+        upper_tail, total = upper_tail_of(logits)
+        return level_quantile(upper_tail, q, total, levels) / (levels - 1)
+
+    def variance(logits):
+        prob = jax.nn.softmax(widen(logits))
+        error = jnp.asarray(values, prob.dtype).reshape((1,) * (prob.ndim - 1) + (-1,)) - mean(logits)[..., None]
+        return jnp.sum(prob * jnp.square(error), -1)
+
+    def mode(logits):
+        wide = widen(logits)
+        return jnp.argmax(wide, -1).astype(wide.dtype) / (levels - 1)
+
+    of_levels = categorical_nll if levels == 256 else None
+    by_value = {"cdf": cdf, "quantile": quantile, "variance": variance, "mode": mode}
+    family = Family(categorical_nll, mean, sample, of_levels, is_discrete=True, **by_value)
     return from_family(family, split, outputs_per_channel=levels)
 
 
@@ -175,13 +205,37 @@ def bitwise_categorical(bits: int = 8) -> Likelihood:
     def of_bits(prob_or_bit):
         return prob_or_bit @ jnp.asarray(values, prob_or_bit.dtype)
 
+    def level_of(bits_of_level):  # a sum of rounded bit values is no exact level
+        return jnp.round(of_bits(bits_of_level) * (2**bits - 1)) / (2**bits - 1)
+
     def mean(logits):
         return of_bits(apply_link("sigmoid", logits))
 
     def sample(key, logits):
         prob = apply_link("sigmoid", logits)
-        drawn = of_bits(jax.random.bernoulli(key, prob).astype(prob.dtype))
-        return jnp.round(drawn * (2**bits - 1)) / (2**bits - 1)  # a sum of rounded bit values is no exact level
+        return level_of(jax.random.bernoulli(key, prob).astype(prob.dtype))
 
-    family = Family(bitwise_categorical_nll, mean, sample, bitwise_categorical_nll if bits == 8 else None)
+    def quantile(q, logits):
+        """Bit by bit from the first: a bit is 1 if more than 1 - q of the mass is where it is."""
+        one, zero = apply_link("sigmoid", logits), apply_link("sigmoid", -widen(logits))
+        rest = like(jnp.asarray(q, one.dtype), one[..., 0])
+        chosen = []
+        for i in range(bits):
+            bit = rest > zero[..., i]
+            within = jnp.where(bit, (rest - zero[..., i]) / one[..., i], rest / zero[..., i])
+            rest = jnp.clip(within, 0, 1)
+            chosen.append(bit.astype(one.dtype))
+        return level_of(jnp.stack(chosen, -1))
+
+    def variance(logits):
+        one, zero = apply_link("sigmoid", logits), apply_link("sigmoid", -widen(logits))
+        return (one * zero) @ jnp.asarray(np.square(values), one.dtype)
+
+    def mode(logits):
+        wide = widen(logits)
+        return level_of((wide > 0).astype(wide.dtype))
+
+    of_levels = bitwise_categorical_nll if bits == 8 else None
+    by_value = {"quantile": quantile, "variance": variance, "mode": mode}
+    family = Family(bitwise_categorical_nll, mean, sample, of_levels, is_discrete=True, **by_value)
     return from_family(family, split, outputs_per_channel=bits)

@@ -1,5 +1,7 @@
 """The last linear layer fused with the soft-max over levels, so that the logits of an image never exist at once."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -32,7 +34,7 @@ def categorical_nll_from_features(
       features: [B, ..., F], the last hidden layer of the network.
       kernel: [F, C·L], the logits of channel 0 first, as for `categorical`.
       bias: [C·L].
-      max_chunk_logits: how many logits a chunk may have; a chunk is at least one position.
+      max_chunk_logits: how many logits a chunk may have; a chunk is at least one position per example.
       mask: True where x is observed, or None.
 
     Returns:
@@ -58,14 +60,43 @@ def categorical_nll_from_features(
     level = level_data(x, (*features.shape[:-1], channels), levels, mask)
     dtype = compute_dtype(features, kernel, bias)
 
-    def nll_of_position(position):
-        level, features = position  # [C] and [F]
-        logits = features.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)
-        return cross_entropy(logits.reshape(channels, levels), level)
+    @jax.checkpoint  # the gradient keeps no logits: it computes those of a chunk again
+    def nll_of_chunk(chunk):
+        level, features = chunk  # [B, P, C] and [B, P, F]
+        features = features.reshape(-1, features.shape[-1]).astype(dtype)
+        logits = features @ kernel.astype(dtype) + bias.astype(dtype)[None]
+        return cross_entropy(logits.reshape(-1, channels, levels), level.reshape(-1, channels)).reshape(level.shape)
 
-    # With `checkpoint` the gradient keeps no logits: it computes those of a chunk again.
-    size = min(max(1, max_chunk_logits // bias.shape[0]), level.size // channels)  # in positions
-    size = 1 << (size.bit_length() - 1)  # divides most images; a remainder would cost a copy of the features
-    positions = level.reshape(-1, channels), features.reshape(-1, features.shape[-1])
-    nll = lax.map(jax.checkpoint(nll_of_position), positions, batch_size=size)
+    # A chunk has the same positions of every example, so that devices which share the batch share every chunk.
+    num_examples, num_positions = level.shape[0], math.prod(level.shape[1:-1])
+    size = min(max(1, max_chunk_logits // (num_examples * bias.shape[0])), num_positions)
+    size = 1 << (size.bit_length() - 1)  # divides most images; otherwise the positions are padded
+    excess = -num_positions % size
+
+    def chunks(array):
+        array = array.reshape(num_examples, num_positions, -1)
+        if excess:
+            array = jnp.pad(array, ((0, 0), (0, excess), (0, 0)))
+        return array.reshape(num_examples, -1, size, array.shape[-1]).swapaxes(0, 1)
+
+    nll = lax.map(nll_of_chunk, (chunks(level), chunks(features))).swapaxes(0, 1)
+    nll = nll.reshape(num_examples, -1, channels)[:, :num_positions]
     return sum_event(nll.reshape(x.shape), mask), {}
+
+
+def head_logits(features: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """All logits of a batch at once, [B, ..., C·L] in the dtype of the features, for means and samples."""
+    check_features(features)
+    check_shape("kernel", kernel, (features.shape[-1], bias.shape[-1]))
+    bias = bias.astype(features.dtype).reshape((1,) * (features.ndim - 1) + (-1,))
+    return features @ kernel.astype(features.dtype) + bias
+
+
+def check_features(features: jax.Array) -> None:
+    if jnp.ndim(features) < 2:
+        raise ValueError(f"features has shape {jnp.shape(features)}; expected [B, ..., F]")
+
+
+def check_channels(x: jax.Array, channels: int) -> None:
+    if jnp.shape(x)[-1:] != (channels,):
+        raise ValueError(f"x has shape {jnp.shape(x)}; expected {channels} channels, the last axis")

@@ -94,12 +94,29 @@ def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
 
 def check_range(x: Any, low: float, high: float, expected: str) -> None:
     """Refuse data with values outside [low, high]. Values that are not known, as inside `jit`, pass."""
-    if isinstance(x, Tracer) or not getattr(x, "is_fully_addressable", True) or not np.size(x):
+    values = _known(x)
+    if not values.size:
         return
-    values = np.asarray(x)  # not a computation of JAX, which inside `jit` would be traced
     smallest, largest = values.min(), values.max()
     if smallest < low or largest > high:
         raise ValueError(f"x has values from {smallest:g} to {largest:g}; expected {expected}")
+
+
+def check_counts(x: Any, total: int | None = None) -> None:
+    """Refuse known values that are not whole numbers from 0, or up to the total, if there is one."""
+    values = _known(x)
+    good = (values >= 0) & np.isfinite(values) & (values == np.floor(values))  # false for NaN
+    good &= True if total is None else values <= total
+    if not good.all():
+        expected = "whole numbers from 0" + ("" if total is None else f" to {total}")
+        raise ValueError(f"x has the value {values[~good][0]:g}; expected counts, {expected}")
+
+
+def _known(x: Any) -> np.ndarray:
+    """The values of x as a NumPy array; an empty one if they are not known here, as inside `jit`."""
+    if isinstance(x, Tracer) or not getattr(x, "is_fully_addressable", True):
+        return np.zeros(0)
+    return np.asarray(x)  # not a computation of JAX, which inside `jit` would be traced
 
 
 def check_unit_range(x: Any) -> None:

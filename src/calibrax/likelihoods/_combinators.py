@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from calibrax.likelihoods._base import check_likelihood
 from calibrax.likelihoods._checks import broadcast_mask, check_number
-from calibrax.likelihoods._value import Likelihood, constructor
+from calibrax.likelihoods._value import Likelihood, Marginal, constructor
 
 
 @constructor
@@ -98,9 +98,34 @@ def joint(likelihoods: Mapping[str, Likelihood]) -> Likelihood:
     def output_channels(channels: Any) -> Any:
         return {name: part.output_channels(*number) for name, part, number in by_part(channels=channels)}
 
+    def of_parts(name):
+        """A function of the marginals of all parts; None if one has none."""
+        functions = {part_name: getattr(part.marginal, name) for part_name, part in parts.items()}
+        if None in functions.values():
+            return None
+
+        def of_each_part(params, state, outputs, *value):
+            results = {}
+            for part_name, _, args in by_part(params=params, state=state, outputs=outputs):
+                own = [x[part_name] if isinstance(x, Mapping) else x for x in value]  # q may be a number for all parts
+                results[part_name] = functions[part_name](*args, *own)
+            return results
+
+        return of_each_part
+
+    by_value: dict[str, Any] = {name: of_parts(name) for name in ("nll", "cdf", "quantile", "variance", "mode")}
     all_discrete = all(part.discretized_nll is not None for part in parts.values())
-    discretized = discretized_nll if all_discrete else None
-    return Likelihood(init, nll, update, mean, sample, output_channels, discretized, next(iter(batch_ndims.values())))
+    return Likelihood(
+        init,
+        nll,
+        update,
+        mean,
+        sample,
+        output_channels,
+        discretized_nll=discretized_nll if all_discrete else None,
+        batch_ndim=next(iter(batch_ndims.values())),
+        marginal=Marginal(**by_value),
+    )
 
 
 @constructor

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Num
 from calibrax.likelihoods._base import Family, scaled, shared_scale
 from calibrax.likelihoods._bins import expected_level, log_logistic_bin, log_normal_bin, side_of
 from calibrax.likelihoods._checks import broadcast_parameter, check_levels
+from calibrax.likelihoods._quantiles import like, logistic_quantile, normal_quantile
 from calibrax.likelihoods._residual import Mask, Stats, compute_dtype, floor_scale, level_data, mean_observed, sum_event
 from calibrax.likelihoods._value import Likelihood, constructor
 
@@ -89,7 +90,9 @@ def discretized_gaussian(levels: int = 256) -> Likelihood:
     References:
       Table 5.
     """
-    return _over_levels(discretized_gaussian_nll, "log_sigma", lambda z: ndtr(-z), jax.random.normal, levels)
+    return _over_levels(
+        discretized_gaussian_nll, "log_sigma", lambda z: ndtr(-z), normal_quantile, jax.random.normal, levels
+    )
 
 
 @constructor
@@ -101,8 +104,9 @@ def discretized_logistic(levels: int = 256) -> Likelihood:
     References:
       Table 5.
     """
+    noise = jax.random.logistic
     return _over_levels(
-        discretized_logistic_nll, "log_scale", lambda z: jax.nn.sigmoid(-z), jax.random.logistic, levels
+        discretized_logistic_nll, "log_scale", lambda z: jax.nn.sigmoid(-z), logistic_quantile, noise, levels
     )
 
 
@@ -124,20 +128,36 @@ def _nll(log_bin: Callable, name: str, x, mean, log_scale, levels: int, mask: Ma
     return -sum_event(log_prob, mask), {"mse": mse, name: jnp.mean(log_scale)}
 
 
-def _over_levels(nll: Callable, name: str, upper_tail: Callable, noise: Callable, levels: int) -> Likelihood:
+def _over_levels(
+    nll: Callable, name: str, upper_tail: Callable, quantile: Callable, noise: Callable, levels: int
+) -> Likelihood:
     """A decoder over levels whose network emits the location, and whose log scale is the parameter `name`.
 
-    `upper_tail` is z -> P(Z > z) of the standard distribution, and `noise` draws from it, as `jax.random.normal` does.
+    `upper_tail` is z -> P(Z > z) of the standard distribution, `quantile` (q, dtype) -> z, and `noise` draws from it,
+    as `jax.random.normal` does.
     """
     check_levels("levels", levels)
     nll = functools.partial(nll, levels=levels)
 
-    def expectation(mean, log_scale):
+    def above(edge, mean, log_scale):
+        """The probability of what lies above a boundary between levels."""
         rate = jnp.exp(-floor_scale(log_scale)).astype(mean.dtype) / (levels - 1)  # the width of a level, in scales
-        return expected_level(lambda edge: upper_tail((edge - (levels - 1) * mean) * rate), mean, levels)
+        return upper_tail((edge - (levels - 1) * mean) * rate)
+
+    def expectation(mean, log_scale):
+        return expected_level(lambda edge: above(edge, mean, log_scale), mean, levels)
+
+    def cdf(x, mean, log_scale):
+        level = level_data(x, mean.shape, levels).astype(mean.dtype)
+        return jnp.where(level == levels - 1, 1.0, 1 - above(level + 0.5, mean, log_scale))
+
+    def level_at(q, mean, log_scale):  # rounding keeps the order of values, and with it their quantiles
+        z = like(quantile(q, mean.dtype), mean)
+        return to_nearest_level(mean + jnp.exp(log_scale).astype(mean.dtype) * z, levels)
 
     def sample(key, mean, log_scale):
         return to_nearest_level(scaled(noise)(key, mean, log_scale), levels)
 
-    family = Family(nll, expectation, sample, nll if levels == 256 else None)
+    of_levels = nll if levels == 256 else None
+    family = Family(nll, expectation, sample, of_levels, cdf=cdf, quantile=level_at, is_discrete=True)
     return shared_scale(family, name, "sigmoid")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
+from calibrax.likelihoods._axes import Axis
 from calibrax.likelihoods._base import (
     Family,
     Link,
@@ -16,8 +17,9 @@ from calibrax.likelihoods._base import (
     shared_scale,
     soft_clip,
 )
-from calibrax.likelihoods._checks import check_link, check_number
+from calibrax.likelihoods._checks import check_link, check_number, shown
 from calibrax.likelihoods._discretized import discretized_gaussian_nll
+from calibrax.likelihoods._quantiles import normal_cdf, normal_quantile, of_location_and_scale
 from calibrax.likelihoods._residual import (
     HALF_LOG_2PI,
     Mask,
@@ -29,6 +31,8 @@ from calibrax.likelihoods._residual import (
     widen,
 )
 from calibrax.likelihoods._value import Likelihood, constructor
+
+MAX_LOG_WEIGHT = 80.0  # of the weight of a gradient: exp(80) is a float32
 
 
 def gaussian_nll(
@@ -102,55 +106,107 @@ def beta_gaussian(beta: float, *, link: Link = "sigmoid") -> Likelihood:
 
 
 @constructor
-def shared_sigma(*, link: Link = "sigmoid") -> Likelihood:
-    """A Gaussian with one standard deviation for everything, learned by gradient descent.
+def shared_sigma(axis: Axis = None, initial: float = 1.0, *, link: Link = "sigmoid") -> Likelihood:
+    """A Gaussian whose standard deviation is learned by gradient descent: one for everything, or one per `axis`.
 
-    `params` is `{"log_sigma": []}`, initially 0. It is not clipped: section 3.1 finds that unnecessary here.
+    `params` is `{"log_sigma": ...}`, of the shape of the event without the axes that share a σ: [] for one σ, [C] for
+    one per channel. It is not clipped: section 3.1 finds that unnecessary here.
+
+    Adam moves log σ by about its learning rate per step, for example by 0.001. On data whose errors are far from 1,
+    start near their root mean square.
+
+    Args:
+      axis: what shares a σ, as for `optimal_sigma_nll`: None, `"pixel"`, `"channel"`, or axes of a batch, which include
+        axis 0, because examples share a learned σ.
+      initial: the σ before training, in the data's units, positive.
+      link: as for `gaussian`.
 
     Raises:
-      ValueError: if the link is unknown.
+      ValueError: if the axis or link is unknown, the axis leaves the batch out, or `initial` is not positive.
 
     References:
       Equations (2) and (3), "Shared σ-VAE".
     """
-    return shared_scale(gaussian_family(link), "log_sigma", link)
+    return shared_scale(gaussian_family(link), "log_sigma", link, axis, initial)
 
 
 @constructor
 def pixel_sigma(
-    min_log_sigma: float = -6.0, max_log_sigma: float | None = None, *, link: Link = "sigmoid"
+    min_log_sigma: float = -6.0,
+    max_log_sigma: float | None = None,
+    *,
+    link: Link = "sigmoid",
+    beta_nll: float = 0.0,
+    faithful: bool = False,
 ) -> Likelihood:
     """A Gaussian whose network emits a mean and a log standard deviation for each sub-pixel.
 
     Channels of `outputs`: C means, then C log standard deviations, soft-clipped.
 
+    Where σ is large, the nll hardly corrects the mean, and the network may explain a poor mean by a large σ. For that
+    reason, two options change gradients. They change no value: the nll stays that of the Gaussian, and comparable.
+
     Args:
       min_log_sigma: lower bound; section 3.1 has -6.
       max_log_sigma: upper bound, or None.
       link: as for `gaussian`, applied to the means.
+      beta_nll: β of the β-NLL, from 0 to 1. The gradients of each sub-pixel's nll are multiplied by σ^{2β}, which is
+        held constant. 0: those of the nll; 1: the mean is trained as by the squared error.
+      faithful: the gradient with respect to the mean is that of half the squared error, mean - x. That with respect to
+        log σ is unchanged, and does not reach the mean. In the paper σ trains no layer that the mean uses. To have that
+        too, stop the gradient in the network, where it branches.
 
     Returns:
       A `Likelihood` with two outputs per channel, without params or state.
 
     Raises:
-      ValueError: if the bounds cross or the link is unknown.
+      ValueError: if the bounds cross, the link is unknown, beta_nll is not a number from 0 to 1, faithful is not a
+        bool, or both options are given.
 
     References:
-      Equation (1); the soft clip of section 3.1.
+      Equation (1); the soft clip of section 3.1. `beta_nll`: Seitzer et al. 2022, equation (5). `faithful`: Stirn et
+      al. 2023, "Faithful heteroscedastic regression with neural networks".
     """
     check_number("min_log_sigma", min_log_sigma)
     if max_log_sigma is not None:
         check_number("max_log_sigma", max_log_sigma, low=min_log_sigma)
+    check_number("beta_nll", beta_nll, low=0, high=math.nextafter(1, 2), closed=True)
+    if not isinstance(faithful, bool):
+        raise ValueError(f"faithful is {shown(faithful)}; expected True or False")
+    if faithful and beta_nll:
+        raise ValueError(f"beta_nll is {beta_nll}; expected 0 with faithful=True, which trains the mean by itself")
 
     def split(params, state, outputs):
         mean, log_sigma = jnp.split(widen(outputs), 2, axis=-1)
-        return apply_link(link, mean), soft_clip(log_sigma, min_log_sigma, max_log_sigma)
+        mean, log_sigma = apply_link(link, mean), soft_clip(log_sigma, min_log_sigma, max_log_sigma)
+        power = 1.0 if faithful else beta_nll
+        if power:
+            # The gradients by mean and log σ are elementwise: to multiply those is to multiply that of each term.
+            weight = jnp.exp(jnp.minimum(2 * power * log_sigma, MAX_LOG_WEIGHT))
+            mean = scale_gradient(mean, weight)
+            log_sigma = log_sigma if faithful else scale_gradient(log_sigma, weight)
+        return mean, log_sigma
 
     return from_family(gaussian_family(link), split, outputs_per_channel=2)
+
+
+@jax.custom_jvp
+def scale_gradient(value: jax.Array, weight: jax.Array) -> jax.Array:
+    """The value itself, whose gradient is multiplied by the weight; the weight has none."""
+    del weight
+    return value
+
+
+@scale_gradient.defjvp
+def _scale_gradient_jvp(primals, tangents):
+    return primals[0], primals[1] * tangents[0]
 
 
 def gaussian_family(link: Link) -> Family:
     """N(mean, σ²) with parameters mean and log_sigma; it has a mass per level if the data has a range."""
     check_link(link)
     of_levels = discretized_gaussian_nll if link == "sigmoid" else None
-    return Family(gaussian_nll, lambda mean, log_sigma: mean, scaled(jax.random.normal), of_levels)
+    by_value = of_location_and_scale(normal_cdf, normal_quantile, variance=1.0)
+    return Family(
+        gaussian_nll, lambda mean, log_sigma: mean, scaled(jax.random.normal), of_levels, is_normal=True, **by_value
+    )

@@ -7,20 +7,30 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
+from calibrax.likelihoods._axes import Axis
 from calibrax.likelihoods._base import (
     Family,
     Link,
     apply_link,
+    draw,
     from_family,
     scaled,
     shared_scale,
     soft_clip,
 )
 from calibrax.likelihoods._checks import check_link, check_number
+from calibrax.likelihoods._quantiles import (
+    laplace_cdf,
+    laplace_quantile,
+    of_location_and_scale,
+    student_t_cdf,
+    student_t_quantile,
+)
 from calibrax.likelihoods._residual import (
     HALF_LOG_2PI,
     Mask,
     Stats,
+    as_unit,
     floor_scale,
     mean_observed,
     minus_abs,
@@ -116,9 +126,24 @@ def student_t(df: float | None = None, *, link: Link = "sigmoid", min_log_scale:
 
     def sample(key, location, log_scale, freedom):
         freedom = jnp.broadcast_to(freedom, location.shape)
-        return location + jnp.exp(log_scale) * jax.random.t(key, freedom, location.shape, location.dtype)
+        noise = draw(lambda key, freedom: jax.random.t(key, freedom, freedom.shape, freedom.dtype), key, freedom)
+        return location + jnp.exp(log_scale) * noise
 
-    family = Family(student_t_nll, lambda location, log_scale, freedom: location, sample)
+    def cdf(x, location, log_scale, freedom):
+        z = (as_unit(x, location.dtype) - location) * jnp.exp(-log_scale)
+        return student_t_cdf(z, jnp.broadcast_to(freedom, location.shape))
+
+    def quantile(q, location, log_scale, freedom):
+        return location + jnp.exp(log_scale) * student_t_quantile(q, jnp.broadcast_to(freedom, location.shape))
+
+    def variance(location, log_scale, freedom):
+        finite = freedom > 2  # from 1 to 2 it is infinite; below, it does not exist
+        return jnp.where(finite, jnp.exp(2 * log_scale) * freedom / jnp.where(finite, freedom - 2, 1.0), jnp.inf)
+
+    def centre(location, log_scale, freedom):
+        return location
+
+    family = Family(student_t_nll, centre, sample, cdf=cdf, quantile=quantile, variance=variance, mode=centre)
     return from_family(family, split, outputs_per_channel=outputs_per_channel)
 
 
@@ -146,25 +171,32 @@ def laplace_nll(
     return nll, {"mae": mae, "mse": mse, "log_scale": jnp.mean(log_scale)}
 
 
-LAPLACE = Family(laplace_nll, lambda mean, log_scale: mean, scaled(jax.random.laplace))
+LAPLACE = Family(
+    laplace_nll,
+    lambda mean, log_scale: mean,
+    scaled(jax.random.laplace),
+    **of_location_and_scale(laplace_cdf, laplace_quantile, variance=2.0),
+)
 
 
 @constructor
-def laplace(*, link: Link = "sigmoid") -> Likelihood:
-    """A Laplace distribution with one scale for everything, learned by gradient descent.
+def laplace(axis: Axis = None, initial: float = 1.0, *, link: Link = "sigmoid") -> Likelihood:
+    """A Laplace distribution whose scale is learned by gradient descent: one for everything, or one per `axis`.
 
-    `params` is `{"log_scale": []}`, initially 0.
+    `params` is `{"log_scale": ...}`, of the shape of the event without the axes that share a scale.
 
     Args:
+      axis: what shares a scale, as for `shared_sigma`.
+      initial: the scale before training, in the data's units, positive.
       link: `"sigmoid"` for data in [0, 1], `"identity"` for data without a range.
 
     Returns:
       A `Likelihood` with one output per channel, its mean, without state. `sample` may leave [0, 1].
 
     Raises:
-      ValueError: if the link is unknown.
+      ValueError: as for `shared_sigma`.
     """
-    return shared_scale(LAPLACE, "log_scale", link)
+    return shared_scale(LAPLACE, "log_scale", link, axis, initial)
 
 
 def _log_normaliser(df: jax.Array) -> jax.Array:

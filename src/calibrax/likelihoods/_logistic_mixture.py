@@ -11,6 +11,7 @@ from calibrax.likelihoods._base import Family, from_family, scaled, soft_clip
 from calibrax.likelihoods._bins import expected_level, log_logistic_bin, side_of
 from calibrax.likelihoods._checks import broadcast_mask, check_levels, check_number, check_shape
 from calibrax.likelihoods._discretized import to_nearest_level
+from calibrax.likelihoods._quantiles import level_quantile
 from calibrax.likelihoods._residual import Mask, Stats, compute_dtype, level_data, sum_event, widen
 from calibrax.likelihoods._value import Likelihood, constructor
 
@@ -103,14 +104,22 @@ def logistic_mixture(components: int = 10, *, levels: int = 256, min_log_scale: 
         log_scales = soft_clip(rest[..., 1, :, :] - math.log(2), min_log_scale)
         return wide[..., :components], 0.5 * (1 + rest[..., 0, :, :]), log_scales
 
-    def mean(mixture_logits, means, log_scales):
+    def upper_tail_of(mixture_logits, means, log_scales):
+        """The probability of what lies above a boundary between levels, as a function of the boundary."""
         rate = jnp.exp(-log_scales) / (levels - 1)  # the width of a level, in scales
         prob = jax.nn.softmax(mixture_logits)[..., None, :]
 
-        def upper_tail(edge):  # P(level > edge), by the same weights
-            return jnp.sum(prob * jax.nn.sigmoid(((levels - 1) * means - edge) * rate), -1)
+        def upper_tail(edge):
+            return jnp.sum(prob * jax.nn.sigmoid(((levels - 1) * means - edge[..., None]) * rate), -1)
 
-        return expected_level(upper_tail, means[..., 0], levels)
+        return upper_tail
+
+    def mean(mixture_logits, means, log_scales):
+        upper_tail, like = upper_tail_of(mixture_logits, means, log_scales), means[..., 0]
+        return expected_level(lambda edge: upper_tail(jnp.broadcast_to(edge, like.shape)), like, levels)
+
+    def quantile(q, *parameters):
+        return level_quantile(upper_tail_of(*parameters), q, parameters[1][..., 0], levels) / (levels - 1)
 
     def sample(key, mixture_logits, means, log_scales):
         component_key, noise_key = jax.random.split(key)
@@ -119,5 +128,5 @@ def logistic_mixture(components: int = 10, *, levels: int = 256, min_log_scale: 
         return to_nearest_level(scaled(jax.random.logistic)(noise_key, location, log_scale), levels)
 
     nll = functools.partial(logistic_mixture_nll, levels=levels)
-    family = Family(nll, mean, sample, nll if levels == 256 else None)
+    family = Family(nll, mean, sample, nll if levels == 256 else None, quantile=quantile, is_discrete=True)
     return from_family(family, split, outputs_per_channel=2 * components, outputs_per_position=components)

@@ -2,8 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,23 +10,21 @@ from jax import lax
 from jaxtyping import Array, Float, Num
 
 from calibrax import running_average
+from calibrax.likelihoods._axes import Axis, reduced_axes
 from calibrax.likelihoods._base import Family, Link, apply_link, from_family, with_channels
 from calibrax.likelihoods._checks import (
     broadcast_mask,
+    check_data,
     check_event_shape,
     check_link,
     check_number,
     data_shape,
     entry,
-    is_integer,
-    shown,
 )
 from calibrax.likelihoods._gaussian import gaussian_family
 from calibrax.likelihoods._heavy_tailed import LAPLACE
 from calibrax.likelihoods._residual import Mask, Stats, mean_observed, minus_abs, residual, sum_event_and_constant
 from calibrax.likelihoods._value import Likelihood, constructor
-
-Axis = None | Literal["image", "pixel", "channel"] | int | Sequence[int]
 
 MIN_LOG_SIGMA = -6.0  # section 3.1
 HIGHEST_FLOOR = 44.0  # of log σ and of log scales: in float32 exp(2·44) is finite
@@ -78,8 +75,8 @@ def optimal_sigma_nll(
     check_number("min_log_sigma", min_log_sigma, high=HIGHEST_FLOOR)
     (error,) = residual(x, mean, mask)
     axes = reduced_axes(axis, error.ndim)
-    sq_error, seen = _mean_within_examples(jnp.square(error), axes, mask)
-    mse, stats = _mean_over_batch("mse", sq_error, seen, axes, axis_name, mask)
+    sq_error, seen = mean_within_examples(jnp.square(error), axes, mask)
+    mse, stats = mean_over_batch("mse", sq_error, seen, axes, axis_name, mask)
     variance = jnp.maximum(mse, math.exp(2 * min_log_sigma))  # inside the log: a perfect fit stays finite
     nll = sum_event_and_constant(sq_error * (0.5 / variance), 0.5 * jnp.log(2 * jnp.pi * variance) * seen)
     return error.size // sq_error.size * nll, {**stats, "log_sigma": jnp.squeeze(0.5 * jnp.log(variance), axes)}
@@ -113,8 +110,8 @@ def optimal_laplace_nll(
     check_number("min_log_scale", min_log_scale, high=HIGHEST_FLOOR)
     (error,) = residual(x, mean, mask)
     axes = reduced_axes(axis, error.ndim)
-    abs_error, seen = _mean_within_examples(-minus_abs(error), axes, mask)
-    mae, stats = _mean_over_batch("mae", abs_error, seen, axes, axis_name, mask)
+    abs_error, seen = mean_within_examples(-minus_abs(error), axes, mask)
+    mae, stats = mean_over_batch("mae", abs_error, seen, axes, axis_name, mask)
     scale = jnp.maximum(mae, math.exp(min_log_scale))
     nll = sum_event_and_constant(abs_error * (1 / scale), jnp.log(2 * scale) * seen)
     stats |= {"log_scale": jnp.squeeze(jnp.log(scale), axes), "mse": mean_observed(jnp.square(error), mask)}
@@ -130,6 +127,11 @@ def optimal_sigma(
     In training the variance is the mean squared error of the batch; at test time it is the debiased running average
     of those, kept in `state`. Before the first update that average is 1. If `axis` leaves the batch out (`"image"`),
     the variance of an unseen example is not known, and the test-time value is the average over examples.
+
+    Videos and sequences [B, T, ...] are events whose first axis is time. Averaging over all axes of the batch but 1,
+    for example `axis=(0, 2, 3, 4)` for [B, T, H, W, C], gives each time step or horizon a variance of its own. In
+    `masked`, a step that nobody observes keeps the initial variance, 1, until it is observed. In `batched`, all steps
+    share a variance.
 
     Args:
       axis: what shares a variance, as for `optimal_sigma_nll`.
@@ -153,7 +155,8 @@ def optimal_sigma(
     def log_sigma_of(mse):
         return 0.5 * jnp.log(jnp.maximum(mse, math.exp(2 * min_log_sigma)))
 
-    return _with_running_scale(nll, gaussian_family(link), "mse", "log_sigma", log_sigma_of, axis, decay, link)
+    family, mean = gaussian_family(link), functools.partial(apply_link, link)
+    return with_running_scale(nll, family, mean, "mse", "log_sigma", log_sigma_of, axis, decay)
 
 
 @constructor
@@ -176,31 +179,36 @@ def optimal_laplace(
     References:
       Not in the paper.
     """
+    check_link(link)
     check_number("min_log_scale", min_log_scale, high=HIGHEST_FLOOR)
     nll = functools.partial(optimal_laplace_nll, min_log_scale=min_log_scale)
 
     def log_scale_of(mae):
         return jnp.log(jnp.maximum(mae, math.exp(min_log_scale)))
 
-    return _with_running_scale(nll, LAPLACE, "mae", "log_scale", log_scale_of, axis, decay, link)
+    mean = functools.partial(apply_link, link)
+    return with_running_scale(nll, LAPLACE, mean, "mae", "log_scale", log_scale_of, axis, decay)
 
 
-def _with_running_scale(
+def with_running_scale(
     train_nll: Callable[..., tuple[jax.Array, Stats]],
     family: Family,
+    location: Callable[[jax.Array], jax.Array],
     average: str,
     scale: str,
     log_scale_of: Callable[[jax.Array], jax.Array],
     axis: Axis,
     decay: float,
-    link: Link,
+    *,
+    outputs_per_channel: int = 1,
+    initial: float = INITIAL,
 ) -> Likelihood:
     """A `Likelihood` that uses the scale of the batch in training and the running average of scales at test time.
 
-    `family` is the distribution of `train_nll` with parameters mean and log scale. `average` names the stat that is
-    averaged (its mean over a batch is `batch_{average}`) and `scale` the one that is the log scale.
+    `family` is the distribution of `train_nll` with two parameters: the location, which `location` makes of the
+    outputs, and a log scale. `average` names the stat that is averaged (its mean over a batch is `batch_{average}`),
+    `scale` the one that is the log scale. Before the first update, the average is `initial`.
     """
-    check_link(link)
     reduced_axes(axis, 32)  # an unknown name or kind of axis fails here; one beyond the data's rank fails with data
     check_number("decay", decay, low=0, high=1, closed=True)
 
@@ -213,13 +221,13 @@ def _with_running_scale(
 
     def running_log_scale(state, ndim):
         """The test-time log scale, shaped to broadcast against data of this rank."""
-        log_scale = log_scale_of(running_average.value(average_in(state), initial=INITIAL))
+        log_scale = log_scale_of(running_average.value(average_in(state), initial=initial))
         return jnp.expand_dims(log_scale, sorted({0, *reduced_axes(axis, ndim)}))  # never has a batch axis
 
     def parameters(params, state, outputs):
-        return apply_link(link, outputs), running_log_scale(state, outputs.ndim)
+        return location(outputs), running_log_scale(state, outputs.ndim)
 
-    at_test = from_family(family, parameters)
+    at_test = from_family(family, parameters, outputs_per_channel=outputs_per_channel)
 
     def init(event_shape):
         event_shape = check_event_shape(event_shape)
@@ -228,12 +236,11 @@ def _with_running_scale(
 
     def nll(params, state, outputs, x, train=True, axis_name=None, mask=None):
         outputs, x, mask = with_channels(outputs, x, mask)
-        data_shape(outputs, 1)  # for its checks; `train_nll` compares x
-        mean = apply_link(link, outputs)
-        loss, stats = train_nll(x, mean, axis, axis_name, mask=mask)
+        check_data(x, data_shape(outputs, outputs_per_channel))
+        loss, stats = train_nll(x, location(outputs), axis, axis_name, mask=mask)
         if not train:  # the batch's own mse stays in the stats; its scale does not
             loss, _ = at_test.nll(params, state, outputs, x, mask=mask)
-            log_scale = jnp.squeeze(running_log_scale(state, mean.ndim), reduced_axes(axis, mean.ndim))
+            log_scale = jnp.squeeze(running_log_scale(state, jnp.ndim(x)), reduced_axes(axis, jnp.ndim(x)))
             stats[scale] = jnp.broadcast_to(log_scale, stats[scale].shape)
         return loss, stats
 
@@ -248,7 +255,7 @@ def _with_running_scale(
     return at_test._replace(init=init, nll=nll, update=update)
 
 
-def _mean_within_examples(values: jax.Array, axes: tuple[int, ...], mask: Mask) -> tuple[jax.Array, jax.Array]:
+def mean_within_examples(values: jax.Array, axes: tuple[int, ...], mask: Mask) -> tuple[jax.Array, jax.Array]:
     """Two means over those averaged axes that lie within an example: of the values, and of 1 where x is observed.
 
     Both are [B, ...] with the averaged axes kept as 1; without a mask, the second has a 1 for each axis.
@@ -268,12 +275,12 @@ def _mean_within_examples(values: jax.Array, axes: tuple[int, ...], mask: Mask) 
     return total, jnp.mean(observed.astype(values.dtype), within, keepdims=True)
 
 
-def _mean_over_batch(
+def mean_over_batch(
     name: str, total: jax.Array, seen: jax.Array, axes: tuple[int, ...], axis_name: str | None, mask: Mask
 ) -> tuple[jax.Array, Stats]:
     """The mean of observed values over the axes, these axes kept, and the stats that a running average needs.
 
-    `total` and `seen`, from `_mean_within_examples`, are linear in the batch: each is averaged over it, and across
+    `total` and `seen`, from `mean_within_examples`, are linear in the batch: each is averaged over it, and across
     devices, before one is divided by the other. If axis 0 is not among the axes, the mean is that of each example.
     """
 
@@ -299,21 +306,3 @@ def _mean_over_batch(
     if mask is not None:
         stats["observed"] = jnp.squeeze(observed, tuple({0, *axes}))
     return mean, stats
-
-
-def reduced_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
-    """The averaged axes of a batch of rank `ndim`, in increasing order; axis 0 is the batch."""
-    if axis is None:
-        return tuple(range(ndim))
-    named = {"image": range(1, ndim), "pixel": range(1), "channel": range(ndim - 1)}
-    if isinstance(axis, str) and axis in named:
-        return tuple(named[axis])
-    axes: tuple[Any, ...] = tuple(axis) if isinstance(axis, Sequence) else (axis,)
-    if not all(is_integer(i) for i in axes):
-        raise ValueError(f"axis is {shown(axis)}; expected None, 'image', 'pixel', 'channel', or ints as in NumPy")
-    if not all(-ndim <= i < ndim for i in axes):
-        raise ValueError(f"axis is {shown(axis)}; expected axes of a rank-{ndim} batch, in [-{ndim}, {ndim})")
-    normal = sorted(int(i) % ndim for i in axes)
-    if not normal or len(set(normal)) < len(normal):
-        raise ValueError(f"axis is {shown(axis)}; expected at least one axis, and each once")
-    return tuple(normal)

@@ -1,6 +1,7 @@
 """What surrounds the formula of every nll: data and parameters on the way in, sums over the event on the way out.
 
-`residual` and `unit_data` are the preamble of densities, `level_data` that of distributions over levels.
+`residual` and `unit_data` are the preamble of densities, `level_data` that of distributions over levels, `count_data`
+that of distributions over counts.
 """
 
 import math
@@ -13,7 +14,14 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool
 
-from calibrax.likelihoods._checks import broadcast_mask, broadcast_parameter, check_data, check_range, check_unit_range
+from calibrax.likelihoods._checks import (
+    broadcast_mask,
+    broadcast_parameter,
+    check_counts,
+    check_data,
+    check_range,
+    check_unit_range,
+)
 
 Mask = Bool[Array, "B ..."] | None
 Stats = dict[str, jax.Array]
@@ -41,7 +49,12 @@ def unit_data(x: ArrayLike, mean: ArrayLike, mask: Mask = None, **scales: ArrayL
     mean = jnp.asarray(mean, dtype)
     check_data(x, mean.shape)
     arrays = [broadcast_parameter(name, scale, mean.shape, dtype) for name, scale in scales.items()]
-    return as_unit(_hide(x, mask), dtype), mean, *arrays
+    return observed_data(x, dtype, mask), mean, *arrays
+
+
+def observed_data(x: ArrayLike, dtype: Any, mask: Mask = None) -> jax.Array:
+    """x as floats (see `as_unit`). Where the mask is False it becomes 0, whatever stands there."""
+    return as_unit(hidden_as_zero(x, mask), dtype)
 
 
 def level_data(x: ArrayLike, shape: tuple[int, ...], levels: int, mask: Mask = None) -> jax.Array:
@@ -52,13 +65,33 @@ def level_data(x: ArrayLike, shape: tuple[int, ...], levels: int, mask: Mask = N
     error: they are not in the units that the caller believes.
     """
     check_data(x, shape)
-    x = _hide(x, mask)
+    x = hidden_as_zero(x, mask)
     if jnp.issubdtype(x.dtype, jnp.integer):
         check_range(x, 0, levels - 1, f"levels 0 to {levels - 1}, or floats in [0, 1]")
         return jnp.clip(x, 0, min(levels - 1, jnp.iinfo(x.dtype).max)).astype(jnp.int32)
     unit = as_unit(x, compute_dtype(x))
     check_unit_range(unit)
     return jnp.clip(jnp.round(unit * (levels - 1)), 0, levels - 1).astype(jnp.int32)
+
+
+def count_data(
+    x: ArrayLike, log_mean: ArrayLike, mask: Mask = None, *, total: int | None = None, **scales: ArrayLike
+) -> tuple[jax.Array, ...]:
+    """Counts as floats, a parameter of the shape of x, and others that broadcast against it, as for `unit_data`.
+
+    Integers of any dtype are counts, uint8 included: no range says what 255 would be a part of. So are floats that are
+    whole numbers; bool is 0 and 1. Known values that are no counts, or exceed the total, are an error. Hidden values
+    become 0.
+    """
+    dtype = compute_dtype(x, log_mean, *scales.values())
+    log_mean = jnp.asarray(log_mean, dtype)
+    check_data(x, log_mean.shape)
+    arrays = [broadcast_parameter(name, scale, log_mean.shape, dtype) for name, scale in scales.items()]
+    x = hidden_as_zero(x, mask)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise ValueError(f"x has dtype {x.dtype}; expected counts: integers, bool, or floats that are whole numbers")
+    check_counts(x, total)
+    return x.astype(dtype), log_mean, *arrays
 
 
 def compute_dtype(*arrays: ArrayLike) -> jnp.dtype:
@@ -88,7 +121,7 @@ def as_unit(x: ArrayLike, dtype: Any) -> jax.Array:
     return x.astype(dtype)
 
 
-def _hide(x: ArrayLike, mask: Mask) -> jax.Array:
+def hidden_as_zero(x: ArrayLike, mask: Mask) -> jax.Array:
     """x with 0 where the mask is False."""
     if mask is None:
         return jnp.asarray(x)

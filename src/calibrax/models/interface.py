@@ -15,7 +15,8 @@ Some models:
 - `encode(x) -> (mean, log_var)` and `decode(z) -> outputs`, where the posterior is a single Gaussian. Without them `kl`
   is that of the one draw, log q(z | x) - log p(z).
 - `target(x)`: what the outputs are scored against, where it is not x itself.
-- `axis_name`, an attribute: the mapped axis over which the batch is spread, set by training under `pmap`.
+- `axis_name`, an attribute: the mapped axis over which the batch is spread; training sets it under
+  `pmap` and `shard_map`.
 - variable collections besides `params`, such as the `batch_stats` of batch norm: training carries them along.
 
 Video models:

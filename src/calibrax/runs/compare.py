@@ -9,18 +9,19 @@ from calibrax.evaluation.figures._style import figure_suffix
 from calibrax.evaluation.figures.comparison import save_comparison_curves
 from calibrax.runs import folder as run_folder
 from calibrax.runs.folder import RunError
+from calibrax.runs.run import load_data_again
 from calibrax.runs.settings import ConfigError
 from calibrax.training import read_metrics
 
 
-def compare(folders: Sequence[str], out: str | None = None) -> str:
+def compare(folders: Sequence[str], out: str | None = None, *, data: str | None = None) -> str:
     """Draw the runs' curves in one figure, and put their results into one table.
 
-    The figure is a .png or .svg, by default `comparison.png` in the current folder. Returns the table, and the figure's
-    path in a last line.
+    The figure is a .png or .svg, by default `comparison.png` in the current folder. Results are read from the folders;
+    `data` is a source that they must have been trained on. Returns the table, and the figure's path in a last line.
 
     Raises:
-      ConfigError, RunError: for a user's mistake, in one line; nothing is written.
+      ConfigError, RunError, DataError: for a user's mistake, in one line; nothing is written.
     """
     if not folders:
         raise ConfigError("no run to compare; expected at least one folder")
@@ -29,11 +30,15 @@ def compare(folders: Sequence[str], out: str | None = None) -> str:
         figure_suffix(path)
     except ValueError as error:
         raise ConfigError(f"--out is {path}; expected a name that ends in .png or .svg") from error
+    run_folder.check_length(f"--out {path}", path)
     places = [Path(folder).resolve() for folder in folders]
     for index, place in enumerate(places):
         if place in places[:index]:
             raise ConfigError(f"{folders[index]} is named twice; a run is compared with others")
     results = [read_results(folder) for folder in folders]
+    if data is not None:
+        for folder in folders:
+            load_data_again(run_folder.read_config(folder).replace(data=data))
     rows = [read_rows(folder) for folder in folders]
     labels = report.labels(folders, results)
     tests = {report.tested_on(one) for one in results}

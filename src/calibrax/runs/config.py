@@ -109,7 +109,7 @@ class RunSettings(Settings):
     run_dir: str | None = setting(None, *A_PATH)
     """Folder of the run (default: a new one under runs/)."""
     parallel: Literal["jit", "pmap", "sharded"] = "jit"
-    """One device, or all of them by pmap or by sharded arrays."""
+    """One device (jit) or all devices: sharded is the standard; pmap, which JAX only maintains, is the alternative."""
     scan_steps: int | None = setting(None, *AT_LEAST_1)
     """Steps per call, with the training images in the device's memory: for GPUs and TPUs (default there: 1; on one CPU
     as many as take two seconds, at most 8, on batches from the host)."""
@@ -119,6 +119,8 @@ class RunSettings(Settings):
     """Steps between checkpoints; 0: at the end of each epoch only."""
     eval_every: int = setting(1, *AT_LEAST_1)
     """Epochs between evaluations with pictures; the last epoch always has one."""
+    start_scales: bool = False
+    """Begin with the learned scales that are best for the first batch, rather than with --initial."""
     max_skipped: int = setting(10, *IN_32_BITS)
     """Number of updates in a row that may be discarded before the run stops."""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from calibrax._files import finite_or_none
 from calibrax._terminal import say
 from calibrax.data import DataError
 from calibrax.data.download import Remote, fetch
@@ -68,7 +69,7 @@ def score(run: Run, training: dict[str, Any] | None = None) -> dict[str, Any]:
     tested = {name: run.score(column, run.test) for name, column in columns.items()}
     on_train = run.score(trained, run.train_part)
     event_shape = jax.eval_shape(functools.partial(target, run.model), run.test[:1]).shape[1:]
-    results = {
+    results: dict[str, Any] = {
         "data": run.data.name,
         "split": "test",
         "train_examples": len(run.data.train),
@@ -82,6 +83,7 @@ def score(run: Run, training: dict[str, Any] | None = None) -> dict[str, Any]:
         "test": {name: result._asdict() for name, result in tested.items()},
         "train": {"running average": on_train._asdict()},
     }
+    results = finite_or_none(results)
     run_folder.write_json(results_file, results)
     title = f"{run.data.name}, {results['likelihood']}, {results['model']}, seed {results['seed']}"
     save_training_curves(run.folder / "curves.png", rows, title=title)
@@ -112,7 +114,7 @@ def measure(run: Run, results: dict[str, Any], wanted: Wanted) -> dict[str, Any]
         name=run.likelihood_name,
         title=run.caption(state),
     )
-    results = results | record.measure(wanted, subject)
+    results = results | finite_or_none(record.measure(wanted, subject))
     run_folder.write_json(run.folder / run_folder.RESULTS_FILE, results)
     return results
 

@@ -1,10 +1,12 @@
 """The folder of a run: who may write to it, and what is written down beside the checkpoints."""
 
 import contextlib
+import dataclasses
 import errno
-import json
+import hashlib
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -12,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from calibrax._files import write_text
+from calibrax._files import from_json, to_json, write_text
 from calibrax.data import Data
+from calibrax.data.sources import absolute, expanded, files_of
 from calibrax.runs.config import TrainConfig
 from calibrax.runs.settings import ConfigError, as_flag
 
@@ -24,8 +28,10 @@ METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = "lock"
 PACKAGES = ("calibrax", "jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 REQUIRED = ("data", "likelihood", "model")  # settings that every version has written
-MAY_CHANGE = {"data_dir", "parallel", "resume", "run_dir", "scan_steps"}  # settings, when a run is resumed
+MAY_CHANGE = {"data", "data_dir", "parallel", "resume", "run_dir", "scan_steps"}  # settings, when a run is resumed
 MAY_CHANGE |= {"epochs", "eval_every", "max_skipped", "save_every"}
+NUM_HASHED = 16  # examples of a split that is not in memory: reading or drawing all would take minutes
+LONGEST_INSIDE = 200  # characters of a path in a run's folder, about: checkpoints have the longest
 
 
 class RunError(Exception):
@@ -44,7 +50,7 @@ def check_usable(config: TrainConfig) -> None:
     if config.run.run_dir is None:
         return
     folder = Path(config.run.run_dir)
-    _check_name(config.run.run_dir)
+    _check_name(folder)
     if os.path.exists(folder) and not folder.is_dir():
         raise RunError(f"--run-dir {folder} is a file; expected a folder")
     if not config.run.resume:
@@ -72,9 +78,7 @@ def claimed(config: TrainConfig, data: Data, custom: Sequence[str] = ()) -> Iter
     with _locked(folder):
         config = config.replace(run_dir=str(folder))
         check_usable(config)  # again: another process may have created the run meanwhile
-        if config.run.resume:
-            check_data(folder / CONFIG_FILE, data)
-        else:
+        if not config.run.resume:
             write_json(folder / CONFIG_FILE, _description(config, data, custom))
         yield folder
 
@@ -101,23 +105,45 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def check_data(config_file: str | Path, data: Data) -> None:
-    """Refuse data that differ from those that the run of a config.json was begun on."""
+def check_data(config_file: str | Path, data: Data) -> Data:
+    """Refuse data that differ from those that the run of a config.json was begun on.
+
+    A user's own files may have been moved and renamed, so they are compared by their content; data sets with a name,
+    and files of a run that recorded no checksum, by their name. Shape and numbers must be equal in any case.
+
+    Returns:
+      The data, under the name that they had when the run was begun.
+
+    Raises:
+      RunError: if they differ, or the file cannot be read.
+    """
+    record = read_json(Path(config_file))
+    if isinstance(record, dict) and "data" not in record:  # written by hand
+        return data
     try:
-        saved = dict(read_json(Path(config_file))["data"])
-    except (KeyError, TypeError, ValueError) as error:
+        saved = dict(record["data"])
+    except (TypeError, ValueError) as error:
         raise RunError(f"cannot read {config_file}: it does not say what data the run was begun on") from error
-    for name, value in _data_description(data).items():
+    described = _data_description(data)
+    if isinstance(saved.get("name"), str) and "sha256" in saved:
+        described["name"] = saved["name"]
+    for name, value in described.items():
         if saved.get(name) != value:
             begun = f"{config_file}: the run was begun on data with {name} {saved.get(name)}"
             raise RunError(f"{begun}; {data.name} has {value}")
+    if "sha256" in saved and saved["sha256"] != checksum(data):
+        raise RunError(f"{config_file}: the run was begun on other {data.noun} than {data.origin or data.name} holds")
+    return dataclasses.replace(data, name=described["name"])
 
 
 def _description(config: TrainConfig, data: Data, custom: Sequence[str]) -> dict[str, Any]:
+    source, data_dir = config.data.name, config.data.data_dir
+    places = {"data": absolute(source), "data_dir": data_dir and str(expanded(data_dir).absolute())}
+    content = {} if files_of(source) is None else {"sha256": checksum(data)}
     return {
-        "config": config.replace(resume=False).flat(),
+        "config": config.replace(resume=False, **places).flat(),
         **({"custom": list(custom)} if custom else {}),
-        "data": _data_description(data) | {"origin": data.origin, "license": data.license},
+        "data": _data_description(data) | content | {"origin": data.origin, "license": data.license},
         "commit": commit(),
         "versions": {"python": platform.python_version()} | package_versions(),
         "devices": [str(device) for device in jax.devices()],
@@ -125,19 +151,34 @@ def _description(config: TrainConfig, data: Data, custom: Sequence[str]) -> dict
 
 
 def _data_description(data: Data) -> dict[str, Any]:
-    """What must be the same when a run is resumed."""
+    """What must be the same when a run is opened again."""
     return {"name": data.name, "event_shape": list(data.event_shape), "train": len(data.train), "test": len(data.test)}
 
 
+def checksum(data: Data) -> str:
+    """SHA-256 of the training and test examples; of the first 16 of a split that is not in memory as a whole."""
+    digest = hashlib.sha256()
+    for examples in (data.train, data.test):
+        num = len(examples) if isinstance(examples, np.ndarray) else min(NUM_HASHED, len(examples))
+        for index in range(num):
+            digest.update(examples[index].tobytes())
+    return digest.hexdigest()
+
+
 def _check_name(folder: str | Path) -> None:
-    """Raise RunError for a name that no folder can have: an empty one, or one that is too long for the system."""
+    """Raise RunError for a name that no run's folder can have: an empty one, or one that is too long for the system."""
     if not str(folder).strip() or "\0" in str(folder):
         raise RunError(f"the run folder is {str(folder)!r}; expected a name")
+    check_length(f"the run folder {folder}", Path(folder), "x" * LONGEST_INSIDE)
+
+
+def check_length(what: str, *parts: str | Path) -> None:
+    """Raise RunError if the path of these parts is too long for the system; `what` names it in the message."""
     try:
-        os.stat(folder)
+        os.stat(Path(*parts).absolute())
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise RunError(f"the run folder {folder} cannot be: {error.strerror}") from error
+            raise RunError(f"{what} cannot be: {error.strerror}") from error
 
 
 def read_config(folder: str | Path) -> TrainConfig:
@@ -185,14 +226,14 @@ def _settings(path: Path, run_dir: str | None) -> TrainConfig:
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write a JSON file so that it is complete or absent, even if the process is killed."""
-    write_text(path, json.dumps(record, indent=2) + "\n")
+    """Write a JSON file so that it is complete or absent, even if the process is killed; see `to_json`."""
+    write_text(path, to_json(record, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file, which may have been changed by hand; RunError if it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"cannot read {path}: {error}") from error
 
@@ -215,7 +256,8 @@ def commit() -> str | None:
 
 def _new_folder(config: TrainConfig, data: Data, custom: Sequence[str]) -> Path:
     likelihood = "own-likelihood" if "likelihood" in custom else config.likelihood.name
-    name = f"{data.name}-{likelihood}-seed{config.run.seed}"
+    stem = re.sub(r"[^\w.,=+-]+", "_", data.name)[:48]  # a file's name may hold anything and fill 255 bytes
+    name = f"{stem}-{likelihood}-seed{config.run.seed}"
     folder, count = Path("runs") / name, 2
     while os.path.exists(folder):
         folder, count = Path("runs") / f"{name}-{count}", count + 1

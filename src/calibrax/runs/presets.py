@@ -33,6 +33,12 @@ class LikelihoodSettings(Settings):
     """Components of logistic-mixture."""
     decay: float = 0.99
     """Decay of the running average of the optimal scale."""
+    initial: float = setting(1.0, only=["shared-sigma", "laplace"])
+    """The scale of shared-sigma and laplace before training; images are in [0, 1]."""
+    beta_nll: float = setting(0.0, only=["pixel-sigma"])
+    """β of the β-NLL of pixel-sigma, 0 to 1: gradients are multiplied by σ^(2β)."""
+    faithful: bool = setting(False, only=["pixel-sigma"])
+    """Train the mean of pixel-sigma as by the squared error, and σ by the likelihood."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -52,14 +58,14 @@ class LikelihoodSettings(Settings):
 LIKELIHOODS: dict[str, Callable[[LikelihoodSettings], cx.Likelihood]] = {
     "gaussian": lambda settings: cx.gaussian(),
     "beta-gaussian": lambda settings: cx.beta_gaussian(settings.beta),
-    "shared-sigma": lambda settings: cx.shared_sigma(),
+    "shared-sigma": lambda settings: cx.shared_sigma(initial=settings.initial),
     "optimal-sigma": lambda settings: cx.optimal_sigma(decay=settings.decay),
     "optimal-sigma-per-image": lambda settings: cx.optimal_sigma(axis="image", decay=settings.decay),
     "optimal-sigma-per-pixel": lambda settings: cx.optimal_sigma(axis="pixel", decay=settings.decay),
     "optimal-sigma-per-channel": lambda settings: cx.optimal_sigma(axis="channel", decay=settings.decay),
-    "pixel-sigma": lambda settings: cx.pixel_sigma(),
+    "pixel-sigma": lambda settings: cx.pixel_sigma(beta_nll=settings.beta_nll, faithful=settings.faithful),
     "student-t": lambda settings: cx.student_t(settings.df),
-    "laplace": lambda settings: cx.laplace(),
+    "laplace": lambda settings: cx.laplace(initial=settings.initial),
     "optimal-laplace": lambda settings: cx.optimal_laplace(decay=settings.decay),
     "bernoulli": lambda settings: cx.bernoulli(),
     "continuous-bernoulli": lambda settings: cx.continuous_bernoulli(),

@@ -18,6 +18,7 @@ from flax import linen as nn
 
 import calibrax.data
 from calibrax.data import Data, DataError, FramesError, steps_per_epoch
+from calibrax.data.sources import files_of
 from calibrax.evaluation import Evaluation, Trained, evaluate_likelihood
 from calibrax.likelihoods import Likelihood
 from calibrax.likelihoods._base import NoMeanError
@@ -49,6 +50,31 @@ def load_data(config: TrainConfig) -> Data:
             raise ConfigError(f"--model {config.model.name} is of images, and {videos}; try --model svg")
         data = calibrax.data.load(config.data.name, **options)
     return calibrax.data.take_fraction(data, config.data.fraction)
+
+
+def load_data_again(config: TrainConfig) -> Data:
+    """The data of the run in `run_dir`, from where the settings say that they are now.
+
+    Raises:
+      RunError: if they are not there, or are not those that the run was begun on.
+      ConfigError, DataError: as `load_data`.
+    """
+    folder = Path(config.run.run_dir or ".")
+    try:
+        data = load_data(config)
+    except DataError as error:
+        source, data_dir = config.data.name, config.data.data_dir
+        if config.data != run_folder.read_config(folder).data:
+            raise
+        files, place = files_of(source), "" if data_dir is None else f" in {data_dir}"
+        begun = f"the run in {folder} was trained on {source}{place}"
+        if files is not None and not os.path.exists(files):
+            new = "--data gives its new place, or --data-dir that of a data set prepared by TFDS"
+            raise run_folder.RunError(f"{begun}, which is not there now; {new}") from error
+        if files is None and place:
+            raise run_folder.RunError(f"{begun}; --data-dir gives its new place: {error}") from error
+        raise
+    return run_folder.check_data(folder / run_folder.CONFIG_FILE, data)
 
 
 def _load_videos(source: str, model: SVGSettings, options: dict[str, Any]) -> Data:
@@ -122,21 +148,26 @@ class Run:
             self.checkpoints = Checkpoints(self.folder / "checkpoints")
 
     @classmethod
-    def open(cls, folder: str | Path, data_dir: str | None = None, **custom: Any) -> "Run":
+    def open(
+        cls, folder: str | Path, data_dir: str | Path | None = None, *, data: str | Path | None = None, **custom: Any
+    ) -> "Run":
         """The run in a folder, with its data.
 
         Args:
           folder: the run's folder.
-          data_dir: where the data are now, if they have been moved.
+          data_dir: where prepared data and original files are now, if they have been moved.
+          data: where the file or folder of images is now, if it has been moved. It may have another name.
           **custom: the model, likelihood or optimizer that the run was given instead of those of its settings.
 
         Raises:
-          RunError: if the folder holds no run, or one that needs other parts than those given.
+          RunError: if the folder holds no run, or one that needs other parts than those given; if the data are not
+            found, or are not those that the run was begun on.
+          ConfigError, DataError: if the data cannot be read; one line.
         """
-        config = run_folder.read_config(folder)
-        if data_dir is not None:
-            config = config.replace(data_dir=data_dir)
-        run = cls(config, load_data(config), **custom)
+        moved = {"data": data, "data_dir": data_dir}
+        moved = {name: os.fspath(place) for name, place in moved.items() if place is not None}
+        config = run_folder.read_config(folder).replace(**moved)
+        run = cls(config, load_data_again(config), **custom)
         run.check_custom()
         return run
 
@@ -219,7 +250,7 @@ class Run:
     def initial_state(self) -> TrainState:
         """The state before the first step, made on the first batch: the hierarchical models take gains from it."""
         ema = self.config.optimizer.ema_decay is not None
-        create = functools.partial(create_train_state, **self.parts, ema=ema)
+        create = functools.partial(create_train_state, **self.parts, ema=ema, start_scales=self.config.run.start_scales)
         return jax.jit(create)(self.init_key, next(self.batches()))
 
     def saved_state(self) -> TrainState:

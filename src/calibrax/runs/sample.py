@@ -13,6 +13,7 @@ from calibrax.evaluation.figures.hierarchy import save_partial_samples, save_tra
 from calibrax.evaluation.figures.images import save_grid
 from calibrax.evaluation.figures.video import save_prediction
 from calibrax.evaluation.metrics.prediction import measure_predictions
+from calibrax.runs.folder import check_length
 from calibrax.runs.run import Run
 from calibrax.runs.settings import ConfigError, Settings, setting
 
@@ -41,8 +42,10 @@ class SampleSettings(Settings):
     """Of a hierarchical model: test images with more and more layers drawn from the prior, from this side."""
     traverse: int = 0
     """Of a hierarchical model: move the latents of this layer of a test image, 1 the bottom; 0: none."""
+    data: str | None = None
+    """Where the file or folder of images is now, if it was moved."""
     data_dir: str | None = None
-    """Where the data are now, if they were moved."""
+    """Where prepared data and original files are now, if they were moved."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -70,7 +73,9 @@ def sample(settings: SampleSettings) -> Path:
     Raises:
       ConfigError, RunError: for a user's mistake, in one line; nothing is written.
     """
-    run = Run.open(settings.run, settings.data_dir)
+    if settings.out is not None:
+        check_length(f"--out {settings.out}", settings.out)
+    run = Run.open(settings.run, settings.data_dir, data=settings.data)
     settings.check_read(run.data.is_video)
     if settings.layers != "none":
         return _layers(run, settings)

@@ -2,6 +2,7 @@
 
 import functools
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from calibrax.runs.epoch_images import save_epoch_images
 from calibrax.runs.evaluate import score
 from calibrax.runs.extra import check_extra
 from calibrax.runs.platforms import check_platforms
-from calibrax.runs.run import Run, as_user_error, load_data
+from calibrax.runs.run import Run, as_user_error, load_data, load_data_again
 from calibrax.runs.settings import ConfigError
 from calibrax.training import (
     BadSteps,
@@ -69,10 +70,15 @@ def train(
       FloatingPointError: if too many updates in a row are not finite or too large.
     """
     _check_devices(config)
+    resumes = config.run.resume and multihost.leads()
     if multihost.leads():
         run_folder.check_usable(config)
+    if data is None:
+        data = load_data_again(config) if resumes else load_data(config)
+    elif resumes:
+        data = run_folder.check_data(Path(str(config.run.run_dir)) / run_folder.CONFIG_FILE, data)
     custom: dict[str, Any] = {"optimizer": optimizer, "model": model, "likelihood": likelihood}
-    run = Run(config, load_data(config) if data is None else data, **custom)
+    run = Run(config, data, **custom)
     run.check()
     if not multihost.leads():
         with catch_interrupts(lambda: "left") as interrupts:

@@ -1,11 +1,14 @@
 """Checkpoints with orbax: the whole `TrainState` and the position in the data."""
 
+import contextlib
 import errno
 import json
 import os
 import re
 import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +141,8 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), position=ocp.args.JsonSave(position))
         _check_room(self._folder, sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)))
         try:
-            self._checkpointer.save(path, args=args, custom_metadata={"manifest": MANIFEST_FILE})
+            with _plain(path) as plain:
+                self._checkpointer.save(plain, args=args, custom_metadata={"manifest": MANIFEST_FILE})
         except OSError:
             raise
         except Exception as error:  # on a full disk, tensorstore raises no OSError
@@ -155,7 +159,8 @@ class Checkpoints:
         target = _present(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like))
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         try:
-            restored: Any = self._checkpointer.restore(self._path(step), args=args)
+            with _plain(self._path(step)) as plain:
+                restored: Any = self._checkpointer.restore(plain, args=args)
         except Exception as error:  # orbax and tensorstore raise many kinds on damaged files
             if not self._is_old(step):
                 raise
@@ -205,6 +210,23 @@ def _checkpointer() -> ocp.Checkpointer:
         position=ocp.JsonCheckpointHandler(**options),
     )
     return ocp.Checkpointer(handler, **options)
+
+
+@contextlib.contextmanager
+def _plain(path: Path) -> Iterator[Path]:
+    """The path as orbax can take it: without `..`, and through a link to its parent if a name has unusual characters.
+
+    Orbax and tensorstore take a star or a bracket for a pattern, a backslash for a separator, `gs:` for a bucket, and
+    fail on bytes that are not UTF-8. They cancel `link/..`, although the parent of a link's target may be elsewhere.
+    """
+    path = path.resolve() if ".." in path.parts else path
+    if re.fullmatch(r"[\w ./+=,~-]*", path.as_posix().removeprefix(path.drive)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "checkpoints"
+        link.symlink_to(path.parent, target_is_directory=True)
+        yield link / path.name
 
 
 def _check_room(folder: Path, num_bytes: int) -> None:

@@ -1,4 +1,7 @@
-"""Where a training step runs: on one device, or on several by `pmap` or sharded arrays. Nothing else changes."""
+"""Where a training step runs: on one device, or on several by sharded arrays or `pmap`. Nothing else changes.
+
+`sharded_step` is the standard for several devices, `pmap_step` the alternative: JAX keeps `pmap` in maintenance mode.
+"""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -50,6 +53,8 @@ def pmap_step(
     *, model, likelihood, optimizer, options: StepOptions = PLAIN, devices: Sequence[Any] | None = None
 ) -> Stepper:
     """The step on all devices by `jax.pmap`, with a replicated state. It differs from `jit_step` only by `axis_name`.
+
+    The standard is `sharded_step`; JAX keeps `pmap` in maintenance mode.
 
     Args:
       model, likelihood, optimizer, options: as in `train_step`.

@@ -1,6 +1,5 @@
 """Metrics on disk: `metrics.jsonl` with one row per step, and TensorBoard event files."""
 
-import json
 import math
 import os
 import sys
@@ -11,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from calibrax._files import write_text
+from calibrax._files import from_json, to_json, write_text
 
 Row = dict[str, Any]
 
@@ -31,8 +30,8 @@ class BadSteps(FloatingPointError):
 class MetricsLog:
     """Appends rows to `metrics.jsonl` and scalars to TensorBoard. Metrics are fetched from the device in batches.
 
-    A row is `{"step", "split", ...}`. When the log is opened at step k, it drops the rows of later steps. A run that
-    resumes from a checkpoint writes those again, so no row is there twice.
+    A row is `{"step", "split", ...}`; null stands for a number that is not finite. When the log is opened at step k, it
+    drops the rows of later steps. A run that resumes from a checkpoint writes those again, so no row is there twice.
 
     Args:
       folder: the run's folder.
@@ -57,7 +56,8 @@ class MetricsLog:
             else:
                 self._count(row)
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = _open_board(Path(folder) / "tensorboard", step)
+        # An absolute path, because a name such as s3:x would be taken for a bucket.
+        self._board = _open_board(Path(folder).absolute() / "tensorboard", step)
         self._pending: list[tuple[int, int, dict[str, jax.Array]]] = []  # first step, number of steps
         self._flush_every = flush_every
 
@@ -124,12 +124,12 @@ class MetricsLog:
                 raise
 
     def _count(self, row: Row) -> None:
-        skipped = row.get("skipped", 0) > 0 or not math.isfinite(row["loss"])
+        skipped = row.get("skipped", 0) > 0 or row["loss"] is None or not math.isfinite(row["loss"])
         self.num_skipped += skipped
         self._in_a_row = self._in_a_row + 1 if skipped else 0
 
     def _write(self, row: Row) -> None:
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(to_json(row) + "\n")
         if self._board is None:
             return
         for name, value in row.items():
@@ -140,7 +140,7 @@ class MetricsLog:
         if not self._path.exists():
             return []
         kept = [row for row in read_metrics(self._path) if row["step"] <= step]
-        write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        write_text(self._path, "".join(to_json(row) + "\n" for row in kept))
         return kept
 
 
@@ -171,7 +171,9 @@ def _open_board(folder: Path, step: int) -> Any:
 
 
 def read_metrics(path: str | Path) -> list[Row]:
-    """The rows of a `metrics.jsonl`. A last line that a crash cut short is left out.
+    """The rows of a `metrics.jsonl`, with None for numbers that were not finite.
+
+    A last line that a crash cut short is left out.
 
     Raises:
       ValueError: in one line, if any other line is not a row of metrics.
@@ -179,7 +181,7 @@ def read_metrics(path: str | Path) -> list[Row]:
     rows, lines = [], Path(path).read_bytes().splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line.decode("utf-8"))
+            row = from_json(line.decode("utf-8"))
             if not _is_row(row):
                 raise ValueError
         except (ValueError, RecursionError):
@@ -196,5 +198,7 @@ def _is_row(row: Any) -> bool:
         return False
     if not 0 <= row["step"] < 2**31:  # the step of a state is an int32
         return False
-    counted = (row.get("loss"), row.get("skipped", 0.0)) if row["split"] == "train" else ()
-    return all(type(value) in (int, float) for value in counted)
+    if row["split"] != "train":
+        return True
+    loss = row.get("loss", "missing")
+    return (loss is None or type(loss) in (int, float)) and type(row.get("skipped", 0.0)) in (int, float)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from calibrax.likelihoods import Likelihood
+from calibrax.likelihoods import Likelihood, start_from
 from calibrax.likelihoods._base import check_likelihood
 
 
@@ -52,6 +52,7 @@ def create_train_state(
     likelihood: Likelihood,
     optimizer: optax.GradientTransformation,
     ema: bool = False,
+    start_scales: bool = False,
 ) -> TrainState:
     """The state before the first step.
 
@@ -63,6 +64,8 @@ def create_train_state(
       likelihood: scores `outputs` against the data, see `target`.
       optimizer: any optax transformation.
       ema: True to keep a moving average of the parameters, which begins at their initial values.
+      start_scales: True to begin with the learned scales that are best for `example`, which is then a batch of real
+        data: see `calibrax.start_from`.
 
     Raises:
       ValueError: if the batch is empty, or `likelihood` is not a Likelihood.
@@ -75,6 +78,10 @@ def create_train_state(
     model_params = variables.pop("params")
     event = jax.tree.map(lambda leaf: leaf.shape[1:], jax.eval_shape(lambda x: target(model, x), example))
     likelihood_params, likelihood_state = likelihood.init(event)
+    if start_scales:
+        all_variables = {"params": model_params, **variables}
+        (outputs, _), _ = model.apply(all_variables, example, key, train=True, mutable=list(variables))
+        likelihood_params = start_from(likelihood, likelihood_params, outputs, target(model, example))
     params = {"model": model_params, "likelihood": likelihood_params}
     average = jax.tree.map(jnp.copy, params) if ema else None
     return TrainState(

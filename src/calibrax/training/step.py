@@ -64,11 +64,12 @@ def train_step(
       key: the run's key, the same at every step.
       model: a Linen module called as `model(x, keys, train=True) -> (outputs, kl)`, with one key per example; kl is
         [B], or [B, L] for L layers. Its other collections, such as those of batch norm, are kept in
-        `state.model_state`. If it has an attribute `axis_name`, that is set to the axis.
+        `state.model_state`. If it has an attribute `axis_name`, that is set to the axis. For a model in NNX, a
+        `calibrax.nnx.Functional`.
       likelihood: scores `outputs` against `batch`, or against `model.target(batch)` if the model has a target.
       optimizer: the transformation that made `state.opt_state`.
       options: see `StepOptions`.
-      axis_name: the mapped axis over which the batch is spread (`pmap`), if any.
+      axis_name: the mapped axis (`shard_map`, `pmap`) over which the batch is spread, if any.
 
     Returns:
       The new state and the batch's scalars: `loss`, which is minimised; `neg_elbo`, `rate` (mean KL) and `distortion`
@@ -94,7 +95,9 @@ def train_step(
         rate, distortion = jnp.mean(jnp.sum(layers, axis=1)), jnp.mean(nll)
         metrics = {"loss": loss, "neg_elbo": rate + distortion, "rate": rate, "distortion": distortion}
         metrics |= layer_metrics(jnp.mean(layers, axis=0)) | jax.tree.map(jnp.mean, stats)
-        return loss, (metrics, (likelihood.update(likelihood_state, stats), dict(new_state) or None))
+        if axis_name is not None:  # not after the gradient: `shard_map` adds up what each device differentiates
+            metrics = lax.pmean(metrics, axis_name)
+        return metrics["loss"], (metrics, (likelihood.update(likelihood_state, stats), dict(new_state) or None))
 
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     averages = state.likelihood_state, state.model_state
@@ -103,7 +106,7 @@ def train_step(
     else:
         grads, metrics, averages = _accumulated(value_and_grad, state, (batch, keys), options.accumulate)
     if axis_name is not None:
-        grads, metrics = lax.pmean((grads, metrics), axis_name)
+        grads = lax.pmean(grads, axis_name)  # under `pmap`; under `shard_map` they are the same everywhere already
     grad_norm = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)

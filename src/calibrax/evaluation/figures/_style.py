@@ -4,6 +4,7 @@ They are drawn through matplotlib's object interface: no display, no global stat
 """
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,10 @@ def figure_file(path: str | Path, width: int, height: int, title: str | None = N
             figure.suptitle(title, fontsize=13)
         yield figure
         options = {"format": suffix[1:], "metadata": METADATA[suffix]}
-        write_whole(path, lambda temporary: figure.savefig(temporary, **options))
+        with warnings.catch_warnings():
+            # A character that the typeface lacks is drawn as an empty box.
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
+            write_whole(path, lambda temporary: figure.savefig(temporary, **options))
 
 
 def figure_suffix(path: str | Path) -> str:

@@ -1,4 +1,4 @@
-"""Is a decoder calibrated? Probability integral transform, coverage of central intervals, predicted against real error.
+"""Is a decoder or a regressor calibrated? Probability integral transform, coverage of intervals, predicted error.
 
 Everything is computed from `likelihood.sample`: the rank of each data value among S draws of its own predictive
 distribution. It therefore works for any likelihood, discrete or continuous, including a user's own.
@@ -7,7 +7,7 @@ distribution. It therefore works for any likelihood, discrete or continuous, inc
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,14 +16,15 @@ import numpy as np
 from jax import lax
 
 from calibrax.evaluation.figures.calibration import save_calibration_figure
-from calibrax.evaluation.metric import Metric, Record, Subject
+from calibrax.evaluation.metric import Metric, Record, Subject, with_stderr
 from calibrax.evaluation.metrics.likelihood import mean_stderr
 from calibrax.evaluation.trained import PyTree, Trained, example_batches
 from calibrax.likelihoods import Likelihood
+from calibrax.likelihoods._checks import shown
 from calibrax.training.state import target
 
 NUM_VIDEOS = 32  # a few million values are enough
-LEVELS = (0.5, 0.8, 0.95, 0.99)  # nominal coverage of the central intervals
+LEVELS = (0.5, 0.8, 0.95, 0.99)  # nominal coverage of the central intervals, unless the caller asks for others
 NUM_PIT_BINS = 20
 LOG2_SIGMA = np.arange(-20, 20.5, 0.5)  # edges of the bins of predicted σ: two per octave, ends open
 
@@ -49,7 +50,7 @@ class Calibration(NamedTuple):
 
     pit_counts: np.ndarray  # [20] int64: number of values in 20 equal bins of the probability integral transform
     pit_stderr_by_example: np.ndarray  # [20] standard error of each bin's fraction of values, examples as clusters
-    coverage: dict[float, Coverage]  # by nominal level: 0.5, 0.8, 0.95, 0.99
+    coverage: dict[float, Coverage]  # by nominal level
     sigma_bins: SigmaBins
     sigma_ratio: float  # actual / predicted root mean square error over all values; 1 if calibrated, > 1 overconfident
     num_values: int
@@ -65,6 +66,7 @@ def evaluate_calibration(
     *,
     key: jax.Array,
     num_draws: int = 199,
+    levels: Sequence[float] = LEVELS,
 ) -> Calibration:
     """Compare each data value with draws from the distribution that the decoder predicts for it.
 
@@ -74,8 +76,10 @@ def evaluate_calibration(
     middle and coverage above nominal mean that the predicted σ is too large; a U and coverage below nominal that it is
     too small; a slope means a biased mean.
 
-    For a VAE, `outputs` are decoded from one posterior sample per example. This tests p(x|z) against the data that
-    have that z, which is the decoder that is optimal for the ELBO. Use held-out data for a stricter test.
+    For a regressor, `outputs` are what the network predicts from each input, and x are the targets, [B, D] or [B]: the
+    coverage of a level says how many targets the intervals of `calibrax.interval` hold. For a VAE, `outputs` are
+    decoded from one posterior sample per example. This tests p(x|z) against the data that have that z, which is the
+    decoder that is optimal for the ELBO. Use held-out data for a stricter test.
 
     The error is x - E[x|z]; predicted σ² is the mean square of draw - E[x|z]. Half of a value's draws choose its bin
     and the other half predict σ. If the same draws did both, chance would fill the outer bins, and even a single σ
@@ -87,12 +91,13 @@ def evaluate_calibration(
       params: its trained params.
       state: its state; draws are those of test time.
       pairs: batches `(outputs, x)` as given to `nll`, each measured as a whole; sizes may differ. Decoders over levels
-        need data on their levels.
+        need data on their levels; counts are given as floats.
       key: for the draws. Example i uses the key with i folded in, so the batch size does not change the result.
       num_draws: S, at least 2. The PIT has a resolution of 1 / (S + 1) and is smeared at random within it; if 200
         divides S + 1, all levels and bins end between ranks. The intervals of a decoder that is not calibrated are
         known from S draws only, so the PIT is blurred by up to 1 / (2·sqrt(S)); with fewer than 199 draws the coverage
         at 99 % moves towards 99 %. Time grows with S, memory does not.
+      levels: nominal coverage of the central intervals, each in (0, 1).
 
     Returns:
       Counts, fractions and errors on the host.
@@ -103,13 +108,16 @@ def evaluate_calibration(
     Example:
       >>> result = evaluate_calibration(likelihood, params, state, pairs, key=jax.random.key(0))
       >>> result.coverage[0.95].observed, result.sigma_ratio
+      >>> pairs = [(predict(inputs), targets)]  # a regressor
+      >>> evaluate_calibration(optimal_sigma(link="identity"), {}, state, pairs, key=key, levels=(0.5, 0.9))
 
     References:
       Dawid 1984; Czado, Gneiting and Held 2009 for the randomised transform of counts.
     """
     if not isinstance(num_draws, int | np.integer) or num_draws < 2:
         raise ValueError(f"num_draws is {num_draws!r}; expected an integer of at least 2")
-    measure = _measure_function(likelihood, int(num_draws))
+    levels = _checked_levels(levels)
+    measure = _measure_function(likelihood, int(num_draws), levels)
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     by_example, by_bin, num_values, seen = [], np.zeros((3, len(LOG2_SIGMA) + 1)), 0, 0
     for pair in pairs:
@@ -123,11 +131,17 @@ def evaluate_calibration(
         seen, num_values = seen + len(x), num_values + math.prod(np.shape(x))
     if not by_example:
         raise ValueError("pairs is empty; expected at least one (outputs, x) batch")
-    return _summarize(np.concatenate(by_example), by_bin, num_values, int(num_draws))
+    return _summarize(np.concatenate(by_example), by_bin, num_values, int(num_draws), levels)
 
 
 def evaluate_model_calibration(
-    trained: Trained, examples: np.ndarray, *, key: jax.Array, num_draws: int = 199, batch_size: int = 64
+    trained: Trained,
+    examples: np.ndarray,
+    *,
+    key: jax.Array,
+    num_draws: int = 199,
+    batch_size: int = 64,
+    levels: Sequence[float] = LEVELS,
 ) -> Calibration:
     """`evaluate_calibration` of a trained model on examples [N, ...], with one posterior sample each.
 
@@ -137,6 +151,7 @@ def evaluate_model_calibration(
       key: for the posterior samples and the draws.
       num_draws: S; see `evaluate_calibration`.
       batch_size: examples per batch, at most.
+      levels: nominal coverage of the central intervals.
 
     Raises:
       ValueError: as `evaluate_calibration`, or if batch_size is under 1.
@@ -145,7 +160,16 @@ def evaluate_model_calibration(
     batches = example_batches(examples, latent_key, batch_size)
     pairs = ((trained.outputs(x, keys), target(trained.model, x)) for x, keys in batches)
     params, state = trained.params["likelihood"], trained.likelihood_state
-    return evaluate_calibration(trained.likelihood, params, state, pairs, key=draw_key, num_draws=num_draws)
+    settings = {"key": draw_key, "num_draws": num_draws, "levels": levels}
+    return evaluate_calibration(trained.likelihood, params, state, pairs, **settings)
+
+
+def _checked_levels(levels: Any) -> tuple[float, ...]:
+    good = isinstance(levels, Sequence | np.ndarray) and not isinstance(levels, str) and len(levels) > 0
+    good = good and all(isinstance(level, float | np.floating) and 0 < level < 1 for level in levels)
+    if not good:
+        raise ValueError(f"levels is {shown(levels)}; expected numbers between 0 and 1, such as (0.5, 0.9)")
+    return tuple(map(float, levels))
 
 
 def _checked(pair: Any) -> tuple[Any, Any]:
@@ -161,20 +185,24 @@ def _checked(pair: Any) -> tuple[Any, Any]:
 
 
 @functools.lru_cache(maxsize=16)
-def _measure_function(likelihood: Likelihood, num_draws: int) -> Callable[..., tuple[jax.Array, ...]]:
-    """Compiled once per likelihood and S."""
+def _measure_function(
+    likelihood: Likelihood, num_draws: int, levels: tuple[float, ...]
+) -> Callable[..., tuple[jax.Array, ...]]:
+    """Compiled once per likelihood, S and levels."""
     # vmap over examples: the noise of one depends on its own key alone.
-    one = functools.partial(_measure_example, likelihood, num_draws)
+    one = functools.partial(_measure_example, likelihood, num_draws, levels)
     return jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0, 0)))
 
 
-def _measure_example(likelihood: Likelihood, num_draws: int, params, state, outputs, x, key):
-    """One example: counts [20 + 4] by PIT bin and interval, sums [3, bins] by predicted σ, number of non-finite values.
+def _measure_example(likelihood: Likelihood, num_draws: int, levels, params, state, outputs, x, key):
+    """One example: counts [20 + levels] by PIT bin and interval, sums [3, bins] by σ, number of non-finite values.
 
     Draws are made one at a time, so that only a few arrays of the size of x are kept.
     """
     mean = likelihood.mean(params, state, outputs[None])[0]
     x = x.astype(mean.dtype) / 255 if x.dtype == jnp.uint8 else x.astype(mean.dtype)
+    if x.ndim == 0 and mean.shape == (1,):  # a single number, for which several are emitted
+        x = x[None]
     if x.shape != mean.shape:
         raise ValueError(f"x has examples of shape {x.shape}; expected {mean.shape}, that of the decoder's mean")
     # The same level computed in two ways may differ in the last bit; it still counts as a tie.
@@ -197,17 +225,17 @@ def _measure_example(likelihood: Likelihood, num_draws: int, params, state, outp
     chosen_variance = to_choose / ((num_draws + 1) // 2)
     variance, sq_error = to_predict / (num_draws // 2), jnp.square(x - mean)
     return (
-        _counts(pit),
+        _counts(pit, levels),
         _sums_by_sigma(chosen_variance, variance, sq_error),
         jnp.sum(~(jnp.isfinite(x) & jnp.isfinite(chosen_variance) & jnp.isfinite(variance)), dtype=jnp.int32),
     )
 
 
-def _counts(pit: jax.Array) -> jax.Array:
-    """[20 + 4] int32: values in each bin of the PIT, then values inside each central interval."""
+def _counts(pit: jax.Array, levels: tuple[float, ...]) -> jax.Array:
+    """[20 + levels] int32: values in each bin of the PIT, then values inside each central interval."""
     bins = jnp.clip((NUM_PIT_BINS * pit).astype(jnp.int32), 0, NUM_PIT_BINS - 1)
     by_bin = jnp.bincount(bins.reshape(-1), length=NUM_PIT_BINS).astype(jnp.int32)
-    inside = jnp.stack([jnp.sum(jnp.abs(pit - 0.5) <= level / 2, dtype=jnp.int32) for level in LEVELS])
+    inside = jnp.stack([jnp.sum(jnp.abs(pit - 0.5) <= level / 2, dtype=jnp.int32) for level in levels])
     return jnp.concatenate([by_bin, inside])
 
 
@@ -220,14 +248,16 @@ def _sums_by_sigma(chosen_variance: jax.Array, variance: jax.Array, sq_error: ja
     return jnp.stack([jnp.bincount(bins, weights=column.reshape(-1), length=length) for column in columns])
 
 
-def _summarize(by_example: np.ndarray, by_bin: np.ndarray, num_values: int, num_draws: int) -> Calibration:
-    """From counts `by_example` [N, 20 + 4] and sums `by_bin` [3, bins]."""
+def _summarize(
+    by_example: np.ndarray, by_bin: np.ndarray, num_values: int, num_draws: int, levels: tuple[float, ...]
+) -> Calibration:
+    """From counts `by_example` [N, 20 + levels] and sums `by_bin` [3, bins]."""
     num_examples = len(by_example)
     fractions = by_example / (num_values / num_examples)
     observed, spread = fractions.mean(axis=0), mean_stderr(fractions)
     coverage = {
         level: Coverage(float(p), math.sqrt(p * (1 - p) / num_values), float(by_cluster))
-        for level, p, by_cluster in zip(LEVELS, observed[NUM_PIT_BINS:], spread[NUM_PIT_BINS:], strict=True)
+        for level, p, by_cluster in zip(levels, observed[NUM_PIT_BINS:], spread[NUM_PIT_BINS:], strict=True)
     }
     number, variance, sq_error = by_bin[:, by_bin[0] > 0]
     total = by_bin.sum(axis=1)
@@ -266,12 +296,14 @@ def _measure(options: CalibrationOptions, subject: Subject) -> Record:
 
 
 def _lines(record: Record) -> Iterator[str]:
-    cells = [
-        f"{float(level):.0%} holds {100 * coverage['observed']:.1f} ± {100 * coverage['stderr_by_example']:.1f} %"
-        for level, coverage in record["coverage"].items()
-    ]
+    cells = []
+    for level, coverage in record["coverage"].items():
+        observed, stderr = (
+            None if value is None else 100 * value for value in (coverage["observed"], coverage["stderr_by_example"])
+        )
+        cells.append(f"{float(level):.0%} holds {with_stderr(observed, stderr, '{:.1f}')} %")
     yield f"coverage of central intervals: {', '.join(cells)}"
-    yield f"actual error / predicted σ: {record['sigma_ratio']:.3f} (1 if calibrated)"
+    yield f"actual error / predicted σ: {with_stderr(record['sigma_ratio'], None, '{:.3f}')} (1 if calibrated)"
 
 
 METRIC = Metric(

@@ -89,9 +89,9 @@ def _samples(trained: Trained, num: int, key: jax.Array) -> np.ndarray:
 def _lines(record: Record) -> Iterator[str]:
     distance, kernel = record["fid"], record["kid"]
     counts = f"{distance['num_a']:,} images, {distance['num_b']:,} samples"
-    mmd = f"{kernel['name']} {kernel['mean']:.5f} ± {kernel['stderr']:.5f}"
+    mmd = f"{kernel['name']} {with_stderr(kernel['mean'], kernel['stderr'], '{:.5f}')}"
     counts = f"{counts}: {record['frames']}" if "frames" in record else counts
-    yield f"{distance['name']} {distance['value']:.2f}, {mmd} ({counts})"
+    yield f"{distance['name']} {with_stderr(distance['value'], None, '{:.2f}')}, {mmd} ({counts})"
     yield from (f"  note: {note}" for note in (distance["note"], kernel["note"], record["note"]) if note)
 
 

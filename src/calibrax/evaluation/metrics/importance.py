@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from calibrax.evaluation.metric import Metric, Record, Subject
+from calibrax.evaluation.metric import Metric, Record, Subject, with_stderr
 from calibrax.evaluation.metrics.likelihood import mean_stderr
 from calibrax.evaluation.trained import PyTree, Trained, check_not_empty, example_batches
 from calibrax.likelihoods import Likelihood
@@ -120,7 +120,8 @@ def _measure(options: ImportanceOptions, subject: Subject) -> Record:
 
 
 def _lines(record: Record) -> Iterator[str]:
-    yield f"-log p, {record['samples']} importance samples: {record['neg_log_p']:.1f} ± {record['stderr']:.1f} nats"
+    bound = with_stderr(record["neg_log_p"], record["stderr"], "{:.1f}")
+    yield f"-log p, {record['samples']} importance samples: {bound} nats"
 
 
 METRIC = Metric(

@@ -18,7 +18,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from calibrax.evaluation.metric import Metric, NoOptions, Record, Subject
+from calibrax.evaluation.metric import Metric, NoOptions, Record, Subject, with_stderr
 from calibrax.evaluation.metrics.gaussian_mixture import blocks, fit_mixture, log_density
 from calibrax.evaluation.metrics.likelihood import mean_stderr
 from calibrax.evaluation.trained import Trained, check_not_empty
@@ -326,16 +326,21 @@ def _measure(_: NoOptions, subject: Subject) -> Record:
 
 
 def _lines(record: Record) -> Iterator[str]:
-    bounds = (record[name] for name in ("dimension_wise", "moment_matched", "held_out"))
-    plain, least = record["plain"], min(bounds, key=lambda bound: bound["mutual_information"])
-    information = f"{plain['mutual_information']:.1f} to {least['mutual_information']:.1f}"
-    marginal = f"{least['marginal_kl']:.1f} to {plain['marginal_kl']:.1f}"
+    plain, bounds = record["plain"], [record[name] for name in ("dimension_wise", "moment_matched", "held_out")]
+    known = [bound for bound in bounds if bound["mutual_information"] is not None]
+    least = min(known or bounds[:1], key=lambda bound: bound["mutual_information"])
+    rate, lower, upper = (_nats(record["rate"]), *(_nats(bound["mutual_information"]) for bound in (plain, least)))
+    marginal = f"{_nats(least['marginal_kl'])} to {_nats(plain['marginal_kl'])}"
     draws = f"N = {record['num_examples']:,}, M = {record['num_draws']:,}, cap ln N = {record['cap']:.1f}"
     yield (
-        f"rate {record['rate']:.1f} nats; mutual information {information}, marginal KL {marginal} "
+        f"rate {rate} nats; mutual information {lower} to {upper}, marginal KL {marginal} "
         f"(plain Monte Carlo, {draws}, and the tightest bound from the other side); "
         f"{record['num_active']} active units"
     )
+
+
+def _nats(value: float | None) -> str:
+    return with_stderr(value, None, "{:.1f}")
 
 
 METRIC = Metric(

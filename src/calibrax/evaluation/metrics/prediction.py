@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from calibrax.evaluation.figures.video import save_prediction, save_scores_over_time
-from calibrax.evaluation.metric import Metric, Record, Subject
+from calibrax.evaluation.metric import Metric, Record, Subject, with_stderr
 from calibrax.evaluation.metrics.frame_scores import FrameScores, best_of, frame_scores, psnr, ssim
 from calibrax.evaluation.metrics.inception import to_uint8
 from calibrax.evaluation.trained import Trained, check_temperature, example_batches
@@ -256,8 +256,8 @@ def _measure(options: PredictionOptions, subject: Subject) -> Record:
 
 def _lines(record: Record) -> Iterator[str]:
     of = {name: record[name] for name in ("best", "random", "copied")}
-    psnr = ", ".join(f"{name} {scores['mean_psnr']:.2f}" for name, scores in of.items())
-    ssim = ", ".join(f"{name} {scores['mean_ssim']:.4f}" for name, scores in of.items())
+    psnr = ", ".join(f"{name} {with_stderr(scores['mean_psnr'], None, '{:.2f}')}" for name, scores in of.items())
+    ssim = ", ".join(f"{name} {with_stderr(scores['mean_ssim'], None, '{:.4f}')}" for name, scores in of.items())
     counts = f"{record['clips']} clips, {record['samples']} samples, data range 1"
     yield f"predicted frames ({counts}): PSNR {psnr} dB; SSIM {ssim}"
 

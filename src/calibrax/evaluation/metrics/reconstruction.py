@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from calibrax.evaluation.metric import Metric, NoOptions, Record, Subject
+from calibrax.evaluation.metric import Metric, NoOptions, Record, Subject, with_stderr
 from calibrax.evaluation.metrics.frame_scores import psnr
 from calibrax.evaluation.metrics.likelihood import mean_stderr
 from calibrax.evaluation.trained import Trained, check_not_empty, example_batches
@@ -40,7 +40,7 @@ def _measure(_: NoOptions, subject: Subject) -> Record:
 def _lines(record: Record) -> Iterator[str]:
     noun = "videos" if "videos" in record else "images"
     counts = f"{record[noun]:,} {noun}, one posterior sample each, data range 1"
-    yield f"reconstructions: PSNR {record['psnr']:.2f} ± {record['stderr']:.2f} dB ({counts})"
+    yield f"reconstructions: PSNR {with_stderr(record['psnr'], record['stderr'], '{:.2f}')} dB ({counts})"
 
 
 METRIC = Metric("reconstruction", _measure, _lines, progress=lambda options: "reconstructions")
