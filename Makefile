@@ -32,7 +32,7 @@ TABLES := table1 table2-svhn table3 table5
 FIGURES := figure3 figure4 figure5 figure8 figure9
 
 .DEFAULT_GOAL := help
-.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 moving-digits $(FIGURES) figures figure two-modalities test test-slow test-lowest test-all lint typecheck format wheel bench bench-gpu bench-decoders faults soak clean
+.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 moving-digits $(FIGURES) figures figure two-modalities test test-slow test-lowest test-all lint typecheck format wheel docs bench bench-gpu bench-decoders faults soak clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [DATA=svhn|mnist|images.npz|folder] [DATA_DIR=] [EPOCHS=] [SEED=] [PARALLEL=jit|pmap|sharded] [RUN=] [ARGS=]"
@@ -110,6 +110,12 @@ format: install ## Rewrite the code in the project's style
 
 wheel: ## Build the wheel and the sdist, and use the wheel in a new virtual environment; .venv is not touched
 	@$(PYTHON) benchmarks/wheel.py
+
+docs: install ## Build the documentation site into docs/_build/html; runs the Python of all its pages, some 5 minutes
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@rm -rf docs/_build
+	@$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
+	@$(BIN)/python docs/check_html.py docs/_build/html
 
 bench: install ## Time the training step beside PyTorch, start-up, rates, growth (TORCH_PYTHON=an interpreter that has torch)
 	@$(BIN)/python -m benchmarks.suite --torch-python $(TORCH_PYTHON) $(ARGS)

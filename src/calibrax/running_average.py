@@ -20,14 +20,38 @@ RunningAverage = Mapping[str, Any]
 
 
 def init(shape: Sequence[int] = ()) -> dict[str, jax.Array]:
-    """An average of nothing yet, for values of the given shape; raises ValueError if that is not a shape."""
+    """An average of nothing yet.
+
+    Args:
+      shape: of the values, () for numbers.
+
+    Returns:
+      {"total": zeros, "weight": zeros}, both of this shape, float32.
+
+    Raises:
+      ValueError: if that is not a shape.
+
+    Example:
+      >>> average = init((3,))
+    """
     if not isinstance(shape, Sequence) or not all(isinstance(n, int | np.integer) and n >= 0 for n in shape):
         raise ValueError(f"shape is {shape!r}; expected a tuple of ints from 0, such as () or (28, 28, 1)")
     return {"total": jnp.zeros(tuple(shape), jnp.float32), "weight": jnp.zeros(tuple(shape), jnp.float32)}
 
 
 def is_average(node: Any) -> TypeGuard[RunningAverage]:
-    """True for a dict of the arrays `total` and `weight`, such as a node of a likelihood's state."""
+    """Whether a node of a likelihood's state is an average.
+
+    Args:
+      node: anything.
+
+    Returns:
+      True for a dict of the arrays `total` and `weight`.
+
+    Example:
+      >>> is_average(init()), is_average({})
+      (True, False)
+    """
     if not isinstance(node, Mapping) or set(node) != {"total", "weight"}:
         return False
     return not any(isinstance(leaf, Mapping) for leaf in node.values())
@@ -47,6 +71,11 @@ def update(average: RunningAverage, value: ArrayLike, *, decay: float, weight: A
 
     Raises:
       ValueError: if decay is a number outside [0, 1), the average is not one, or shapes do not match.
+
+    Example:
+      >>> average = update(update(init(), 1.0, decay=0.5), 4.0, decay=0.5)
+      >>> float(value(average, initial=0.0))  # (0.5 · 1 + 1 · 4) / 1.5
+      3.0
     """
     if isinstance(decay, int | float | np.integer | np.floating):
         decay = float(decay)  # a NumPy scalar would turn the average to its own dtype
@@ -64,7 +93,22 @@ def update(average: RunningAverage, value: ArrayLike, *, decay: float, weight: A
 
 
 def value(average: RunningAverage, *, initial: float) -> jax.Array:
-    """The averaged value, or `initial` for entries that were never updated. Never 0/0."""
+    """The averaged value. Never 0/0.
+
+    Args:
+      average: as of `init` or `update`.
+      initial: the value of entries that were never updated.
+
+    Returns:
+      An array of the shape of the average, float32.
+
+    Raises:
+      ValueError: if the average is not one.
+
+    Example:
+      >>> float(value(init(), initial=1.0))
+      1.0
+    """
     _check(average)
     total, weight = jnp.asarray(average["total"]), jnp.asarray(average["weight"])
     started = weight > 0

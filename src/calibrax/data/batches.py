@@ -17,6 +17,13 @@ MAX_THREADS = 16
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     """The number of whole batches in an epoch; the examples that remain are left out of that epoch.
 
+    Args:
+      num_examples: of the training split.
+      batch_size: examples per batch.
+
+    Returns:
+      An integer of at least 1.
+
     Raises:
       DataError: if there are too few examples for one batch.
     """
@@ -26,7 +33,16 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 
 
 def epoch_order(num_examples: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The permutation of the examples in one epoch, [num_examples]."""
+    """The order of the examples in one epoch.
+
+    Args:
+      num_examples: N.
+      seed: of the run.
+      epoch: from 0.
+
+    Returns:
+      A permutation of 0 to N - 1, [N].
+    """
     return np.random.default_rng((seed, epoch)).permutation(num_examples)
 
 
@@ -43,6 +59,9 @@ def batches(
       seed: seed of the order.
       start_step: the number of batches to skip; a resumed run passes the number of steps that it has taken.
       part: (i, n) yields part i of n of each batch, counted from 0; this is how n processes share a batch.
+
+    Returns:
+      An endless iterator of uint8 arrays [batch_size / n, ...].
 
     Raises:
       DataError: when the first batch is requested, if an argument is out of its range; later, if an example cannot be

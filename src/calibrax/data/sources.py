@@ -87,6 +87,9 @@ def load(
         accept its terms.
       timeout: seconds of silence from a server after which a download ends.
 
+    Returns:
+      The data set, with uint8 arrays or random-access sources as its splits.
+
     Raises:
       DataError: if the data cannot be found or read; the message says what is accepted.
     """
@@ -152,12 +155,23 @@ def _load_path(source: str, options: Options) -> Data:
 
 
 def known_sources() -> list[str]:
-    """The names that `load` takes besides files, folders and TFDS's prepared data."""
+    """The names that `load` takes besides files, folders and TFDS's prepared data.
+
+    Returns:
+      Names, each of which `load` takes as it is.
+    """
     return [source.name for source in SOURCES]
 
 
 def sources_in_words(data_dir: str | Path = "--data-dir") -> str:
-    """What `load` takes, for help texts and messages."""
+    """What `load` takes, for help texts and messages.
+
+    Args:
+      data_dir: what the text calls the folder of prepared data.
+
+    Returns:
+      One sentence without a full stop.
+    """
     images = ", ".join(source.name for source in SOURCES if not source.is_video)
     videos = ", ".join(
         f"{source.name}, {source.name}:IMAGES" if source.takes_images else source.name
@@ -193,7 +207,14 @@ def absolute(source: str | Path) -> str:
 
 
 def is_video_source(source: str | Path) -> bool | None:
-    """True for videos, False for images, None if only loading can tell; nothing but a header is read."""
+    """True for videos, False for images, None if only loading can tell; nothing but a header is read.
+
+    Args:
+      source: as for `load`.
+
+    Returns:
+      True, False or None.
+    """
     source = check_path("data", source)
     found, _ = _find(source)
     if found is not None:
@@ -210,7 +231,14 @@ def expanded(path: str) -> Path:
 
 
 def describe(data: Data) -> str:
-    """The content of a data set in a few aligned lines; for videos, the levels are those of the first of each split."""
+    """The content of a data set in a few aligned lines; for videos, the levels are those of the first of each split.
+
+    Args:
+      data: any data set.
+
+    Returns:
+      Text of several lines: name, shape, counts and levels of each split, licence, origin.
+    """
     lines = [("name", data.name)] + ([] if data.is_video else [("images", f"{_by_x(data.event_shape)}, uint8")])
     for split, examples in data.splits.items():
         some = first(examples, TO_DESCRIBE if data.is_video else None)

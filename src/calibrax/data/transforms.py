@@ -71,6 +71,13 @@ def resize_data(data: Data, size: tuple[int, int] | None) -> Data:
 def take_fraction(data: Data, fraction: float) -> Data:
     """The first `fraction` of the training examples, at least one; the other splits are whole.
 
+    Args:
+      data: any data set.
+      fraction: in (0, 1].
+
+    Returns:
+      The data set with a shorter training split.
+
     Raises:
       DataError: if the fraction is not in (0, 1].
     """
@@ -86,7 +93,15 @@ def take_fraction(data: Data, fraction: float) -> Data:
 
 
 def first(examples: Examples, num: int | None = None) -> np.ndarray:
-    """The first `num` examples in memory, uint8 [N, ...]; all of them by default, or if there are fewer."""
+    """The first `num` examples in memory, uint8 [N, ...]; all of them by default, or if there are fewer.
+
+    Args:
+      examples: an array or a random-access source.
+      num: how many; None for all.
+
+    Returns:
+      uint8 [min(num, N), ...].
+    """
     num = len(examples) if num is None else min(num, len(examples))
     return examples[:num] if isinstance(examples, np.ndarray) else np.stack([examples[index] for index in range(num)])
 

@@ -19,12 +19,19 @@ PyTree = Any
 
 
 class Trained(NamedTuple):
-    """A trained model with its likelihood; the first argument of every function that evaluates one."""
+    """A trained model with its likelihood; the first argument of every function that evaluates one.
 
-    model: nn.Module  # called as `model(x, keys) -> (outputs, kl)`, kl [B], or [B, L] for L layers
+    Attributes:
+      model: called as `model(x, keys) -> (outputs, kl)`, kl [B], or [B, L] for L layers.
+      likelihood: of whole examples.
+      params: `TrainState.eval_params`: {"model": ..., "likelihood": ...}, and perhaps "model_state".
+      likelihood_state: the running average.
+    """
+
+    model: nn.Module
     likelihood: Likelihood
-    params: PyTree  # `TrainState.eval_params`: {"model": ..., "likelihood": ...}, and perhaps "model_state"
-    likelihood_state: PyTree  # the running average
+    params: PyTree
+    likelihood_state: PyTree
 
     def outputs(self, x: jax.typing.ArrayLike, keys: jax.Array) -> jax.Array:
         """The decoder's outputs for one posterior sample of each example; `keys` holds one key per example."""
@@ -47,6 +54,14 @@ def reconstruct(trained: Trained, examples: np.ndarray, *, key: jax.Array) -> np
 
     For a video model these are reconstructions of the model's `target`: all frames but the first.
 
+    Args:
+      trained: the model.
+      examples: [N, ...] uint8 or float data.
+      key: for the posterior samples.
+
+    Returns:
+      float32 [N, ...].
+
     Raises:
       ValueError: if there are no examples.
     """
@@ -67,6 +82,9 @@ def generate(
         mean is drawn from in any case.
       temperature: multiplies the standard deviation of the prior's draws.
 
+    Returns:
+      float32 [num, ...], in the data's range.
+
     Raises:
       ValueError: if num is under 1, or the temperature is negative or not finite.
     """
@@ -79,7 +97,17 @@ def generate(
 
 
 def calibrate_on(trained: Trained, examples: np.ndarray, *, key: jax.Array, batch_size: int = 256) -> PyTree:
-    """The likelihood's state recomputed exactly in one pass over training examples, with the final parameters."""
+    """The likelihood's state recomputed exactly in one pass over training examples, with the final parameters.
+
+    Args:
+      trained: the model.
+      examples: [N, ...] uint8 or float data.
+      key: for the posterior samples.
+      batch_size: examples per batch, at most.
+
+    Returns:
+      A state for the likelihood, as of `calibrate`.
+    """
     batches = example_batches(examples, key, batch_size)
     pairs = ((trained.outputs(x, keys), target(trained.model, jnp.asarray(x))) for x, keys in batches)
     return calibrate(trained.likelihood, trained.params["likelihood"], pairs)

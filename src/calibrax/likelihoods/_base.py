@@ -81,11 +81,14 @@ def from_family(
 
     Args:
       family: the distribution.
-      parameters: `(params, state, outputs) -> ` the parameters of the family: applies links and clips to what the
+      parameters: `(params, state, outputs) -> tuple`, the parameters of the family: applies links and clips to what the
         decoder emits, and splits it.
       outputs_per_channel: how many values the decoder emits per channel.
       outputs_per_position: how many more values it emits per position.
       init_params: makes the parameters that gradient descent trains.
+
+    Returns:
+      A `Likelihood` with `outputs_per_channel`·C + `outputs_per_position` outputs.
     """
 
     def init(event_shape):
@@ -278,8 +281,15 @@ def soft_clip(
       low: lower bound, or None.
       high: upper bound, or None.
 
+    Returns:
+      An array of the same shape, strictly within the bounds, up to rounding.
+
     Raises:
       ValueError: if a bound is not a finite number, or `low >= high`.
+
+    Example:
+      >>> bool(soft_clip(jnp.array(-20.0), low=-6.0) >= -6.0)
+      True
 
     References:
       Section 3.1, "Variance implementation details"; Chua et al. 2018.

@@ -39,6 +39,9 @@ def bernoulli_nll(
     Raises:
       ValueError: if shapes differ, or x is of another dtype or range. The values of x are checked outside of `jit`.
 
+    Example:
+      >>> nll, _ = bernoulli_nll(jnp.ones((2, 3)), jnp.zeros((2, 3)))  # 3 log 2 each
+
     References:
       Gulrajani et al. 2017, the "Bernoulli VAE" of Table 2.
     """
@@ -59,6 +62,10 @@ def bernoulli() -> Likelihood:
 
     Returns:
       A `Likelihood` with one output per channel, its logit, without params or state. `sample` draws 0 or 1.
+
+    Example:
+      >>> likelihood = bernoulli()
+      >>> nll, stats = likelihood.nll({}, {}, outputs, x > 0.5)
 
     References:
       The "Bernoulli VAE" of Tables 2, 3 and 4.
@@ -131,6 +138,10 @@ def continuous_bernoulli() -> Likelihood:
     Returns:
       A `Likelihood` with one output per channel, its logit, without params or state. `mean` is the mean of the
       distribution, not the sigmoid of the logit; `sample` stays in [0, 1].
+
+    Example:
+      >>> likelihood = continuous_bernoulli()
+      >>> nll, stats = likelihood.nll({}, {}, outputs, x)
 
     References:
       Loaiza-Ganem and Cunningham 2019. Not in the paper.

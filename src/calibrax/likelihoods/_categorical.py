@@ -97,6 +97,12 @@ def categorical(levels: int = 256) -> Likelihood:
     Raises:
       ValueError: if levels is not an integer of at least 2.
 
+    Example:
+      >>> categorical().output_channels(3)
+      768
+      >>> labels = jnp.array([[2], [0]])
+      >>> nll, stats = categorical(4).nll({}, {}, jnp.zeros((2, 4)), labels)  # log 4 each
+
     References:
       The "Categorical VAE" of Tables 2 and 5. At high resolution see `categorical_nll_from_features`.
     """
@@ -164,6 +170,9 @@ def bitwise_categorical_nll(
       ValueError: if shapes do not match, N is not in 1 to 24, or x is of another dtype or range, as for
         `categorical_nll`.
 
+    Example:
+      >>> nll, _ = bitwise_categorical_nll(images, jnp.zeros((*images.shape, 8)))  # 8 log 2 per sub-pixel
+
     References:
       The "Bitwise-categorical VAE" of Table 2.
     """
@@ -192,6 +201,10 @@ def bitwise_categorical(bits: int = 8) -> Likelihood:
 
     Raises:
       ValueError: if bits is not an integer from 1 to 24.
+
+    Example:
+      >>> bitwise_categorical().output_channels(3)
+      24
 
     References:
       The "Bitwise-categorical VAE" of Table 2.

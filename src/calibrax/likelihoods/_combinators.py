@@ -145,6 +145,11 @@ def masked(likelihood: Likelihood) -> Likelihood:
 
     Raises:
       ValueError: if it is not a `Likelihood`; at trace time, if x is not a pair, or the mask's dtype or shape is wrong.
+
+    Example:
+      >>> likelihood = masked(optimal_sigma())
+      >>> params, state = likelihood.init((8, 8, 3))
+      >>> nll, stats = likelihood.nll(params, state, outputs, (x, x > 0.1))
     """
     check_likelihood("likelihood", likelihood)
 
@@ -176,9 +181,15 @@ def tempered(likelihood: Likelihood, weight: float | jax.Array) -> Likelihood:
       likelihood: any.
       weight: a positive number, or a scalar array (for a schedule), whose value is not checked.
 
+    Returns:
+      A `Likelihood` that differs only in its `nll`.
+
     Raises:
       ValueError: if `likelihood` is not a `Likelihood`, or the weight is a number that is not positive and finite, or
         an array with axes.
+
+    Example:
+      >>> likelihood = tempered(gaussian(), 1 / 4)  # acts as a weight of 4 on the KL
     """
     check_likelihood("likelihood", likelihood)
     if jnp.ndim(weight) != 0:

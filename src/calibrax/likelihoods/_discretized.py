@@ -65,6 +65,9 @@ def discretized_logistic_nll(
     Raises:
       ValueError: as for `discretized_gaussian_nll`.
 
+    Example:
+      >>> nll, stats = discretized_logistic_nll(images, jax.nn.sigmoid(outputs), -3.0)
+
     References:
       Table 5; Kingma et al. 2016, appendix; Salimans et al. 2017, section 2.1.
     """
@@ -87,6 +90,10 @@ def discretized_gaussian(levels: int = 256) -> Likelihood:
     Raises:
       ValueError: if levels is not an integer of at least 2.
 
+    Example:
+      >>> params, state = discretized_gaussian().init((8, 8, 3))
+      >>> nll, stats = discretized_gaussian().nll(params, state, outputs, x)
+
     References:
       Table 5.
     """
@@ -100,6 +107,19 @@ def discretized_logistic(levels: int = 256) -> Likelihood:
     """A logistic over levels: the network emits its mean, and gradient descent learns one scale.
 
     `params` is `{"log_scale": []}`, initially 0, in the [0, 1] range. The rest is as for `discretized_gaussian`.
+
+    Args:
+      levels: how many, at least 2.
+
+    Returns:
+      A `Likelihood` with one output per channel, without state.
+
+    Raises:
+      ValueError: if levels is not an integer of at least 2.
+
+    Example:
+      >>> params, state = discretized_logistic().init((8, 8, 3))
+      >>> nll, stats = discretized_logistic().nll(params, state, outputs, x)
 
     References:
       Table 5.

@@ -79,6 +79,10 @@ def gaussian(sigma: float = 1.0, *, link: Link = "sigmoid") -> Likelihood:
 
     Raises:
       ValueError: if sigma is not positive or the link is unknown.
+
+    Example:
+      >>> likelihood = gaussian(0.1)
+      >>> nll, stats = likelihood.nll({}, {}, outputs, x)  # outputs and x [B, ..., C], nll [B]
     """
     check_number("sigma", sigma, low=0)
     log_sigma = math.log(sigma)
@@ -95,8 +99,15 @@ def beta_gaussian(beta: float, *, link: Link = "sigmoid") -> Likelihood:
       beta: the weight that the KL would have had, positive.
       link: as for `gaussian`.
 
+    Returns:
+      A `Likelihood` with one output per channel, without params or state.
+
     Raises:
       ValueError: if beta is not positive or the link is unknown.
+
+    Example:
+      >>> likelihood = beta_gaussian(0.01)  # σ = 0.0707
+      >>> nll, stats = likelihood.nll({}, {}, outputs, x)  # outputs and x [B, ..., C], nll [B]
 
     References:
       Section 3.1, "Connection to β-VAE"; Table 1.
@@ -121,8 +132,18 @@ def shared_sigma(axis: Axis = None, initial: float = 1.0, *, link: Link = "sigmo
       initial: the σ before training, in the data's units, positive.
       link: as for `gaussian`.
 
+    Returns:
+      A `Likelihood` with one output per channel, its mean, without state.
+
     Raises:
       ValueError: if the axis or link is unknown, the axis leaves the batch out, or `initial` is not positive.
+
+    Example:
+      >>> likelihood = shared_sigma()
+      >>> params, state = likelihood.init((8, 8, 3))
+      >>> nll, stats = likelihood.nll(params, state, outputs, x)
+      >>> float(params["log_sigma"])
+      0.0
 
     References:
       Equations (2) and (3), "Shared σ-VAE".
@@ -162,6 +183,13 @@ def pixel_sigma(
     Raises:
       ValueError: if the bounds cross, the link is unknown, beta_nll is not a number from 0 to 1, faithful is not a
         bool, or both options are given.
+
+    Example:
+      >>> likelihood = pixel_sigma()
+      >>> likelihood.output_channels(3)
+      6
+      >>> emitted = jnp.concatenate([outputs, outputs], axis=-1)  # means, then log σ
+      >>> nll, stats = likelihood.nll({}, {}, emitted, x)
 
     References:
       Equation (1); the soft clip of section 3.1. `beta_nll`: Seitzer et al. 2022, equation (5). `faithful`: Stirn et

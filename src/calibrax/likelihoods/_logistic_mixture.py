@@ -47,6 +47,10 @@ def logistic_mixture_nll(
     Raises:
       ValueError: if shapes do not match or x is of another dtype or range, as for `categorical_nll`.
 
+    Example:
+      >>> logits, means = jnp.zeros((*images.shape[:-1], 5)), jnp.zeros((*images.shape, 5))
+      >>> nll, stats = logistic_mixture_nll(images, logits, means, means - 2)
+
     References:
       Salimans et al. 2017, section 2, without the coefficients between channels; the "Logistic mixture VAE" of
       Table 2.
@@ -88,6 +92,10 @@ def logistic_mixture(components: int = 10, *, levels: int = 256, min_log_scale: 
 
     Raises:
       ValueError: if components or levels is not an integer in range, or the bound is not a number.
+
+    Example:
+      >>> logistic_mixture(components=5).output_channels(3)  # 5 logits, and 5 means and log scales per channel
+      35
 
     References:
       Salimans et al. 2017; the "Logistic mixture VAE" of Table 2. The paper does not state K; 10 is the literature's.

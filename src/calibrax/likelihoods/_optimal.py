@@ -104,6 +104,9 @@ def optimal_laplace_nll(
     Raises:
       ValueError: as for `optimal_sigma_nll`.
 
+    Example:
+      >>> nll, stats = optimal_laplace_nll(images, jax.nn.sigmoid(outputs))
+
     References:
       Not in the paper: section 4's argument, applied to the absolute error.
     """
@@ -146,6 +149,13 @@ def optimal_sigma(
     Raises:
       ValueError: for an unknown axis or link, or numbers out of range.
 
+    Example:
+      >>> likelihood = optimal_sigma(axis="channel")
+      >>> params, state = likelihood.init((8, 8, 3))
+      >>> nll, stats = likelihood.nll(params, state, outputs, x)  # σ of this batch, one per channel
+      >>> state = likelihood.update(state, stats)
+      >>> nll, stats = likelihood.nll(params, state, outputs, x, train=False)  # the running σ
+
     References:
       Section 4, "optimal σ-VAE" and "per-image optimal σ-VAE".
     """
@@ -175,6 +185,12 @@ def optimal_laplace(
 
     Raises:
       ValueError: for an unknown axis or link, or numbers out of range.
+
+    Example:
+      >>> likelihood = optimal_laplace()
+      >>> params, state = likelihood.init((8, 8, 3))
+      >>> nll, stats = likelihood.nll(params, state, outputs, x)
+      >>> state = likelihood.update(state, stats)
 
     References:
       Not in the paper.

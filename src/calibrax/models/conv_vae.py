@@ -68,6 +68,7 @@ class ConvVAE(nn.Module):
     Example:
       >>> likelihood = cx.optimal_sigma()
       >>> model = ConvVAE(image_shape=(28, 28, 3), output_channels=likelihood.output_channels(3))
+      >>> variables = model.init(key, images, key)
       >>> outputs, kl = model.apply(variables, images, key)
 
     References:

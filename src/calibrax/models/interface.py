@@ -35,10 +35,15 @@ import jax.numpy as jnp
 
 
 class Forward(NamedTuple):
-    """A model's result for a batch."""
+    """A model's result for a batch.
 
-    outputs: jax.Array  # [B, ..., output_channels], the decoder's unconstrained reals, float32
-    kl: jax.Array  # [B], nats, float32; [B, L] from a model with L layers of latents
+    Attributes:
+      outputs: [B, ..., output_channels], the decoder's unconstrained reals, float32.
+      kl: [B], nats, float32; [B, L] from a model with L layers of latents.
+    """
+
+    outputs: jax.Array
+    kl: jax.Array
 
 
 def is_single(key: jax.Array) -> bool:

@@ -155,7 +155,11 @@ class Conv(nn.Module):
 
 
 class ConvTranspose(Conv):
-    """A transposed convolution with PyTorch's geometry: `conv_transpose` plus a bias."""
+    """A transposed convolution with PyTorch's geometry: `conv_transpose` plus a bias.
+
+    Attributes:
+      features, kernel_size, stride, padding, dtype, initializers: as in `Conv`.
+    """
 
     transpose: bool = True
 

@@ -136,12 +136,19 @@ class RunSettings(Settings):
 class TrainConfig:
     """Train a VAE with a calibrated decoder. The defaults are those of the paper's experiments with the chosen model.
 
+    Attributes:
+      data: the data set.
+      model: the network; the class of these settings says which.
+      likelihood: the decoding distribution.
+      optimizer: the optimizer, and what else a step does.
+      run: length, seed, devices and folder.
+
     Raises:
       ConfigError: for settings that do not fit together.
 
     Example:
-      >>> TrainConfig(DataSettings("mnist"), ConvVAESettings(latent_dim=8), run=RunSettings(epochs=2))
-      >>> TrainConfig.for_model("hvae", data="cifar10", epochs=2)  # flat names, with the model's own defaults
+      >>> config = TrainConfig(DataSettings("mnist"), ConvVAESettings(latent_dim=8), run=RunSettings(epochs=2))
+      >>> config = TrainConfig.for_model("hvae", data="cifar10", epochs=2)  # flat names, with the model's own defaults
     """
 
     data: DataSettings = field(default_factory=DataSettings)

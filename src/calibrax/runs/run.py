@@ -37,6 +37,12 @@ IMAGES_PER_BATCH = 256  # of an evaluation
 def load_data(config: TrainConfig) -> Data:
     """The images or videos that the settings name, at their image size and fraction.
 
+    Args:
+      config: the settings.
+
+    Returns:
+      The data set.
+
     Raises:
       ConfigError, DataError: if they cannot be had, or the model cannot use them, or JAX cannot start; one line.
     """

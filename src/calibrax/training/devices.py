@@ -38,7 +38,14 @@ class Stepper(NamedTuple):
 
 
 def jit_step(*, model, likelihood, optimizer, options: StepOptions = PLAIN) -> Stepper:
-    """The step on one device."""
+    """The step on one device.
+
+    Args:
+      model, likelihood, optimizer, options: as in `train_step`.
+
+    Returns:
+      A `Stepper`.
+    """
     step = functools.partial(train_step, model=model, likelihood=likelihood, optimizer=optimizer, options=options)
     return Stepper(
         step=jax.jit(step, donate_argnums=0, compiler_options=compiler_options()),
@@ -58,7 +65,10 @@ def pmap_step(
 
     Args:
       model, likelihood, optimizer, options: as in `train_step`.
-      devices: the `jax.Device`s to use; by default all.
+      devices: the devices to use, each a `jax.Device`; by default all.
+
+    Returns:
+      A `Stepper`; its batches are divided among the devices.
     """
     devices = list(devices or jax.devices())
     parts = {"model": model, "likelihood": likelihood, "optimizer": optimizer, "options": options}
@@ -93,7 +103,10 @@ def sharded_step(
 
     Args:
       model, likelihood, optimizer, options: as in `train_step`.
-      devices: the `jax.Device`s to use; by default all.
+      devices: the devices to use, each a `jax.Device`; by default all.
+
+    Returns:
+      A `Stepper`; its batches are divided among the devices.
     """
     devices = list(devices or jax.devices())
     mesh = Mesh(np.array(devices), (AXIS,))

@@ -175,6 +175,12 @@ def read_metrics(path: str | Path) -> list[Row]:
 
     A last line that a crash cut short is left out.
 
+    Args:
+      path: of the file.
+
+    Returns:
+      The rows in the order of the file, each a dict.
+
     Raises:
       ValueError: in one line, if any other line is not a row of metrics.
     """

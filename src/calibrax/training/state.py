@@ -12,12 +12,27 @@ from calibrax.likelihoods._base import check_likelihood
 
 
 def target(model: nn.Module, x: Any) -> Any:
-    """The data that a model's outputs are scored against: `model.target(x)` if the model has a target, else x."""
+    """The data that a model's outputs are scored against: `model.target(x)` if the model has a target, else x.
+
+    Args:
+      model: a model of `calibrax.models`, or one with the same interface.
+      x: a batch of data.
+
+    Returns:
+      The data, [B, ...], or what the model's outputs are of.
+    """
     return model.target(x) if hasattr(model, "target") else x
 
 
 def variables_of(params: dict[str, Any]) -> dict[str, Any]:
-    """The variables for `model.apply`, from `TrainState.eval_params`."""
+    """The variables for `model.apply`, from `TrainState.eval_params`.
+
+    Args:
+      params: of `TrainState.eval_params`.
+
+    Returns:
+      The dict {"params": ...} with the model's other collections.
+    """
     return {"params": params["model"], **params.get("model_state", {})}
 
 
@@ -25,14 +40,22 @@ class TrainState(NamedTuple):
     """Parameters, optimizer state and averages after `step` steps.
 
     The state holds no random key. Each step folds its number into the run's key, so a resumed run draws the same noise.
+
+    Attributes:
+      step: [], int32: steps taken.
+      params: {"model": ..., "likelihood": ...}: trained by the optimizer.
+      opt_state: the state of the optimizer.
+      likelihood_state: the running average, updated once per step.
+      ema: moving average of the parameters, or None.
+      model_state: the model's other collections, such as batch_stats, or None.
     """
 
-    step: jax.Array  # [], int32: steps taken
-    params: dict[str, Any]  # {"model": ..., "likelihood": ...}: trained by the optimizer
+    step: jax.Array
+    params: dict[str, Any]
     opt_state: optax.OptState
-    likelihood_state: Any  # the running average, updated once per step
-    ema: dict[str, Any] | None = None  # moving average of the parameters, or None
-    model_state: dict[str, Any] | None = None  # the model's other collections, such as batch_stats, or None
+    likelihood_state: Any
+    ema: dict[str, Any] | None = None
+    model_state: dict[str, Any] | None = None
 
     @property
     def eval_params(self) -> dict[str, Any]:
@@ -66,6 +89,9 @@ def create_train_state(
       ema: True to keep a moving average of the parameters, which begins at their initial values.
       start_scales: True to begin with the learned scales that are best for `example`, which is then a batch of real
         data: see `calibrax.start_from`.
+
+    Returns:
+      The state at step 0.
 
     Raises:
       ValueError: if the batch is empty, or `likelihood` is not a Likelihood.

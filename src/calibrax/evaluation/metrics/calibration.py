@@ -30,32 +30,55 @@ LOG2_SIGMA = np.arange(-20, 20.5, 0.5)  # edges of the bins of predicted σ: two
 
 
 class Coverage(NamedTuple):
-    """How often data fell in the central interval of one nominal level."""
+    """How often data fell in the central interval of one nominal level.
 
-    observed: float  # fraction of values, 0 to 1
-    stderr: float  # as if values were independent; too small for pixels, given for comparison
-    stderr_by_example: float  # from the spread between examples, each one a cluster; NaN for a single example
+    Attributes:
+      observed: fraction of values, 0 to 1.
+      stderr: as if values were independent; too small for pixels, given for comparison.
+      stderr_by_example: from the spread between examples, each one a cluster; NaN for a single example.
+    """
+
+    observed: float
+    stderr: float
+    stderr_by_example: float
 
 
 class SigmaBins(NamedTuple):
-    """Predicted and actual error, in bins of similar predicted σ; [bins], from small to large σ."""
+    """Predicted and actual error, in bins of similar predicted σ; [bins], from small to large σ.
 
-    predicted: np.ndarray  # root mean square predicted σ, in the data's units
-    actual: np.ndarray  # root mean square of x - E[x|z], in the data's units
-    num_values: np.ndarray  # int64
+    Attributes:
+      predicted: root mean square predicted σ, in the data's units.
+      actual: root mean square of x - E[x|z], in the data's units.
+      num_values: int64.
+    """
+
+    predicted: np.ndarray
+    actual: np.ndarray
+    num_values: np.ndarray
 
 
 class Calibration(NamedTuple):
-    """How well a decoder is calibrated; `evaluate_calibration` says how to read it."""
+    """How well a decoder is calibrated; `evaluate_calibration` says how to read it.
 
-    pit_counts: np.ndarray  # [20] int64: number of values in 20 equal bins of the probability integral transform
-    pit_stderr_by_example: np.ndarray  # [20] standard error of each bin's fraction of values, examples as clusters
-    coverage: dict[float, Coverage]  # by nominal level
+    Attributes:
+      pit_counts: [20] int64: number of values in 20 equal bins of the probability integral transform.
+      pit_stderr_by_example: [20] standard error of each bin's fraction of values, examples as clusters.
+      coverage: by nominal level.
+      sigma_bins: predicted against actual error, in bins of similar predicted σ.
+      sigma_ratio: actual / predicted root mean square error over all values; 1 if calibrated, > 1 overconfident.
+      num_values: how many data values were ranked.
+      num_examples: how many examples they come from.
+      num_draws: S.
+    """
+
+    pit_counts: np.ndarray
+    pit_stderr_by_example: np.ndarray
+    coverage: dict[float, Coverage]
     sigma_bins: SigmaBins
-    sigma_ratio: float  # actual / predicted root mean square error over all values; 1 if calibrated, > 1 overconfident
+    sigma_ratio: float
     num_values: int
     num_examples: int
-    num_draws: int  # S
+    num_draws: int
 
 
 def evaluate_calibration(
@@ -107,9 +130,10 @@ def evaluate_calibration(
 
     Example:
       >>> result = evaluate_calibration(likelihood, params, state, pairs, key=jax.random.key(0))
-      >>> result.coverage[0.95].observed, result.sigma_ratio
-      >>> pairs = [(predict(inputs), targets)]  # a regressor
-      >>> evaluate_calibration(optimal_sigma(link="identity"), {}, state, pairs, key=key, levels=(0.5, 0.9))
+      >>> observed, ratio = result.coverage[0.95].observed, result.sigma_ratio
+      >>> regression = [(predicted, targets)]  # of a regressor
+      >>> likelihood = optimal_sigma(link="identity")
+      >>> result = evaluate_calibration(likelihood, {}, state, regression, key=key, levels=(0.5, 0.9))
 
     References:
       Dawid 1984; Czado, Gneiting and Held 2009 for the randomised transform of counts.
@@ -152,6 +176,9 @@ def evaluate_model_calibration(
       num_draws: S; see `evaluate_calibration`.
       batch_size: examples per batch, at most.
       levels: nominal coverage of the central intervals.
+
+    Returns:
+      A `Calibration`.
 
     Raises:
       ValueError: as `evaluate_calibration`, or if batch_size is under 1.

@@ -52,6 +52,12 @@ def metric_name(feature: int, metric: str = "FID") -> str:
 def moments(features: np.ndarray) -> Moments:
     """Mean and covariance of features [N, D], in float64.
 
+    Args:
+      features: [N, D], N at least 2.
+
+    Returns:
+      Mean [D], covariance [D, D] divided by N - 1, N, and D.
+
     Raises:
       ValueError: if there are fewer than two rows, or a value is not finite.
     """
@@ -76,7 +82,7 @@ def frechet_distance(a: Moments, b: Moments) -> Fid:
       ValueError: if the features differ.
 
     Example:
-      >>> frechet_distance(moments(real_features), moments(generated_features)).value
+      >>> fid = frechet_distance(moments(real_features), moments(generated_features)).value
 
     References:
       Heusel et al. 2017, "GANs trained by a two time-scale update rule", equation 6; mseitzer/pytorch-fid.
@@ -122,6 +128,9 @@ def kid(
       subsets: how many, at least two.
       subset_size: images of each side in a subset; half of the smaller set if that has no more than this.
       seed: of the subsets.
+
+    Returns:
+      The mean over subsets, its standard error over images, and the name of the measure, which says how many features.
 
     Raises:
       ValueError: if there are fewer than four images or two subsets, widths differ or a value is not finite.

@@ -16,12 +16,19 @@ Side = Literal["top", "bottom"]
 
 
 class Traversal(NamedTuple):
-    """Decoded images while one image's latents of one layer move along some directions."""
+    """Decoded images while one image's latents of one layer move along some directions.
 
-    images: np.ndarray  # [D, S, H, W, C], float32, decoder means in the data's range
-    layer: int  # 1 at the bottom
-    dimensions: tuple[int, ...]  # [D] channels of the latent map, or entries of the latent vector
-    offsets: np.ndarray  # [S], posterior standard deviations
+    Attributes:
+      images: [D, S, H, W, C], float32, decoder means in the data's range.
+      layer: 1 at the bottom.
+      dimensions: [D] channels of the latent map, or entries of the latent vector.
+      offsets: [S], posterior standard deviations.
+    """
+
+    images: np.ndarray
+    layer: int
+    dimensions: tuple[int, ...]
+    offsets: np.ndarray
 
 
 def partial_samples(
@@ -86,6 +93,9 @@ def traversal(
       key: for the posterior draws.
       steps: S; an odd number has the unmoved latents in its middle.
       dimensions: D, at most; the most active comes first.
+
+    Returns:
+      A `Traversal`: images [D, S, H, W, C].
 
     Raises:
       ValueError: for a model without layers, an argument out of its range, or fewer than two images.

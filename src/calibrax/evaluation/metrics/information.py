@@ -32,13 +32,22 @@ BLOCK_SIZE = 256  # side of the blocks of the NÃ—M matrix; memory is BLOCK_SIZEÂ
 
 
 class Decomposition(NamedTuple):
-    """rate = mutual information + marginal KL, nats; a bound of one is a bound of the other from the opposite side."""
+    """rate = mutual information + marginal KL, nats; a bound of one is a bound of the other from the opposite side.
+
+    Attributes:
+      mutual_information: nats.
+      mutual_information_stderr: over draws.
+      mutual_information_bound: which bound of the population's value it is, in expectation.
+      marginal_kl: nats.
+      marginal_kl_stderr: over draws.
+      marginal_kl_bound: which bound it is.
+    """
 
     mutual_information: float
-    mutual_information_stderr: float  # over draws
+    mutual_information_stderr: float
     mutual_information_bound: Literal["lower", "upper"]
     marginal_kl: float
-    marginal_kl_stderr: float  # over draws
+    marginal_kl_stderr: float
     marginal_kl_bound: Literal["lower", "upper"]
 
 
@@ -51,20 +60,37 @@ class MonteCarlo(NamedTuple):
 
 
 class Information(NamedTuple):
-    """All estimates for one encoder; nats."""
+    """All estimates for one encoder; nats.
+
+    Attributes:
+      rate: mean KL(q(z|x) || p(z)).
+      rate_stderr: over examples.
+      num_active: dimensions whose posterior mean varies by more than 0.01.
+      variance_of_mean: [D], Var_x(E[z|x]).
+      num_examples: N.
+      num_draws: M.
+      cap: ln N, which the plain mutual information cannot exceed.
+      cap_fraction: plain mutual information / cap; near 1 the estimate reflects N, not the encoder.
+      near_cap: within ln 10 of the cap: use the bounds from the other side.
+      plain: the estimate of the paper, from draws.
+      dimension_wise: a bound from each dimension alone.
+      kl_per_dimension: [D], nats.
+      moment_matched: a bound by a Gaussian of the same moments.
+      held_out: a bound by a mixture that was fitted to other examples.
+    """
 
     rate: float
-    rate_stderr: float  # over examples
-    num_active: int  # dimensions whose posterior mean varies by more than 0.01
-    variance_of_mean: np.ndarray  # [D], Var_x(E[z|x])
-    num_examples: int  # N
-    num_draws: int  # M
-    cap: float  # ln N, which the plain mutual information cannot exceed
-    cap_fraction: float  # plain mutual information / cap; near 1 the estimate reflects N, not the encoder
-    near_cap: bool  # within ln 10 of the cap: use the bounds from the other side
+    rate_stderr: float
+    num_active: int
+    variance_of_mean: np.ndarray
+    num_examples: int
+    num_draws: int
+    cap: float
+    cap_fraction: float
+    near_cap: bool
     plain: Decomposition
     dimension_wise: Decomposition
-    kl_per_dimension: np.ndarray  # [D]
+    kl_per_dimension: np.ndarray
     moment_matched: Decomposition
     held_out: Decomposition
 
@@ -83,12 +109,15 @@ def measure_information(
       key: for the draws.
       num_draws: M, at least 2; by default N, at most 10,000.
 
+    Returns:
+      An `Information`, nats.
+
     Raises:
       ValueError: if a shape, value or number is out of range.
 
     Example:
       >>> info = measure_information(*encode_all(trained, images), key=jax.random.key(0))
-      >>> info.plain.mutual_information, info.cap, info.held_out.mutual_information
+      >>> low, high = info.plain.mutual_information, info.held_out.mutual_information  # low is at most info.cap
 
     References:
       Figure 4, eq. (6); Hoffman and Johnson 2016 for the decomposition.

@@ -19,19 +19,33 @@ from calibrax.training.state import target, variables_of
 
 
 class Evaluation(NamedTuple):
-    """What one pass over a data set gives; nats are means over examples, with one posterior sample each."""
+    """What one pass over a data set gives; nats are means over examples, with one posterior sample each.
 
-    neg_elbo: float  # nats: rate + distortion
-    neg_elbo_stderr: float  # nats, standard error of that mean over examples
-    rate: float  # nats: mean KL(q(z|x) || p(z))
-    distortion: float  # nats: mean -log p(x|z)
-    mse: float | None  # mean squared error of E[x|z], per value; None where p(x|z) has no mean
-    discretized_neg_elbo: float | None  # nats: rate - log P of 256 levels; None where the decoder has none
-    bits_per_dim: float | None  # the same in bits, per value
-    sigma: float | None  # the decoder's σ (geometric mean where it has several); None where it has none
-    effective_beta: float | None  # 2σ², the tables' convention
+    Attributes:
+      neg_elbo: nats: rate + distortion.
+      neg_elbo_stderr: nats, standard error of that mean over examples.
+      rate: nats: mean KL(q(z|x) || p(z)).
+      distortion: nats: mean -log p(x|z).
+      mse: mean squared error of E[x|z], per value; None where p(x|z) has no mean.
+      discretized_neg_elbo: nats: rate - log P of 256 levels; None where the decoder has none.
+      bits_per_dim: the same in bits, per value.
+      sigma: the decoder's σ (geometric mean where it has several); None where it has none.
+      effective_beta: 2σ², the tables' convention.
+      num_examples: how many.
+      layer_kls: nats: the rate of each layer, bottom first; None for a single layer.
+    """
+
+    neg_elbo: float
+    neg_elbo_stderr: float
+    rate: float
+    distortion: float
+    mse: float | None
+    discretized_neg_elbo: float | None
+    bits_per_dim: float | None
+    sigma: float | None
+    effective_beta: float | None
     num_examples: int
-    layer_kls: list[float] | None = None  # nats: the rate of each layer, bottom first; None for a single layer
+    layer_kls: list[float] | None = None
 
     def metrics(self) -> dict[str, float]:
         """As a row of `metrics.jsonl`: the numbers that exist, the layers' KLs as `kl/1`, `kl/2`, ..."""
@@ -47,6 +61,9 @@ def evaluate_likelihood(trained: Trained, examples: np.ndarray, *, key: jax.Arra
       examples: [N, ...] uint8 or float data.
       key: for the posterior samples. Use one key per data set; each example folds in its index.
       batch_size: examples per batch, at most.
+
+    Returns:
+      An `Evaluation`: means over the examples, and their standard error.
 
     Raises:
       ValueError: if there are no examples.

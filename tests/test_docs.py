@@ -1,0 +1,221 @@
+"""The documentation: docstrings of public names, the examples in them, and what pages have to cover."""
+
+import doctest
+import importlib
+import inspect
+import re
+import typing
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import calibrax as cx
+import calibrax.models
+from calibrax import evaluation
+from calibrax.runs import ConvVAESettings, DataSettings, RunSettings
+from calibrax.runs.presets import LIKELIHOODS
+
+DOCS = Path(__file__).parent.parent / "docs"
+MODULES = [
+    "calibrax",
+    "calibrax.likelihoods",
+    "calibrax.objectives",
+    "calibrax.running_average",
+    "calibrax.linen",
+    "calibrax.nnx",
+    "calibrax.interop",
+    "calibrax.models",
+    "calibrax.training",
+    "calibrax.data",
+    "calibrax.evaluation",
+    "calibrax.runs",
+]
+
+
+def public_objects(module_name: str) -> dict[str, object]:
+    """The public functions and classes of a module: of its `__all__`, or those that it defines without underscore."""
+    module = importlib.import_module(module_name)
+    names = getattr(module, "__all__", None) or [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module_name
+    ]
+    values = {name: getattr(module, name) for name in names}
+    return {name: value for name, value in values.items() if inspect.isclass(value) or inspect.isroutine(value)}
+
+
+PUBLIC = {f"{module}.{name}": value for module in MODULES for name, value in public_objects(module).items()}
+
+
+def missing_sections(value) -> list[str]:
+    """What the docstring of a public function or class lacks of its arguments and its result."""
+    doc = inspect.getdoc(value) or ""
+    if not doc.strip():
+        return ["a docstring"]
+    if inspect.isclass(value):
+        has_fields = bool(inspect.get_annotations(value)) and not issubclass(value, BaseException)
+        settings = any("Settings" in base.__name__ for base in value.__mro__)  # their fields have docstrings
+        protocol = typing.Protocol in value.__mro__
+        needs = has_fields and not settings and not protocol and not ("Attributes:" in doc or "Args:" in doc)
+        return ["Attributes: or Args:"] if needs else []
+    signature = inspect.signature(value)
+    missing = []
+    if signature.parameters and "Args:" not in doc and "Args and Raises:" not in doc:
+        missing.append("Args:")
+    if signature.return_annotation not in (None, "None") and not ("Returns:" in doc or "Yields:" in doc):
+        missing.append("Returns:")
+    return missing
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_name_documents_its_arguments_and_result(name):
+    assert missing_sections(PUBLIC[name]) == []
+
+
+def test_what_is_missing_is_found():
+    def undocumented(x: int) -> int: ...
+
+    def without_sections(x: int) -> int:
+        """One line."""
+        return x
+
+    assert missing_sections(undocumented) == ["a docstring"]
+    assert missing_sections(without_sections) == ["Args:", "Returns:"]
+
+
+def test_every_module_has_a_page_of_the_reference():
+    index = (DOCS / "api" / "index.md").read_text()
+    assert ".. public-names:: calibrax\n" in index
+    for module in MODULES[1:]:
+        page = module.removeprefix("calibrax.")
+        assert f"\n{page}\n" in index
+        assert f".. automodule:: {module}\n" in (DOCS / "api" / f"{page}.md").read_text()
+
+
+def test_public_constants_are_explained_on_their_page():
+    for module_name in MODULES[1:]:
+        module = importlib.import_module(module_name)
+        others = set(getattr(module, "__all__", [])) - set(public_objects(module_name))
+        text = (DOCS / "api" / f"{module_name.removeprefix('calibrax.')}.md").read_text()
+        assert [name for name in sorted(others) if f"`{name}`" not in text] == []
+
+
+def test_the_table_of_decoders_has_every_constructor_and_command_line_name():
+    text = (DOCS / "choosing.md").read_text()
+    table = text[text.index("## All decoders") : text.index("## Measured consequences")]
+    assert [name for name in LIKELIHOODS if f"`{name}`" not in table] == []
+    formulas = [name.removesuffix("_nll") for name in cx.likelihoods.__all__ if name.endswith("_nll")]
+    assert [name for name in formulas if name in cx.__all__ and f"`{name}(" not in table] == []
+
+
+def test_python_in_pages_is_executed():
+    """Python stands in cells, which the build executes; a fence of Python would not be executed."""
+    fence = re.compile(r"^```+ ?(?:python|py|pycon)\b", re.MULTILINE)
+    pages = [path for path in DOCS.glob("**/*.md") if "_build" not in path.parts]
+    assert [path.name for path in pages if fence.search(path.read_text())] == []
+
+
+# The examples in docstrings
+
+X = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
+
+
+def common_names() -> dict[str, object]:
+    """What examples use without making it: a likelihood, data, and what a decoder emits."""
+    likelihood = cx.shared_sigma()
+    params, state = likelihood.init((8, 8, 3))
+    return {
+        "cx": cx, "jax": jax, "jnp": jnp, "np": np, "key": jax.random.key(1),
+        "likelihood": likelihood, "params": params, "state": state,
+        "x": X, "images": X, "batches": [X, X], "pairs": [(jnp.zeros_like(X), X)],
+        "outputs": jnp.zeros_like(X), "z": jnp.zeros((4, 2)), "features": jnp.zeros((4, 8, 8, 5)),
+        "decode": lambda *args: jnp.zeros_like(X), "decoder": lambda z: jnp.zeros_like(X),
+    }  # fmt: skip
+
+
+def names_of_a_vae() -> dict[str, object]:
+    """A small network, untrained, as evaluation takes it."""
+    images = jax.random.uniform(jax.random.key(0), (12, 28, 28, 3))
+    likelihood = cx.optimal_sigma()
+    model = cx.models.ConvVAE((28, 28, 3), likelihood.output_channels(3), latent_dim=2)
+    variables = model.init(jax.random.key(0), images, jax.random.key(0))
+    params, state = likelihood.init((28, 28, 3))
+    trained = evaluation.Trained(model, likelihood, {"model": variables["params"], "likelihood": params}, state)
+    return {"images": images, "variables": variables, "trained": trained}
+
+
+RUNS = DataSettings, ConvVAESettings, RunSettings
+OWN_NAMES = {  # of single examples, beside the common ones
+    "categorical_nll": lambda: {"outputs": jnp.zeros((4, 8, 8, 768))},
+    "categorical_nll_from_features": lambda: {"params": {"kernel": jnp.zeros((5, 768)), "bias": jnp.zeros(768)}},
+    "negative_binomial_nll": lambda: {"counts": jnp.ones((4, 3)), "outputs": jnp.zeros((4, 3))},
+    "two_hot_nll": lambda: {"rewards": jnp.zeros(4), "logits": jnp.zeros((4, 255))},
+    "von_mises_nll": lambda: {"angles": jnp.zeros((4, 3)), "outputs": jnp.zeros((4, 6))},
+    "nnx.Decode": lambda: {"x": jnp.zeros((4, 28, 28, 3)), "outputs": jnp.zeros((4, 28, 28, 3))},
+    "models.ConvVAE": names_of_a_vae,
+    "models.HVAE": lambda: {"images": jnp.zeros((4, 32, 32, 3))},
+    "models.SVG": lambda: {
+        "videos": jnp.zeros((2, 12, 64, 64, 3)),
+        "likelihood": cx.framewise(cx.optimal_sigma()),
+        "state": cx.framewise(cx.optimal_sigma()).init((11, 64, 64, 3))[1],
+    },
+    "frechet_distance": lambda: {name: np.random.default_rng(0).normal(size=(9, 3)) for name in FEATURES},
+    "measure_information": names_of_a_vae,
+    "TrainConfig": lambda: {setting.__name__: setting for setting in RUNS},
+}
+FEATURES = "real_features", "generated_features"
+
+
+def run(examples: list[doctest.Example], names: dict[str, object], name: str) -> None:
+    """Run the examples as a doctest: what they print must be what stands there."""
+    found = doctest.DocTestRunner(verbose=False)
+    failed, _ = found.run(doctest.DocTest(examples, names, name, None, None, None))
+    assert not failed
+
+
+def examples_of(value) -> list[doctest.Example]:
+    return doctest.DocTestParser().get_examples(inspect.getdoc(value) or "")
+
+
+EXAMPLES = {
+    name: value
+    for name, value in {id(value): (name, value) for name, value in PUBLIC.items()}.values()
+    if examples_of(value)
+}
+
+
+def test_every_decoder_combinator_and_objective_has_an_example():
+    modules = "calibrax.likelihoods.", "calibrax.objectives.", "calibrax.running_average."
+    names = [name for name in PUBLIC if name.startswith(modules) and inspect.isroutine(PUBLIC[name])]
+    assert [name for name in names if not examples_of(PUBLIC[name])] == []
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_of_docstring_runs(name):
+    value = EXAMPLES[name]
+    for library in ("numpyro", "distrax"):
+        if name.endswith(f"to_{library}"):
+            pytest.importorskip(library)
+    own = next((make for end, make in OWN_NAMES.items() if name.endswith(end)), dict)
+    names = vars(inspect.getmodule(inspect.unwrap(value))) | vars(cx) | common_names() | own()
+    examples = examples_of(value)
+    if name.startswith("calibrax.linen."):  # these stand inside of a module
+
+        class Outer(nn.Module):
+            @nn.compact
+            def __call__(self):
+                run(examples, names, name)
+
+        Outer().init(jax.random.key(0))
+    elif name in ("calibrax.models.HVAE", "calibrax.models.SVG"):  # large: traced, not computed
+        jax.eval_shape(lambda: run(examples, names, name))
+    elif name.endswith("to_numpyro"):
+        numpyro = importlib.import_module("numpyro")
+        with numpyro.handlers.seed(rng_seed=0):
+            run(examples, names | {"numpyro": numpyro}, name)
+    else:
+        run(examples, names, name)
