@@ -1,6 +1,6 @@
 """A decoder of your own: a Gaussian whose full channel covariance is computed, as σ² is in the optimal σ-VAE.
 
-Command:   python -m examples.covariance_decoder       (--help for options)
+Command:   python examples/covariance_decoder.py       (--help for options)
 Device:    one CPU; about a minute.
 Prints:    -ELBO, mean squared error and KL of three models on held-out street-digits: trained with the optimal σ;
            trained with the optimal covariance; and the first one with a covariance that is fitted after training.

@@ -12,9 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import nnx
 
 import calibrax as cx
+import calibrax.linen
 import calibrax.models
+import calibrax.nnx
 from calibrax import evaluation
 from calibrax.runs import ConvVAESettings, DataSettings, RunSettings
 from calibrax.runs.presets import LIKELIHOODS
@@ -66,7 +69,9 @@ def missing_sections(value) -> list[str]:
     missing = []
     if signature.parameters and "Args:" not in doc and "Args and Raises:" not in doc:
         missing.append("Args:")
-    if signature.return_annotation not in (None, "None") and not ("Returns:" in doc or "Yields:" in doc):
+    if signature.return_annotation not in (None, "None", signature.empty) and not (
+        "Returns:" in doc or "Yields:" in doc
+    ):
         missing.append("Returns:")
     return missing
 
@@ -129,10 +134,13 @@ def common_names() -> dict[str, object]:
     likelihood = cx.shared_sigma()
     params, state = likelihood.init((8, 8, 3))
     return {
-        "cx": cx, "jax": jax, "jnp": jnp, "np": np, "key": jax.random.key(1),
+        "cx": cx, "calibrax": cx, "train": X, "jax": jax, "jnp": jnp, "np": np, "key": jax.random.key(1),
         "likelihood": likelihood, "params": params, "state": state,
         "x": X, "images": X, "batches": [X, X], "pairs": [(jnp.zeros_like(X), X)],
         "outputs": jnp.zeros_like(X), "z": jnp.zeros((4, 2)), "features": jnp.zeros((4, 8, 8, 5)),
+        "counts": jnp.ones((4, 3), int), "rewards": jnp.zeros(4), "logits": jnp.zeros((4, 255)),
+        "angles": jnp.zeros((4, 3)), "directions": jnp.ones((4, 6)),
+        "predict": lambda inputs: jnp.zeros(4), "targets": jnp.ones(4),
         "decode": lambda *args: jnp.zeros_like(X), "decoder": lambda z: jnp.zeros_like(X),
     }  # fmt: skip
 
@@ -148,13 +156,36 @@ def names_of_a_vae() -> dict[str, object]:
     return {"images": images, "variables": variables, "trained": trained}
 
 
+class LinenVAE(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=True):
+        noise = jax.random.normal(self.make_rng("latent"), x.shape)
+        return calibrax.linen.Decode(cx.optimal_sigma())(nn.Dense(3)(x) + noise, x, train)
+
+
+class NnxModel(nnx.Module):
+    def __init__(self):
+        self.decode = calibrax.nnx.Decode(cx.optimal_sigma(), (8, 8, 3))
+
+    def __call__(self, x):
+        return self.decode(jnp.zeros_like(x), x)
+
+
+def names_of_linen_calibrate() -> dict[str, object]:
+    key = jax.random.key(0)
+    variables = LinenVAE().init({"params": key, "latent": key}, X)
+    return {"vae": LinenVAE(), "variables": variables, "train_batches": [X, X]}
+
+
 RUNS = DataSettings, ConvVAESettings, RunSettings
 OWN_NAMES = {  # of single examples, beside the common ones
     "categorical_nll": lambda: {"outputs": jnp.zeros((4, 8, 8, 768))},
     "categorical_nll_from_features": lambda: {"params": {"kernel": jnp.zeros((5, 768)), "bias": jnp.zeros(768)}},
     "negative_binomial_nll": lambda: {"counts": jnp.ones((4, 3)), "outputs": jnp.zeros((4, 3))},
-    "two_hot_nll": lambda: {"rewards": jnp.zeros(4), "logits": jnp.zeros((4, 255))},
-    "von_mises_nll": lambda: {"angles": jnp.zeros((4, 3)), "outputs": jnp.zeros((4, 6))},
+    "likelihoods.von_mises_nll": lambda: {"outputs": jnp.ones((4, 6))},
+    "linen.calibrate": names_of_linen_calibrate,
+    "nnx.calibrate": lambda: {"model": NnxModel(), "train_batches": [X, X]},
+    "nnx.CategoricalHead": lambda: {"features": jnp.zeros((4, 8, 8, 64))},
     "nnx.Decode": lambda: {"x": jnp.zeros((4, 28, 28, 3)), "outputs": jnp.zeros((4, 28, 28, 3))},
     "models.ConvVAE": names_of_a_vae,
     "models.HVAE": lambda: {"images": jnp.zeros((4, 32, 32, 3))},
@@ -181,11 +212,8 @@ def examples_of(value) -> list[doctest.Example]:
     return doctest.DocTestParser().get_examples(inspect.getdoc(value) or "")
 
 
-EXAMPLES = {
-    name: value
-    for name, value in {id(value): (name, value) for name, value in PUBLIC.items()}.values()
-    if examples_of(value)
-}
+ELSEWHERE = {"calibrax.nnx.Functional"}  # tests/training/test_nnx_model.py trains such a model
+EXAMPLES = {name: PUBLIC[name] for name in ONCE.values() if examples_of(PUBLIC[name]) and name not in ELSEWHERE}
 
 
 def test_every_decoder_combinator_and_objective_has_an_example():
@@ -201,9 +229,9 @@ def test_example_of_docstring_runs(name):
         if name.endswith(f"to_{library}"):
             pytest.importorskip(library)
     own = next((make for end, make in OWN_NAMES.items() if name.endswith(end)), dict)
-    names = vars(inspect.getmodule(inspect.unwrap(value))) | vars(cx) | common_names() | own()
+    names = vars(cx) | vars(inspect.getmodule(inspect.unwrap(value))) | common_names() | own()
     examples = examples_of(value)
-    if name.startswith("calibrax.linen."):  # these stand inside of a module
+    if name in ("calibrax.linen.Decode", "calibrax.linen.CategoricalHead"):  # these stand inside of a module
 
         class Outer(nn.Module):
             @nn.compact

@@ -86,7 +86,7 @@ def to_numpyro(
 
     Example:
       >>> with numpyro.plate("batch", x.shape[0]):
-      ...     numpyro.sample("x", to_numpyro(likelihood, params, state, decoder(z)), obs=x)
+      ...     x = numpyro.sample("x", to_numpyro(likelihood, params, state, decoder(z)), obs=x)
     """
     # The class first, so that a missing library is reported before anything else.
     return _numpyro_class()(_decoded(likelihood, params, state, outputs, event_shape, train))

@@ -99,6 +99,9 @@ def optimal_von_mises_nll(
     Raises:
       ValueError: as for `optimal_sigma_nll`, with a bound of log κ from -13 to 40.
 
+    Example:
+      >>> nll, stats = optimal_von_mises_nll(angles, directions.reshape(*angles.shape, 2))
+
     References:
       Mardia and Jupp 2000, section 5.3.1; section 4 of the paper, for the idea.
     """
@@ -134,6 +137,10 @@ def von_mises(concentration: Dispersion = "shared") -> Likelihood:
     Raises:
       ValueError: if the concentration is another word.
 
+    Example:
+      >>> params, state = von_mises().init((3,))
+      >>> nll, stats = von_mises().nll(params, state, directions, angles)  # angles [B, 3], directions [B, 6]
+
     References:
       Not in the paper.
     """
@@ -164,6 +171,11 @@ def optimal_von_mises(
 
     Raises:
       ValueError: for an unknown axis, or numbers out of range.
+
+    Example:
+      >>> params, state = optimal_von_mises().init((3,))
+      >>> nll, stats = optimal_von_mises().nll(params, state, directions, angles)
+      >>> state = optimal_von_mises().update(state, stats)
 
     References:
       Not in the paper: section 4's argument on the circle.

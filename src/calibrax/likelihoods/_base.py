@@ -89,6 +89,11 @@ def from_family(
 
     Returns:
       A `Likelihood` with `outputs_per_channel`·C + `outputs_per_position` outputs.
+
+    Example:
+      >>> family = Family(nll=cx.likelihoods.gaussian_nll, mean=lambda mean, log_sigma: mean, sample=None)
+      >>> likelihood = from_family(family, lambda params, state, outputs: (outputs, -1.0))  # σ = exp(-1)
+      >>> nll, stats = likelihood.nll({}, {}, outputs, x)
     """
 
     def init(event_shape):

@@ -91,6 +91,9 @@ def poisson() -> Likelihood:
       the rate, at most e^60. `sample` draws floats that are whole numbers (float32 has all of those up to 2^24); for
       rates above 1000 by a normal approximation that is corrected for the skewness.
 
+    Example:
+      >>> nll, stats = poisson().nll({}, {}, jnp.zeros((4, 3)), counts)  # outputs are log rates
+
     References:
       Not in the paper.
     """
@@ -219,6 +222,11 @@ def negative_binomial(dispersion: Dispersion = "shared") -> Likelihood:
     Raises:
       ValueError: if the dispersion is another word.
 
+    Example:
+      >>> likelihood = negative_binomial()
+      >>> params, state = likelihood.init((3,))
+      >>> nll, stats = likelihood.nll(params, state, jnp.zeros((4, 3)), counts)  # outputs are log means
+
     References:
       Not in the paper.
     """
@@ -343,6 +351,9 @@ def binomial(total: int) -> Likelihood:
 
     Raises:
       ValueError: if the total is out of range.
+
+    Example:
+      >>> nll, stats = binomial(16).nll({}, {}, jnp.zeros((4, 3)), counts)  # outputs are logits
 
     References:
       Not in the paper.

@@ -182,6 +182,10 @@ def zero_inflated(likelihood: Likelihood) -> Likelihood:
       ValueError: if it is not a `Likelihood`, or one of counts or levels that depend on each other: put the mixture
         outside, `mixture(zero_inflated(poisson()), 3)`.
 
+    Example:
+      >>> likelihood = zero_inflated(cx.poisson())
+      >>> nll, stats = likelihood.nll({}, {}, jnp.zeros((4, 6)), counts)  # 3 logits, then 3 log rates
+
     References:
       Lambert 1992 for counts; the density is a hurdle model, Cragg 1971.
     """

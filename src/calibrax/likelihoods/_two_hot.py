@@ -121,6 +121,12 @@ def two_hot(low: float, high: float, bins: int = 255, spacing: Spacing = "symexp
       ValueError: if low is not below high, one is not a number (under 80 in size for `"symexp"`), bins is not an
         integer from 2, or the spacing is another word.
 
+    Example:
+      >>> likelihood = two_hot(-20.0, 20.0)
+      >>> likelihood.output_channels(1)
+      255
+      >>> nll, stats = likelihood.nll({}, {}, logits, rewards)  # rewards [B], logits [B, 255]
+
     References:
       As for `two_hot_nll`. Not in the paper.
     """

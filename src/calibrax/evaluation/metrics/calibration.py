@@ -131,9 +131,9 @@ def evaluate_calibration(
     Example:
       >>> result = evaluate_calibration(likelihood, params, state, pairs, key=jax.random.key(0))
       >>> observed, ratio = result.coverage[0.95].observed, result.sigma_ratio
-      >>> regression = [(predicted, targets)]  # of a regressor
-      >>> likelihood = optimal_sigma(link="identity")
-      >>> result = evaluate_calibration(likelihood, {}, state, regression, key=key, levels=(0.5, 0.9))
+      >>> reward = cx.optimal_sigma(link="identity")
+      >>> params, state = reward.init(())
+      >>> result = evaluate_calibration(reward, {}, state, [(predict(x), targets)], key=key, levels=(0.5, 0.9))
 
     References:
       Dawid 1984; Czado, Gneiting and Held 2009 for the randomised transform of counts.
