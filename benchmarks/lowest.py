@@ -1,4 +1,4 @@
-"""Test with the lowest versions that pyproject.toml allows: likelihoods and Linen, then training with `.[train]`.
+"""Test with the lowest versions that pyproject.toml allows: likelihoods and Linen, then runs with the extra `train`.
 
 Command:   make test-lowest                  (or: python3.11 benchmarks/lowest.py [core|train])
 
@@ -37,9 +37,8 @@ def main(names: list[str]) -> None:
     for name in names or EXTRAS:
         with tempfile.TemporaryDirectory(prefix="calibrax-lowest-") as folder:
             python = environment(Path(folder), EXTRAS[name])
-            tests = subprocess.run(
-                [str(python), "-m", "pytest", "-n", os.environ.get("JOBS", "2"), *TESTS[name]], cwd=ROOT
-            )
+            jobs = ("-n", os.environ.get("JOBS", "2"))
+            tests = subprocess.run([str(python), "-m", "pytest", *jobs, *TESTS[name]], cwd=ROOT)
         if tests.returncode:
             sys.exit(tests.returncode)
 
@@ -65,10 +64,8 @@ def environment(folder: Path, extras: tuple[str, ...]) -> Path:
     print(f"Python {sys.version.split()[0]} with", *pins, flush=True)
     (folder / "floors.txt").write_text("\n".join(pins), encoding="utf-8")
     options = ("--quiet", "--disable-pip-version-check", "--constraint", str(folder / "floors.txt"))
-    here = f".[{','.join(extras)}]" if extras else "."
-    subprocess.run(
-        [str(python), "-m", "pip", "install", *options, "--editable", here, *FOR_TESTS], cwd=ROOT, check=True
-    )
+    wanted = ("--editable", f".[{','.join(extras)}]", *FOR_TESTS)
+    subprocess.run([str(python), "-m", "pip", "install", *options, *wanted], cwd=ROOT, check=True)
     return python
 
 

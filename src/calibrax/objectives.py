@@ -133,8 +133,8 @@ def bits_per_dim(nats: jax.typing.ArrayLike, event_shape: Sequence[int], bin_wid
     """Nats per example as bits per dimension: nats / (D ln 2), where D is the number of values in `event_shape`.
 
     Args:
-      nats: an nll or negative ELBO per example.
-      event_shape: of one example, () for a single number.
+      nats: an nll or negative ELBO per example, of any shape.
+      event_shape: of one example, such as (28, 28, 3); () for a single number.
       bin_width: of a density, the width of the bins that the data are rounded to, in the data's units: a bin has about
         the probability density·width, which adds -log2(width) bits. It is 1/255 for images in [0, 1] and 2/255 for
         images in [-1, 1]. None if the nats are of probabilities, such as those of a `discretized_nll`.

@@ -45,7 +45,7 @@ def shard_map_step(check_vma, **parts):
 def args_of(decoder):
     """params, state, outputs and data of a decoder, for eight devices."""
     outputs = outputs_for(decoder.likelihood, EVENT, batch=BATCH)
-    x = data(EVENT, batch=BATCH, levels=decoder.levels or 256)
+    x = data(EVENT, batch=BATCH, levels=decoder.num_values)
     return *trained(decoder.likelihood, outputs, x), outputs, x
 
 

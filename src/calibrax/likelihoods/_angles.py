@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
 from calibrax.likelihoods._axes import Axis
-from calibrax.likelihoods._base import Family, from_family, shared_scale
+from calibrax.likelihoods._base import Family, draw, from_family, shared_scale
 from calibrax.likelihoods._checks import check_number
 from calibrax.likelihoods._counts import Dispersion, check_source
 from calibrax.likelihoods._optimal import mean_over_batch, mean_within_examples, reduced_axes, with_running_scale
@@ -256,8 +256,13 @@ def _wrapped(angle: jax.Array) -> jax.Array:
     return jnp.where(angle <= -math.pi, angle + 2 * math.pi, angle)
 
 
-@jax.jit  # outside of `jit` a loop would be compiled at every call
 def _sample(key: jax.Array, direction: jax.Array, log_concentration: ArrayLike) -> jax.Array:
+    mean = _mean_angle(direction, log_concentration)
+    return draw(_around, key, mean, jnp.asarray(log_concentration, mean.dtype))
+
+
+@jax.jit  # outside of `jit` a loop would be compiled at every call
+def _around(key: jax.Array, mean: jax.Array, log_concentration: jax.Array) -> jax.Array:
     """By rejection from wrapped Cauchy distributions, in which the distance from the mean is not 1 minus a cosine.
 
     Best and Fisher propose cos θ = (1 + s·z) / (s + z) with z = cos(π·u), and the best s solves κ·(s² - 1) = s. With
@@ -267,8 +272,7 @@ def _sample(key: jax.Array, direction: jax.Array, log_concentration: ArrayLike) 
     References:
       Best and Fisher 1979, "Efficient simulation of the von Mises distribution".
     """
-    mean = _mean_angle(direction, log_concentration)
-    log_concentration = jnp.clip(log_concentration, -BOUND, BOUND).astype(mean.dtype)
+    log_concentration = jnp.clip(log_concentration, -BOUND, BOUND)
     kappa = jnp.broadcast_to(jnp.maximum(jnp.exp(log_concentration), MIN_CONCENTRATION), mean.shape)
     h = 0.5 / kappa
     excess = h + jnp.square(h) / (1 + jnp.sqrt(1 + jnp.square(h)))

@@ -248,16 +248,23 @@ def scaled(noise: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 def draw(sampler: Callable[..., jax.Array], key: jax.Array, *parameters: jax.Array) -> jax.Array:
     """`sampler(key, *parameters)`, where the parameters may be sharded on a mesh with explicit axes.
 
-    For samplers such as `jax.random.gamma`, `poisson`, `binomial` and `t`, which refuse such parameters: here the
-    compiler chooses the shardings inside of them, and the draw is sharded like the first parameter.
+    For samplers such as `jax.random.gamma`, `poisson`, `binomial` and `t`, which refuse such parameters.
+    """
+    return sharded_like(parameters[0], sampler, key, *parameters)
+
+
+def sharded_like(array: jax.Array, function: Callable[..., jax.Array], *args: jax.Array) -> jax.Array:
+    """`function(*args)`, sharded like the array, for functions that refuse arrays on a mesh with explicit axes.
+
+    The compiler chooses the shardings inside of the function.
     """
     if not hasattr(jax.sharding, "auto_axes"):  # an older JAX, without explicit axes
-        return sampler(key, *parameters)
-    sharding = jax.typeof(parameters[0]).sharding
+        return function(*args)
+    sharding = jax.typeof(array).sharding
     if jax.sharding.AxisType.Explicit not in sharding.mesh.axis_types:
-        return sampler(key, *parameters)
-    drawn: Any = jax.sharding.auto_axes(sampler, out_sharding=sharding)(key, *parameters)
-    return drawn
+        return function(*args)
+    result: Any = jax.sharding.auto_axes(function, out_sharding=sharding)(*args)
+    return result
 
 
 def apply_link(link: Link, outputs: jax.Array) -> jax.Array:

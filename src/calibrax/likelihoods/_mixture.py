@@ -127,7 +127,7 @@ def mixture(likelihood: Likelihood, components: int, over: Literal["position", "
         keys = jax.random.split(key, components)  # all components draw, and one of the draws is taken
         draws = of_components(lambda o, params, key: likelihood.sample(key, params, {}, o), outputs, params, keys)
         component = jax.random.categorical(component_key, logits)[None]
-        drawn = jnp.take_along_axis(draws, _in_front(component, draws), 0)
+        drawn = jnp.take_along_axis(draws, _in_front(component, draws), 0)[0]
         return drawn.reshape(*outputs.shape[1:-1], -1)
 
     def cdf(params, state, outputs, x):

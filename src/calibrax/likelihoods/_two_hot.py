@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Num
 
-from calibrax.likelihoods._base import Family, from_family
+from calibrax.likelihoods._base import Family, from_family, sharded_like
 from calibrax.likelihoods._categorical import cross_entropy
 from calibrax.likelihoods._checks import check_levels, check_number, shown
 from calibrax.likelihoods._residual import Mask, Stats, sum_event, unit_data, widen
@@ -62,8 +62,9 @@ def two_hot_nll(
     x, _ = unit_data(x, lax.stop_gradient(logits[..., 0]), mask)
     values = jnp.asarray(bins, x.dtype)
     # The index of the bin below, and how far x is on the way from there to the next, 0 to 1.
-    below = jnp.clip(jnp.searchsorted(values, x, side="right") - 1, 0, len(bins) - 2)
-    start, end = values[below], values[below + 1]
+    below = sharded_like(x, lambda x: jnp.searchsorted(values, x, side="right"), x) - 1
+    below = jnp.clip(below, 0, len(bins) - 2)
+    start, end = (sharded_like(x, lambda index: values[index], index) for index in (below, below + 1))
     way = jnp.clip((x - start) / (end - start), 0, 1)
     return sum_event(_two_hot_cross_entropy(logits.astype(x.dtype), below.astype(jnp.int32), way), mask), {}
 
@@ -148,7 +149,8 @@ def two_hot(low: float, high: float, bins: int = 255, spacing: Spacing = "symexp
 
     def sample(key, logits):
         wide = widen(logits)
-        return jnp.asarray(values, wide.dtype)[jax.random.categorical(key, wide)]
+        index = jax.random.categorical(key, wide)
+        return sharded_like(index, lambda index: jnp.asarray(values, wide.dtype)[index], index)
 
     return from_family(Family(nll, mean, sample, is_discrete=True), split, outputs_per_channel=bins)
 
