@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.scipy.special import betainc, ndtri
-from jax.scipy.stats import norm
+from jax.scipy.special import betainc, ndtr, ndtri
 
 from calibrax.likelihoods._checks import broadcast_parameter
 from calibrax.likelihoods._residual import as_unit, floor_scale, minus_abs
@@ -45,7 +44,7 @@ def logistic_quantile(q: Any, dtype: Any) -> jax.Array:
 
 
 def normal_cdf(z: jax.Array) -> jax.Array:
-    return norm.cdf(z)
+    return ndtr(z)
 
 
 def laplace_cdf(z: jax.Array) -> jax.Array:

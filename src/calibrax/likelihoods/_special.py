@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from scipy import special
 
 NODES = np.cos(np.pi * (np.arange(200) + 0.5) / 200)  # of a Chebyshev fit, in (-1, 1)
 SMALL_CONCENTRATION = 4.0  # below it I1/I0 is fitted in κ², above it in 1/κ
@@ -68,6 +67,8 @@ def _stirling_series(dtype: str) -> tuple[list[float], list[float]]:
     # y + 15 and brought back to y, one by one.
     few = y < 15
     z = np.where(few, y + 15, y)
+    from scipy import special  # here, because it takes longer to import than this library
+
     bernoulli = special.bernoulli(16)
     value = sum(bernoulli[n] / (n * (n - 1) * z ** (n - 1)) for n in range(2, 17, 2))
     slope = sum(bernoulli[n] / (n * z**n) for n in range(2, 17, 2))  # -S'
@@ -110,6 +111,8 @@ def scaled_variance(kappa: jax.Array) -> jax.Array:
 @functools.cache
 def _bessel_series(dtype: str) -> tuple[list[float], list[float]]:
     """Chebyshev coefficients of I1(κ)/(κ·I0(κ)) in 2(κ/4)² - 1, and of κ·(1 - I1(κ)/I0(κ)) in 8/κ - 1."""
+    from scipy import special
+
     unit = (1 + NODES) / 2
     kappa = SMALL_CONCENTRATION * np.sqrt(unit)
     ratio = special.i1e(kappa) / (kappa * special.i0e(kappa))
