@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from calibrax.likelihoods._base import Family, apply_link, from_family
+from calibrax.likelihoods._base import Family, apply_link, draw, from_family
 from calibrax.likelihoods._checks import check_range, check_unit_range
 from calibrax.likelihoods._quantiles import like
 from calibrax.likelihoods._residual import Mask, Stats, as_unit, sum_event, unit_data, widen
@@ -165,7 +165,9 @@ def continuous_bernoulli() -> Likelihood:
         return jnp.where(logits > 0, 1 - from_zero, from_zero)
 
     def sample(key, logits):
-        return quantile(jax.random.uniform(key, logits.shape, logits.dtype), logits)
+        return draw(
+            lambda key, logits: quantile(jax.random.uniform(key, logits.shape, logits.dtype), logits), key, logits
+        )
 
     family = Family(continuous_bernoulli_nll, mean, sample, quantile=quantile)
     return from_family(family, lambda params, state, outputs: (widen(outputs),))

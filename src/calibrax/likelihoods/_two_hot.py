@@ -60,11 +60,14 @@ def two_hot_nll(
     logits = widen(logits)
     bins = _bins(low, high, logits.shape[-1], spacing)
     x, _ = unit_data(x, lax.stop_gradient(logits[..., 0]), mask)
-    values = jnp.asarray(bins, x.dtype)
+
+    def bin_at(index):
+        return jnp.asarray(bins, x.dtype)[index]
+
     # The index of the bin below, and how far x is on the way from there to the next, 0 to 1.
-    below = sharded_like(x, lambda x: jnp.searchsorted(values, x, side="right"), x) - 1
+    below = sharded_like(x, lambda x: jnp.searchsorted(jnp.asarray(bins, x.dtype), x, side="right"), x) - 1
     below = jnp.clip(below, 0, len(bins) - 2)
-    start, end = (sharded_like(x, lambda index: values[index], index) for index in (below, below + 1))
+    start, end = (sharded_like(x, bin_at, index) for index in (below, below + 1))
     way = jnp.clip((x - start) / (end - start), 0, 1)
     return sum_event(_two_hot_cross_entropy(logits.astype(x.dtype), below.astype(jnp.int32), way), mask), {}
 
