@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from calibrax._terminal import SPELL_OUT
@@ -29,6 +30,7 @@ class Interrupts:
     def __init__(self, message: Callable[[], str]):
         self._message, self._nothing_unsaved = message, False
         self._signum: int | None = None
+        self._ending = threading.Lock()
 
     @property
     def arrived(self) -> bool:
@@ -75,6 +77,9 @@ class Interrupts:
 
     def end_process(self) -> None:
         """End the process here. An exception would wait until the compiled code returns."""
+        if not self._ending.acquire(blocking=False):  # the handler and `watch` may both see one signal
+            time.sleep(1)
+            return
         exit_code = 1
         try:
             line = f"\ncalibrax: {self._message()}\n"
