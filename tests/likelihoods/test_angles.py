@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from exact import assert_close, elementwise, single
 from scipy import stats as sps
+from scipy.integrate import trapezoid
 from scipy.optimize import minimize_scalar
 
 import calibrax as cx
@@ -92,7 +93,7 @@ def test_densities_integrate_to_one(log_kappa):
     x = np.linspace(-width, width, 4001)
     direction = jnp.broadcast_to(jnp.array([1.0, 0.0]), (4001, 1, 2))
     density = np.exp(-np.float64(von_mises_nll(single(x)[:, None], direction, log_kappa)[0]))
-    np.testing.assert_allclose(np.trapezoid(density, x), 1, rtol=1e-5)
+    np.testing.assert_allclose(trapezoid(density, x), 1, rtol=1e-5)
 
 
 def test_float64_stays_float64(x64):
