@@ -64,7 +64,8 @@ def environment(folder: Path, extras: tuple[str, ...]) -> Path:
     print(f"Python {sys.version.split()[0]} with", *pins, flush=True)
     (folder / "floors.txt").write_text("\n".join(pins), encoding="utf-8")
     options = ("--quiet", "--disable-pip-version-check", "--constraint", str(folder / "floors.txt"))
-    wanted = ("--editable", f".[{','.join(extras)}]", *FOR_TESTS)
+    here = f".[{','.join(extras)}]" if extras else "."  # pip refuses `.[]`
+    wanted = ("--editable", here, *FOR_TESTS)
     subprocess.run([str(python), "-m", "pip", "install", *options, *wanted], cwd=ROOT, check=True)
     return python
 
