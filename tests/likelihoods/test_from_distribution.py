@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import compiled
 from scipy import stats
 from scipy.special import expit
 
@@ -94,7 +95,7 @@ def data_of(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_values_are_those_of_scipy(name):
-    likelihood, x = CASES[name], data_of(name)
+    likelihood, x = compiled(CASES[name]), data_of(name)
     outputs = outputs_of(likelihood)
     nll, found = likelihood.nll(PARAMS, {}, outputs, jnp.asarray(x))
     assert found == {}
@@ -111,8 +112,8 @@ def test_values_are_those_of_scipy(name):
 
 @pytest.mark.parametrize("name", ["normal", "zeros"])
 def test_values_and_gradients_equal_those_of_the_native_decoders(name):
-    native = {"normal": cx.pixel_sigma(-40.0, link="identity"), "zeros": cx.zero_inflated(POISSON)}[name]
-    likelihood, x = CASES[name], jnp.asarray(data_of(name))
+    native = compiled({"normal": cx.pixel_sigma(-40.0, link="identity"), "zeros": cx.zero_inflated(POISSON)}[name])
+    likelihood, x = compiled(CASES[name]), jnp.asarray(data_of(name))
     outputs = outputs_of(likelihood)
 
     def results(likelihood):
@@ -140,7 +141,7 @@ POISSON = cx.from_distribution(make_poisson, is_discrete=True)
 
 @pytest.mark.parametrize("name", CASES)
 def test_hidden_values_never_matter_even_outside_of_the_support(name):
-    likelihood, x = CASES[name], np.float32(data_of(name))
+    likelihood, x = compiled(CASES[name]), np.float32(data_of(name))
     outputs, mask = outputs_of(likelihood), RNG.random((6, *EVENT)) > 0.4
     mask[2] = False
 
@@ -189,7 +190,7 @@ def test_data_of_densities_are_floats_uint8_and_bool():
 
 @pytest.mark.parametrize("name", CASES)
 def test_samples_and_means(name):
-    likelihood = CASES[name]
+    likelihood = compiled(CASES[name])
     outputs = outputs_of(likelihood, batch=1)
     draws = likelihood.sample(jax.random.key(0), PARAMS, {}, jnp.broadcast_to(outputs, (3000, *outputs.shape[1:])))
     assert (draws.shape, draws.dtype) == ((3000, *EVENT), jnp.float32)
