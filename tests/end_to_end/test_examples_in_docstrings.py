@@ -106,7 +106,7 @@ def examples_of(value) -> list[doctest.Example]:
 
 
 ONCE = {id(value): name for name, value in PUBLIC.items()}  # an object may be public in two modules
-ELSEWHERE = {"calibrax.nnx.Functional"}  # tests/training/test_nnx_model.py trains such a model
+ELSEWHERE = {"calibrax.nnx.Functional"}  # tests/end_to_end/test_nnx_model.py trains such a model
 EXAMPLES = {name: PUBLIC[name] for name in ONCE.values() if examples_of(PUBLIC[name]) and name not in ELSEWHERE}
 
 
