@@ -1,0 +1,254 @@
+"""Where a run's numbers and pictures go besides its folder: TensorBoard, W&B, Trackio, or a logger of the user's own."""
+
+import contextlib
+import importlib
+import math
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from calibrax._files import write_text
+from calibrax.training.metrics_log import Row
+from calibrax.training.signals import Interrupts
+
+Settings = Mapping[str, Any]
+
+
+class Logger(NamedTuple):
+    """The functions of a logger, for `calibrax.runs.train(config, loggers=[...])`.
+
+    The leading process calls them from its training loop; numbers of about 20 steps arrive together. If one raises, the
+    run saves its state and ends with a `LoggerError`, so nothing is lost. `metrics.jsonl` stays the record of the run.
+
+    A run that was killed repeats the steps after its newest checkpoint when it is resumed. A logger that keeps earlier
+    rows drops those after the step that `start` receives, or ignores the repeated ones.
+
+    Attributes:
+      start: `(folder, settings, step)`: called once, before the first step. `folder` is the run's folder, `settings` are
+        those of the command line by name, `step` is the number of steps already taken: 0 unless the run is resumed.
+      numbers: `(step, values)`: one training step or one evaluation. The names begin with `train/` or `test/`, such as
+        `train/loss` or `test/neg_elbo` (nats per example). Steps count from 1. The values are finite floats; others are
+        left out.
+      picture: `(step, name, pixels)`: a picture of an evaluation, uint8 [H, W, 3], such as `samples` or
+        `reconstructions`. None for a logger without pictures.
+      close: called at the end, also after an error.
+
+    Example:
+      >>> def best_elbo(path):
+      ...     best = []
+      ...     def start(folder, settings, step):
+      ...         best[:] = [float("-inf")]
+      ...     def numbers(step, values):
+      ...         best.append(max(best[-1], -values.get("test/neg_elbo", float("inf"))))
+      ...     def close():
+      ...         Path(path).write_text(f"best test ELBO: {best[-1]:.1f} nats per image")
+      ...     return Logger(start, numbers, close=close)
+      >>> logger = best_elbo("best.txt")  # calibrax.runs.train(config, loggers=[logger])
+    """
+
+    start: Callable[[Path, Settings, int], Any]
+    numbers: Callable[[int, Mapping[str, float]], Any]
+    picture: Callable[[int, str, np.ndarray], Any] | None = None
+    close: Callable[[], Any] = lambda: None
+
+
+class LoggerError(RuntimeError):
+    """A logger has raised; its own exception is the cause. The run is saved, and the message says how to resume it."""
+
+
+def tensorboard() -> Logger:
+    """Event files in the run's folder `tensorboard`. A resumed run hides the events that it repeats."""
+    board: Any = None
+
+    def start(folder: Path, settings: Settings, step: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        nonlocal board
+        # An absolute path, because a name such as s3:x would be taken for a bucket.
+        board = SummaryWriter(str(folder.absolute() / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def numbers(step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            board.add_scalar(name, value, step)
+
+    def picture(step: int, name: str, pixels: np.ndarray) -> None:
+        board.add_image(name, pixels, step, dataformats="HWC")
+
+    return Logger(start, numbers, picture, lambda: board.close())
+
+
+def wandb() -> Logger:
+    """A run in Weights & Biases, of the project `WANDB_PROJECT`, or `calibrax` if that variable is not set.
+
+    `WANDB_MODE=offline` writes to the run's folder `wandb` alone. A resumed run continues the run of the same id.
+    """
+
+    def init(folder: Path, settings: Settings, key: str) -> Any:
+        import wandb
+
+        run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "calibrax"),
+            id=key,
+            name=folder.name,
+            config={**settings},
+            dir=str(folder),
+            resume="allow",
+            reinit="create_new",  # the caller's program may have a run of its own
+        )
+        run.define_metric("step")
+        run.define_metric("*", step_metric="step")  # W&B's own step counts calls, and takes no earlier one
+        return run
+
+    def log(run: Any, step: int, values: dict[str, Any]) -> None:
+        run.log({"step": step, **values})
+
+    return _of_service("wandb", init, log)
+
+
+def trackio() -> Logger:
+    """A run in Trackio, of the project `TRACKIO_PROJECT`, or `calibrax` if that variable is not set.
+
+    Trackio stores it on this machine, in the folder `TRACKIO_DIR`; `trackio show` draws it. A resumed run continues the
+    run of the same name.
+    """
+
+    def init(folder: Path, settings: Settings, key: str) -> Any:
+        import trackio
+
+        project = os.environ.get("TRACKIO_PROJECT", "calibrax")
+        return trackio.init(project, name=f"{folder.name}-{key}", config={**settings}, resume="allow", embed=False)
+
+    def log(run: Any, step: int, values: dict[str, Any]) -> None:
+        run.log(values, step=step)
+
+    return _of_service("trackio", init, log)
+
+
+LOGGERS = {"tensorboard": tensorboard, "wandb": wandb, "trackio": trackio}
+MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}
+
+
+class _Sent:
+    """What a service has of a run: the run's id there, and the last training step and evaluation that were sent.
+
+    A resumed run repeats steps, and a service keeps both copies; so repeated ones are not sent. The file holds two
+    numbers of fixed width and the id. It is written in place at each step, which is quick, and needs no more than that:
+    if the machine fails, some steps are sent twice.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            *steps, self.key = path.read_text(encoding="utf-8").split()
+            self.train, self.test = map(int, steps)
+        except (OSError, ValueError):
+            self.train, self.test, self.key = 0, 0, uuid.uuid4().hex[:8]
+            write_text(path, self._text())
+        self._stream = path.open("r+", encoding="utf-8")
+
+    def mark(self, *, train: int = 0, test: int = 0) -> None:
+        self.train, self.test = max(self.train, train), max(self.test, test)
+        self._stream.seek(0)
+        self._stream.write(self._text())
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def _text(self) -> str:
+        return f"{self.train:010} {self.test:010} {self.key}\n"
+
+
+def _of_service(
+    service: str,
+    init: Callable[[Path, Settings, str], Any],
+    log: Callable[[Any, int, dict[str, Any]], None],
+) -> Logger:
+    """A logger of a service whose Python interface is that of W&B; what it has of the run is in `RUN/loggers/SERVICE`."""
+    run: Any = None
+    sent: Any = None
+
+    def start(folder: Path, settings: Settings, step: int) -> None:
+        nonlocal run, sent
+        sent = _Sent(folder / "loggers" / service)
+        run = init(folder.absolute(), settings, sent.key)
+
+    def numbers(step: int, values: Mapping[str, float]) -> None:
+        split = "train" if all(name.startswith("train/") for name in values) else "test"
+        if step > getattr(sent, split):
+            log(run, step, dict(values))
+            sent.mark(**{split: step})
+
+    def picture(step: int, name: str, pixels: np.ndarray) -> None:
+        if step > sent.test:
+            log(run, step, {name: importlib.import_module(service).Image(pixels)})
+
+    def close() -> None:
+        if run is not None:
+            run.finish()
+        if sent is not None:
+            sent.close()
+
+    return Logger(start, numbers, picture, close)
+
+
+class Loggers:
+    """The loggers of one run. If one raises, it is called no more, and the run saves its state and ends."""
+
+    def __init__(self, loggers: Sequence[Logger], interrupts: Interrupts):
+        self._loggers, self._interrupts = list(loggers), interrupts
+
+    @contextlib.contextmanager
+    def started(self, folder: Path, settings: Settings, step: int) -> Iterator[None]:
+        """Start the loggers, and close them when the block ends."""
+        started = list(self._loggers)
+        self._each(lambda logger: logger.start(folder, settings, step))
+        try:
+            yield
+        finally:
+            self._loggers = started  # one that failed is closed as well
+            self._each(lambda logger: logger.close())
+
+    def row(self, row: Row) -> None:
+        """Log the numbers of a row of `metrics.jsonl`."""
+        values = {
+            f"{row['split']}/{name}": value
+            for name, value in row.items()
+            if isinstance(value, float) and math.isfinite(value)
+        }
+        self._each(lambda logger: logger.numbers(row["step"], values))
+
+    def pictures(self, step: int, paths: Mapping[str, Path]) -> None:
+        """Log pictures, by name."""
+        if not any(logger.picture for logger in self._loggers):
+            return
+        from PIL import Image
+
+        for name, path in paths.items():
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))
+            self._each(lambda logger: logger.picture and logger.picture(step, name, pixels))  # noqa: B023
+
+    def _each(self, call: Callable[[Logger], Any]) -> None:
+        for logger in list(self._loggers):
+            try:
+                call(logger)
+            except Exception as error:  # a user's logger, or a service, may raise anything
+                self._loggers.remove(logger)
+                self._interrupts.fail(_failure(error))
+
+
+def _failure(error: Exception) -> Callable[[str], LoggerError]:
+    """The exception to end the run with, given the text on how to resume."""
+    reason = next(iter(str(error).strip().splitlines()), "")
+    what = f"a logger failed ({type(error).__name__}{': ' if reason else ''}{reason})"
+
+    def make(how_to_resume: str) -> LoggerError:
+        failure = LoggerError(f"{what}; {how_to_resume}")
+        failure.__cause__ = error
+        return failure
+
+    return make
