@@ -1,4 +1,4 @@
-"""Where a run's numbers and pictures go besides its folder: TensorBoard, W&B, Trackio, or a logger of the user's own."""
+"""Where a run's numbers and pictures go besides its folder: TensorBoard, W&B, Trackio, or a user's own logger."""
 
 import contextlib
 import importlib
@@ -28,8 +28,8 @@ class Logger(NamedTuple):
     rows drops those after the step that `start` receives, or ignores the repeated ones.
 
     Attributes:
-      start: `(folder, settings, step)`: called once, before the first step. `folder` is the run's folder, `settings` are
-        those of the command line by name, `step` is the number of steps already taken: 0 unless the run is resumed.
+      start: `(folder, settings, step)`: called once, before the first step. `folder` is the run's folder, `settings`
+        are those of the command line by name, `step` is the number of steps already taken: 0 unless the run is resumed.
       numbers: `(step, values)`: one training step or one evaluation. The names begin with `train/` or `test/`, such as
         `train/loss` or `test/neg_elbo` (nats per example). Steps count from 1. The values are finite floats; others are
         left out.
@@ -87,10 +87,8 @@ def wandb() -> Logger:
     `WANDB_MODE=offline` writes to the run's folder `wandb` alone. A resumed run continues the run of the same id.
     """
 
-    def init(folder: Path, settings: Settings, key: str) -> Any:
-        import wandb
-
-        run = wandb.init(
+    def init(module: Any, folder: Path, settings: Settings, key: str) -> Any:
+        run = module.init(
             project=os.environ.get("WANDB_PROJECT", "calibrax"),
             id=key,
             name=folder.name,
@@ -116,11 +114,9 @@ def trackio() -> Logger:
     run of the same name.
     """
 
-    def init(folder: Path, settings: Settings, key: str) -> Any:
-        import trackio
-
+    def init(module: Any, folder: Path, settings: Settings, key: str) -> Any:
         project = os.environ.get("TRACKIO_PROJECT", "calibrax")
-        return trackio.init(project, name=f"{folder.name}-{key}", config={**settings}, resume="allow", embed=False)
+        return module.init(project, name=f"{folder.name}-{key}", config={**settings}, resume="allow", embed=False)
 
     def log(run: Any, step: int, values: dict[str, Any]) -> None:
         run.log(values, step=step)
@@ -164,17 +160,18 @@ class _Sent:
 
 def _of_service(
     service: str,
-    init: Callable[[Path, Settings, str], Any],
+    init: Callable[[Any, Path, Settings, str], Any],
     log: Callable[[Any, int, dict[str, Any]], None],
 ) -> Logger:
-    """A logger of a service whose Python interface is that of W&B; what it has of the run is in `RUN/loggers/SERVICE`."""
+    """A logger of a service with W&B's Python interface; `RUN/loggers/SERVICE` says what the service has of the run."""
+    module: Any = None
     run: Any = None
     sent: Any = None
 
     def start(folder: Path, settings: Settings, step: int) -> None:
-        nonlocal run, sent
-        sent = _Sent(folder / "loggers" / service)
-        run = init(folder.absolute(), settings, sent.key)
+        nonlocal module, run, sent
+        module, sent = importlib.import_module(service), _Sent(folder / "loggers" / service)
+        run = init(module, folder.absolute(), settings, sent.key)
 
     def numbers(step: int, values: Mapping[str, float]) -> None:
         split = "train" if all(name.startswith("train/") for name in values) else "test"
@@ -184,7 +181,7 @@ def _of_service(
 
     def picture(step: int, name: str, pixels: np.ndarray) -> None:
         if step > sent.test:
-            log(run, step, {name: importlib.import_module(service).Image(pixels)})
+            log(run, step, {name: module.Image(pixels)})
 
     def close() -> None:
         if run is not None:
