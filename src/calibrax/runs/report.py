@@ -1,20 +1,18 @@
 """Runs on one page of HTML that needs no other file and no network (`calibrax report`)."""
 
-import base64
 import math
-import shlex
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from calibrax._files import printable, write_text
+from calibrax._files import write_text
 from calibrax.data import steps_per_epoch
 from calibrax.evaluation import record, report
 from calibrax.evaluation.figures.comparison import save_comparison_panel
 from calibrax.evaluation.figures.training_curves import Panel, panels, save_training_panel
 from calibrax.runs import folder as run_folder
+from calibrax.runs import html
 from calibrax.runs.compare import check_different, read_results, read_rows
 from calibrax.runs.config import TrainConfig
 from calibrax.runs.folder import RunError
@@ -117,36 +115,37 @@ def _read(folder: str) -> _Saved:
 
 def _page_of_one(run: _Saved) -> str:
     title = f"{run.summary['data']}, {run.summary['likelihood']}, {run.summary['model']}"
-    return _page(
+    return html.page(
         title,
-        f"<p>Run <code>{_text(run.folder)}</code>. {_state(run)}</p>",
-        _section("Results", _results(run)),
-        _section("Training curves", _curves(run)),
-        _section("Pictures", _pictures(run)),
-        _section("Settings", _settings([run], ["value"]) + _origin(run)),
+        f"<p>Run <code>{html.text(run.folder)}</code>. {_state(run)}</p>",
+        html.section("Results", _results(run)),
+        html.section("Training curves", _curves(run)),
+        html.section("Pictures", _pictures(run)),
+        html.section("Settings", _settings([run], [""]) + _origin(run)),
     )
 
 
 def _page_of_several(runs: Sequence[_Saved]) -> str:
     labels = report.labels([run.folder for run in runs], [run.summary for run in runs])
     by_label = dict(zip(labels, runs, strict=True))
-    states = _list(
-        f"<b>{_text(label)}</b> (<code>{_text(run.folder)}</code>): {_state(run)}" for label, run in by_label.items()
+    states = html.listed(
+        f"<b>{html.text(label)}</b> (<code>{html.text(run.folder)}</code>): {_state(run)}"
+        for label, run in by_label.items()
     )
     measured = {label: run.results for label, run in by_label.items() if run.results is not None}
     results = "<p>No run has results yet.</p>"
     if measured:
         (headings, *cells), notes = report.comparison_cells(measured)
-        results = _table("results of the runs", headings, cells) + _list(map(_text, notes))
-    results += "".join(_missing(run, f"<b>{_text(label)}</b>: ") for label, run in by_label.items())
-    pictures = "".join(f"<h3>{_text(label)}</h3>{_pictures(run)}" for label, run in by_label.items())
-    return _page(
+        results = html.table("results of the runs", headings, cells) + html.listed(map(html.text, notes))
+    results += "".join(_missing(run, f"<b>{html.text(label)}</b>: ") for label, run in by_label.items())
+    pictures = "".join(f"<h3>{html.text(label)}</h3>{_pictures(run)}" for label, run in by_label.items())
+    return html.page(
         f"{len(runs)} runs compared",
         states,
-        _section("Results", results),
-        _section("Training curves", _compared_curves(by_label)),
-        _section("Pictures", pictures),
-        _section("Settings", _settings(runs, labels)),
+        html.section("Results", results),
+        html.section("Training curves", _compared_curves(by_label)),
+        html.section("Pictures", pictures),
+        html.section("Settings", _settings(runs, labels)),
     )
 
 
@@ -157,7 +156,7 @@ def _state(run: _Saved) -> str:
         return f"Step {step:,}."
     if step == last:
         return f"Finished: all {last:,} steps."
-    resume = _code("train", "--resume", "--run-dir", run.folder)
+    resume = html.command("train", "--resume", "--run-dir", run.folder)
     return f"Unfinished: step {step:,} of {last:,}; {resume} resumes it."
 
 
@@ -170,33 +169,38 @@ def _results(run: _Saved) -> str:
     frames = shape[0] if run.config.is_video and shape else None
     cells = report.results_cells(list(columns.values()), frames=frames)
     caption = (
-        f"Results at step {results.get('step', 0):,} on {_text(report.tested_on(results))}. "
-        "Nats are means per example; bits/dim are bits per value of an example at 256 levels; MSE and sigma are in units of the data. "
-        "“running average” is the σ of training, “calibrated” the exact one over the training data."
+        f"Results at step {results.get('step', 0):,} on {html.text(report.tested_on(results))}. "
+        f"Nats are means per example, of {_shape(shape)} values; bits/dim are bits per value at 256 levels. Sigma "
+        "is in units of the data, MSE in their square; “running average” is the σ of training, “calibrated” the exact "
+        "one over the training data."
     )
-    table = _table(caption, ["", *columns], [[label.strip(), *row] for label, row in cells.items()])
-    return table + _list(map(_text, record.lines(results))) + _missing(run)
+    table = html.table(caption, ["", *columns], [[label.strip(), *row] for label, row in cells.items()])
+    return table + html.listed(map(html.text, record.lines(results))) + _missing(run)
 
 
 def _missing(run: _Saved, label: str = "") -> str:
     """What was not measured, with the command that measures it; empty if nothing is missing."""
-    evaluate, last = _code("evaluate", run.folder), run.last_step
+    evaluate, last = html.command("evaluate", run.folder), run.last_step
     if run.results is None:
         if last is not None and run.step < last:
-            return _note(f"{label}No results yet: training is not finished. {evaluate} measures the newest checkpoint.")
-        return _note(f"{label}No results yet; {evaluate} makes them.")
+            return html.note(
+                f"{label}No results yet: training is not finished. {evaluate} measures the newest checkpoint."
+            )
+        return html.note(f"{label}No results yet; {evaluate} makes them.")
     noun = "videos" if run.config.is_video else "images"
-    missing = [one.name for one in record.METRICS if one.noun in (None, noun) and one.name not in run.results]
+    metrics = (
+        one for one in record.METRICS if one.noun in (None, noun) and not one.not_measured
+    )  # which says so itself
+    missing = [one.name for one in metrics if one.name not in run.results]
     if not missing:
         return ""
-    needs = "; FID needs Inception's weights as well (<code>--inception</code>)" if "fid" in missing else ""
-    return _note(f"{label}Not measured: {', '.join(missing)}. {evaluate} measures what applies to this decoder{needs}.")
+    return html.note(f"{label}Not measured: {', '.join(missing)}. {evaluate} measures those that this decoder has.")
 
 
 def _curves(run: _Saved) -> str:
     rows, every = _thinned(run.rows)
     if not rows:
-        return _note("No step is logged yet.")
+        return html.note("No step is logged yet.")
     which = "each training batch" if every == 1 else f"every {every}th training batch"
     key = f"Thin line: {which}; thick line: running median; points: test data; triangles: test values beyond the axis."
     return f"<p>{key}</p>" + _panels(panels(rows), lambda path, panel: save_training_panel(path, rows, panel))
@@ -215,10 +219,10 @@ def _panels(wanted: Sequence[Panel], save: Callable[[Path, Panel], None]) -> str
         for index, panel in enumerate(wanted):
             path = Path(folder) / f"{index}.svg"
             save(path, panel)
-            svg = _themed(path.read_text(encoding="utf-8")).encode()
+            svg = html.themed(path.read_text(encoding="utf-8")).encode()
             scale = ", logarithmic scale" if panel.logarithmic else ""
-            caption = f"{panel.name}{scale}, by training step"
-            figures.append(_figure("image/svg+xml", svg, caption, "curve"))
+            caption = f"{panel.name[0].upper()}{panel.name[1:]}{scale}, by training step".replace("Σ", "σ")
+            figures.append(html.figure("image/svg+xml", svg, caption, "curve"))
     return f'<div class="grid">{"".join(figures)}</div>'
 
 
@@ -239,14 +243,14 @@ def _pictures(run: _Saved) -> str:
                 newest = max(paths, key=lambda path: (len(path.name), path.name))
                 step = newest.stem.removeprefix("step_").lstrip("0") or "0"
                 caption = f"{kind.capitalize()} at step {step}: {shown}"
-                figures.append(_figure(f"image/{suffix[1:]}", newest.read_bytes(), caption))
+                figures.append(html.figure(f"image/{suffix[1:]}", newest.read_bytes(), caption))
     for name, shown in FIGURES.items():
         path = Path(run.folder) / name
         if path.is_file():
             wide = "wide" if name == "calibration.png" else ""
-            figures.append(_figure("image/png", path.read_bytes(), shown[0].upper() + shown[1:], wide))
+            figures.append(html.figure("image/png", path.read_bytes(), shown[0].upper() + shown[1:], wide))
     if not figures:
-        return _note("No pictures yet: the run makes them at its evaluations.")
+        return html.note("No pictures yet: the run makes them at its evaluations.")
     return f'<div class="grid">{"".join(figures)}</div>'
 
 
@@ -256,10 +260,11 @@ def _settings(runs: Sequence[_Saved], labels: Sequence[str]) -> str:
     rows = [[as_flag(name), *(_value(one[name]) if name in one else "-" for one in flat)] for name in names]
     differing = [row for row in rows if len(set(row[1:])) > 1]
     if len(runs) == 1:
-        return _table("Options of calibrax train, as in config.json.", ["option", *labels], rows)
+        listed = "".join(f"<div><dt>{html.text(name)}</dt><dd>{html.text(value)}</dd></div>" for name, value in rows)
+        return f'<p>Options of <code>calibrax train</code>.</p><dl class="settings">{listed}</dl>'
     same = [[row[0], row[1]] for row in rows if row not in differing]
-    differ = _table("Options in which the runs differ.", ["option", *labels], differing) if differing else ""
-    return differ + _folded("Options in which they agree", _table("", ["option", "value"], same))
+    differ = html.table("Options in which the runs differ.", ["option", *labels], differing) if differing else ""
+    return differ + html.folded("Options in which they agree", html.table("", ["option", "value"], same))
 
 
 def _origin(run: _Saved) -> str:
@@ -269,122 +274,14 @@ def _origin(run: _Saved) -> str:
     rows += [[name, str(version)] for name, version in versions.items()] if isinstance(versions, dict) else []
     rows += [["devices", ", ".join(map(str, devices))]] if isinstance(devices, list) else []
     caption = "What the run was begun with: the commit of calibrax, versions of packages, devices."
-    return _folded("Versions and devices", _table(caption, ["part", "version"], rows))
+    return html.folded("Versions and devices", html.table(caption, ["part", "version"], rows))
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
 
 
 def _value(value: Any) -> str:
     if value is None:
-        return "none"
+        return "not set"
     return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
-
-
-# The parts of HTML
-
-
-def _text(text: Any) -> str:
-    """Text of settings, names and files, as HTML."""
-    return escape(printable(str(text)))
-
-
-def _code(*arguments: str) -> str:
-    return f"<code>{_text(shlex.join(['calibrax', *arguments]))}</code>"
-
-
-def _note(content: str) -> str:
-    return f'<p class="note">{content}</p>'
-
-
-def _section(name: str, content: str) -> str:
-    return f"<section><h2>{name}</h2>{content}</section>"
-
-
-def _folded(name: str, content: str) -> str:
-    return f"<details><summary>{name}</summary>{content}</details>"
-
-
-def _list(items: Iterable[str]) -> str:
-    listed = "".join(f"<li>{item}</li>" for item in items)
-    return f"<ul>{listed}</ul>" if listed else ""
-
-
-def _table(caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that scrolls in a box of its own; the caption is HTML, the cells are text."""
-    head = "".join(f'<th scope="col">{_text(heading)}</th>' for heading in headings)
-    body = "".join(
-        f'<tr><th scope="row">{_text(first)}</th>{"".join(f"<td>{_text(cell)}</td>" for cell in cells)}</tr>'
-        for first, *cells in rows
-    )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<figure><div class="scroll" tabindex="0">{table}</div><figcaption>{caption}</figcaption></figure>'
-
-
-def _figure(kind: str, content: bytes, caption: str, style: str = "") -> str:
-    url = f"data:{kind};base64,{base64.b64encode(content).decode()}"
-    caption = _text(caption)
-    return f'<figure class="{style}"><img src="{url}" alt="{caption}"><figcaption>{caption}.</figcaption></figure>'
-
-
-def _themed(svg: str) -> str:
-    """A figure of Matplotlib's on the page's background, with the page's colours in light and in dark."""
-    for color, name in (("#000000", "ink"), ("#ffffff", "page"), ("#0072b2", "blue")):
-        svg = svg.replace(f": {color}", f": var(--{name})")
-    start = svg.index("<style")
-    return svg[:start] + f"<style>{SVG_STYLE}</style>" + svg[start:]
-
-
-def _page(title: str, head: str, *sections: str) -> str:
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{_text(title)} · calibrax</title>
-<link rel="icon" href="data:,">
-<style>{STYLE}</style>
-</head>
-<body>
-<main>
-<h1>{_text(title)}</h1>
-{head}
-{"".join(sections)}
-</main>
-</body>
-</html>
-"""
-
-
-SVG_STYLE = """
-:root { --ink: #1f2328; --page: #ffffff; --blue: #0072b2 }
-text { fill: var(--ink) }
-@media (prefers-color-scheme: dark) { :root { --ink: #d1d7e0; --page: #12161c; --blue: #56b4e9 } }
-"""
-
-STYLE = """
-:root { --ink: #1f2328; --soft: #57606a; --line: #d1d9e0; --page: #ffffff; --box: #f6f8fa }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #d1d7e0; --soft: #9198a1; --line: #3d444d; --page: #12161c; --box: #1c2129 }
-}
-* { box-sizing: border-box }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
-main { max-width: 74rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: .5rem 0 }
-h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line) }
-h3 { font-size: 1.05rem; margin: 1.4rem 0 .5rem }
-code { background: var(--box); border-radius: 4px; padding: .1em .3em; font-size: .9em }
-.note { background: var(--box); border-left: 4px solid var(--line); padding: .5rem .8rem }
-figure { margin: 0 0 1rem; min-width: 0 }
-figcaption { color: var(--soft); font-size: .875rem; margin-top: .3rem }
-img { display: block; max-width: 100%; height: auto; background: #ffffff; border-radius: 4px }
-.curve img { width: 100%; background: none }
-.grid { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)) }
-.wide { grid-column: 1 / -1 }
-.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; min-width: 100% }
-th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
-th:first-child { text-align: left }
-th { font-weight: 600 }
-tbody tr:last-child > * { border-bottom: 0 }
-summary { cursor: pointer; margin-bottom: .5rem }
-"""
