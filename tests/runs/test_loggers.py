@@ -243,23 +243,30 @@ def test_wandb_offline_has_each_step_once_in_one_run_over_kills(finished, tmp_pa
 
 
 def wandb_history(folder):
+    """The rows that a part of an offline run would upload, as far as a kill has left them."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     (path,) = folder.glob("*.wandb")
-    store = DataStore()
-    store.open_for_scan(str(path))
-    while True:
-        try:
-            data = store.scan_data()
-        except AssertionError:  # the end, as a kill left it
-            return
-        if data is None:
-            return
-        record = wandb_internal_pb2.Record.FromString(data)
-        items = record.history.item
+    for data in level_db_records(path.read_bytes()):
+        items = wandb_internal_pb2.Record.FromString(data).history.item
         if items:
             yield {(item.key or item.nested_key[0]): json.loads(item.value_json) for item in items}
+
+
+def level_db_records(data):
+    """The records of a file in LevelDB's log format, with W&B's header of 7 bytes in the first block."""
+    place, record = 7, b""
+    while place + 7 <= len(data):
+        room = 32768 - place % 32768
+        size, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        if room < 7 or kind == 0:  # padding to the next block
+            place += room
+            continue
+        record += data[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield record
+            record = b""
 
 
 @needs("trackio")

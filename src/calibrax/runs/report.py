@@ -51,19 +51,27 @@ class _Saved(NamedTuple):
         return max((row["step"] for row in self.rows), default=0)
 
     @property
+    def data(self) -> Mapping[str, Any]:
+        """Name, shape and numbers of the data, as far as config.json says them."""
+        data = self.described.get("data")
+        return data if isinstance(data, dict) else {}
+
+    @property
     def last_step(self) -> int | None:
         """The number of steps that the run was begun with; None if config.json lacks the number of examples."""
-        data = self.described.get("data")
-        num = data.get("train") if isinstance(data, dict) else None
+        num = self.data.get("train")
         if type(num) is not int or num < 1:
             return None
         return self.config.run.epochs * steps_per_epoch(num, self.config.run.batch_size)
 
     @property
     def summary(self) -> report.Results:
-        """The results, or those of their keys that are settings."""
-        nothing = {"step": self.step, "test": {"running average": {}}}
-        return self.config.flat() | nothing if self.results is None else self.results
+        """The results, or what is known of them before there are any."""
+        if self.results is not None:
+            return self.results
+        names = {name: f"own-{name}" for name in run_folder.read_custom(self.folder)}
+        names |= {"data": self.data["name"]} if "name" in self.data else {}
+        return self.config.flat() | names | {"step": self.step, "test": {"running average": {}}}
 
 
 def write_report(folders: Sequence[str], out: str | None = None) -> Path:
