@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 
+import jax
 import pytest
 from PIL import Image
 from tiny_runs import train_args, write_images
@@ -33,11 +34,12 @@ FRAME = """<!doctype html><body><iframe src="{page}" width="{width}" height="300
 def pages(tmp_path_factory):
     """The page of a run that was evaluated, and one that compares it with an unfinished one."""
     folder = tmp_path_factory.mktemp("pages")
-    images = write_images(folder / "tiny.npz")
-    for name, extra in {"evaluated": (), "a-run-with-quite-a-long-name" * 4: ("--likelihood", "bernoulli")}.items():
-        assert cli.main(train_args(images, folder / name, *extra)) == 0
-    assert cli.main(["evaluate", str(folder / "evaluated"), "--importance-samples", "4"]) == 0
-    other = folder / ("a-run-with-quite-a-long-name" * 4)
+    images, long = write_images(folder / "tiny.npz"), "a-run-with-quite-a-long-name" * 4
+    with jax.numpy_dtype_promotion("standard"):
+        for name, extra in {"evaluated": (), long: ("--likelihood", "bernoulli")}.items():
+            assert cli.main(train_args(images, folder / name, *extra)) == 0
+        assert cli.main(["evaluate", str(folder / "evaluated"), "--importance-samples", "4"]) == 0
+    other = folder / long
     (other / "results.json").unlink()
     runs = [str(folder / "evaluated"), str(other)]
     return [write_report(runs[:1], str(folder / "one.html")), write_report(runs, str(folder / "several.html"))]

@@ -1,7 +1,9 @@
 """Loggers: what they receive, over interruptions too; what the run does if one fails; W&B offline and Trackio."""
 
+import contextlib
 import importlib.util
 import json
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny_runs import assert_one_line, final_state, train_args, train_rows
+from tiny_runs import assert_one_line, final_state, rewind, train_args, train_rows
 
 from calibrax import cli
 from calibrax.runs import Logger, LoggerError, TrainConfig, train
@@ -235,6 +237,7 @@ def test_wandb_offline_has_each_step_once_in_one_run_over_kills(finished, tmp_pa
     assert len(folders) == 3
     assert len({folder.name.rpartition("-")[2] for folder in folders}) == 1  # one run in three parts
     rows = [row for folder in folders for row in wandb_history(folder)]
+    assert 4 not in [row.get("step") for row in wandb_history(folders[0])]  # so the kills did lose rows
     assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 10))
     assert [row["step"] for row in rows if "test/neg_elbo" in row] == [3, 6, 9]
     logged = [row["train/loss"] for row in rows if "train/loss" in row]
@@ -270,19 +273,35 @@ def level_db_records(data):
 
 
 @needs("trackio")
-def test_trackio_has_each_step_once_in_one_run_over_kills(finished, tmp_path, monkeypatch):
-    import sqlite3
-
+def test_trackio_has_each_step_once_in_one_run_over_interruptions(finished, tmp_path, monkeypatch):
+    """A logger fails at step 5; then a finished run loses its newest checkpoint and takes the last steps again."""
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
-    run_to_the_end(finished / "tiny.npz", tmp_path / "run", "trackio", kills=())
-    run_to_the_end(finished / "tiny.npz", tmp_path / "other", "trackio", kills=())
-    with sqlite3.connect(tmp_path / "store" / "calibrax.db") as store:
-        found = store.execute("select run_name, step, metrics from metrics order by id").fetchall()
-    names = {name for name, *_ in found}
-    assert sorted(name.partition("-")[0] for name in names) == ["other", "run"]
-    rows = [(step, json.loads(metrics)) for name, step, metrics in found if name.startswith("run-")]
+    config = config_of(finished / "tiny.npz", tmp_path / "run", epochs=3, log=["trackio"])
+    with pytest.raises(LoggerError):
+        train(config, loggers=[Kept(fails_at=5).logger()])
+    train(config.replace(resume=True))
+    again = rewind(tmp_path / "run", tmp_path / "again" / "run")
+    train(config.replace(resume=True, run_dir=str(again)))
+    rows = trackio_rows(tmp_path / "store", "run")
     assert [step for step, row in rows if "train/loss" in row] == list(range(1, 10))
-    assert [row["train/loss"] for _, row in rows if "train/loss" in row] == [
-        row["loss"] for row in train_rows(tmp_path / "run")
-    ]
+    assert [step for step, row in rows if "test/neg_elbo" in row] == [3, 6, 9]
     assert [step for step, row in rows if "samples" in row] == [3, 6, 9]
+    logged = [row["train/loss"] for _, row in rows if "train/loss" in row]
+    assert logged == [row["loss"] for row in train_rows(tmp_path / "run")]
+
+
+@needs("trackio")
+def test_a_service_that_is_added_on_resume_has_the_steps_before_too(run_copy, finished, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
+    config = config_of(finished / "tiny.npz", run_copy, epochs=4, log=["trackio"], resume=True)
+    train(config)
+    assert [step for step, row in trackio_rows(tmp_path / "store", "run") if "train/loss" in row] == list(range(1, 13))
+
+
+def trackio_rows(folder, name):
+    """Pairs (step, values) of the one run of this name."""
+    with contextlib.closing(sqlite3.connect(folder / "calibrax.db")) as store:
+        found = store.execute("select run_name, step, metrics from metrics order by id").fetchall()
+    (first,) = {run for run, *_ in found}
+    assert first.startswith(f"{name}-")
+    return [(step, json.loads(metrics)) for _, step, metrics in found]

@@ -1,9 +1,11 @@
 """Where a run's numbers and pictures go besides its folder: TensorBoard, W&B, Trackio, or a user's own logger."""
 
+import collections
 import contextlib
 import importlib
 import math
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from calibrax._files import write_text
-from calibrax.training.metrics_log import Row
+from calibrax.runs.folder import METRICS_FILE
+from calibrax.training.metrics_log import Row, read_metrics
 from calibrax.training.signals import Interrupts
 
 Settings = Mapping[str, Any]
@@ -126,36 +129,48 @@ def trackio() -> Logger:
 
 LOGGERS = {"tensorboard": tensorboard, "wandb": wandb, "trackio": trackio}
 MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}
+LATENCY = 30  # seconds; W&B 0.31 writes to the disk every 15
 
 
 class _Sent:
-    """What a service has of a run: the run's id there, and the last training step and evaluation that were sent.
+    """What a service has of a run: the run's id there, and the last training step and evaluation that it surely has.
 
-    A resumed run repeats steps, and a service keeps both copies; so repeated ones are not sent. The file holds two
-    numbers of fixed width and the id. It is written in place at each step, which is quick, and needs no more than that:
-    if the machine fails, some steps are sent twice.
+    A row counts as stored once it is `LATENCY` old or the run has ended in order, by an error or a signal too. A run that
+    was killed outright sends the rows of its last seconds again, of which the service may then hold two equal ones.
+    The file, two numbers of fixed width and the id, is written in place, because that is quick.
     """
 
     def __init__(self, path: Path):
         try:
             *steps, self.key = path.read_text(encoding="utf-8").split()
-            self.train, self.test = map(int, steps)
+            self.steps = dict(zip(("train", "test"), map(int, steps), strict=True))
         except (OSError, ValueError):
-            self.train, self.test, self.key = 0, 0, uuid.uuid4().hex[:8]
+            self.steps, self.key = {"train": 0, "test": 0}, uuid.uuid4().hex[:8]
             write_text(path, self._text())
         self._stream = path.open("r+", encoding="utf-8")
+        self._recent: collections.deque[tuple[float, str, int]] = collections.deque()
 
-    def mark(self, *, train: int = 0, test: int = 0) -> None:
-        self.train, self.test = max(self.train, train), max(self.test, test)
+    def add(self, split: str, step: int) -> None:
+        """A row has been sent."""
+        now = time.monotonic()
+        self._recent.append((now, split, step))
+        if self._recent[0][0] < now - LATENCY:
+            self._store(now - LATENCY)
+
+    def close(self) -> None:
+        self._store(math.inf)
+        self._stream.close()
+
+    def _store(self, until: float) -> None:
+        while self._recent and self._recent[0][0] < until:
+            _, split, step = self._recent.popleft()
+            self.steps[split] = max(self.steps[split], step)
         self._stream.seek(0)
         self._stream.write(self._text())
         self._stream.flush()
 
-    def close(self) -> None:
-        self._stream.close()
-
     def _text(self) -> str:
-        return f"{self.train:010} {self.test:010} {self.key}\n"
+        return f"{self.steps['train']:010} {self.steps['test']:010} {self.key}\n"
 
 
 def _of_service(
@@ -163,24 +178,32 @@ def _of_service(
     init: Callable[[Any, Path, Settings, str], Any],
     log: Callable[[Any, int, dict[str, Any]], None],
 ) -> Logger:
-    """A logger of a service with W&B's Python interface; `RUN/loggers/SERVICE` says what the service has of the run."""
+    """A logger of a service with W&B's Python interface; `RUN/loggers/SERVICE` says what the service has of the run.
+
+    At the start it sends the rows of `metrics.jsonl` that the service lacks: those that a kill has cost it, or all if the
+    run did not log there before.
+    """
     module: Any = None
     run: Any = None
     sent: Any = None
+    has: dict[str, int] = {}
 
     def start(folder: Path, settings: Settings, step: int) -> None:
-        nonlocal module, run, sent
+        nonlocal module, run, sent, has
         module, sent = importlib.import_module(service), _Sent(folder / "loggers" / service)
         run = init(module, folder.absolute(), settings, sent.key)
+        has = dict(sent.steps)
+        for row in read_metrics(folder / METRICS_FILE):
+            numbers(row["step"], _numbers(row))
 
     def numbers(step: int, values: Mapping[str, float]) -> None:
         split = "train" if all(name.startswith("train/") for name in values) else "test"
-        if step > getattr(sent, split):
+        if step > has[split]:
             log(run, step, dict(values))
-            sent.mark(**{split: step})
+            sent.add(split, step)
 
     def picture(step: int, name: str, pixels: np.ndarray) -> None:
-        if step > sent.test:
+        if step > has["test"]:
             log(run, step, {name: module.Image(pixels)})
 
     def close() -> None:
@@ -211,12 +234,7 @@ class Loggers:
 
     def row(self, row: Row) -> None:
         """Log the numbers of a row of `metrics.jsonl`."""
-        values = {
-            f"{row['split']}/{name}": value
-            for name, value in row.items()
-            if isinstance(value, float) and math.isfinite(value)
-        }
-        self._each(lambda logger: logger.numbers(row["step"], values))
+        self._each(lambda logger: logger.numbers(row["step"], _numbers(row)))
 
     def pictures(self, step: int, paths: Mapping[str, Path]) -> None:
         """Log pictures, by name."""
@@ -236,6 +254,12 @@ class Loggers:
             except Exception as error:  # a user's logger, or a service, may raise anything
                 self._loggers.remove(logger)
                 self._interrupts.fail(_failure(error))
+
+
+def _numbers(row: Row) -> dict[str, float]:
+    """The finite numbers of a row, by split and name."""
+    values = row.items()
+    return {f"{row['split']}/{name}": x for name, x in values if isinstance(x, float) and math.isfinite(x)}
 
 
 def _failure(error: Exception) -> Callable[[str], LoggerError]:

@@ -36,6 +36,12 @@ FIGURES = {
 }
 
 
+COMPARED = (
+    "Test data, with the running average of σ. Nats (rate, distortion, -log P too) are means per example; bits/dim are "
+    "bits per value at 256 levels; σ is in units of the data."
+)
+
+
 class _Saved(NamedTuple):
     """A run, as its folder describes it."""
 
@@ -69,9 +75,10 @@ class _Saved(NamedTuple):
         """The results, or what is known of them before there are any."""
         if self.results is not None:
             return self.results
-        names = {name: f"own-{name}" for name in run_folder.read_custom(self.folder)}
-        names |= {"data": self.data["name"]} if "name" in self.data else {}
-        return self.config.flat() | names | {"step": self.step, "test": {"running average": {}}}
+        known = {name: f"own-{name}" for name in run_folder.read_custom(self.folder)}
+        keys = {"data": "name", "train_examples": "train"}  # those of results.json, and of config.json
+        known |= {key: self.data[name] for key, name in keys.items() if name in self.data}
+        return self.config.flat() | known | {"step": self.step, "test": {"running average": {}}}
 
 
 def write_report(folders: Sequence[str], out: str | None = None) -> Path:
@@ -144,7 +151,7 @@ def _page_of_several(runs: Sequence[_Saved]) -> str:
     results = "<p>No run has results yet.</p>"
     if measured:
         (headings, *cells), notes = report.comparison_cells(measured)
-        results = html.table("results of the runs", headings, cells) + html.listed(map(html.text, notes))
+        results = html.table(COMPARED, headings, cells) + html.listed(map(html.text, notes))
     results += "".join(_missing(run, f"<b>{html.text(label)}</b>: ") for label, run in by_label.items())
     pictures = "".join(f"<h3>{html.text(label)}</h3>{_pictures(run)}" for label, run in by_label.items())
     return html.page(
