@@ -135,8 +135,8 @@ LATENCY = 30  # seconds; W&B 0.31 writes to the disk every 15
 class _Sent:
     """What a service has of a run: the run's id there, and the last training step and evaluation that it surely has.
 
-    A row counts as stored once it is `LATENCY` old or the run has ended in order, by an error or a signal too. A run that
-    was killed outright sends the rows of its last seconds again, of which the service may then hold two equal ones.
+    A row counts as stored once it is `LATENCY` old or the logger was closed, which an error or a signal does too. A run
+    that was killed outright sends the rows of its last seconds again, of which the service may then hold two equal ones.
     The file, two numbers of fixed width and the id, is written in place, because that is quick.
     """
 
@@ -180,8 +180,8 @@ def _of_service(
 ) -> Logger:
     """A logger of a service with W&B's Python interface; `RUN/loggers/SERVICE` says what the service has of the run.
 
-    At the start it sends the rows of `metrics.jsonl` that the service lacks: those that a kill has cost it, or all if the
-    run did not log there before.
+    At the start it sends the rows of `metrics.jsonl` that the service lacks: those that a kill has cost it, or all if
+    the run did not log there before.
     """
     module: Any = None
     run: Any = None
