@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -272,36 +273,45 @@ def level_db_records(data):
             record = b""
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Trackio's folder, whose name it reads once."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("store")
+        patch.setenv("TRACKIO_DIR", str(folder))
+        yield folder
+
+
 @needs("trackio")
-def test_trackio_has_each_step_once_in_one_run_over_interruptions(finished, tmp_path, monkeypatch):
+def test_trackio_has_each_step_once_in_one_run_over_interruptions(finished, tmp_path, store):
     """A logger fails at step 5; then a finished run loses its newest checkpoint and takes the last steps again."""
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
-    config = config_of(finished / "tiny.npz", tmp_path / "run", epochs=3, log=["trackio"])
+    config = config_of(finished / "tiny.npz", tmp_path / "interrupted", epochs=3, log=["trackio"])
     with pytest.raises(LoggerError):
         train(config, loggers=[Kept(fails_at=5).logger()])
     train(config.replace(resume=True))
-    again = rewind(tmp_path / "run", tmp_path / "again" / "run")
+    again = rewind(tmp_path / "interrupted", tmp_path / "again" / "interrupted")
     train(config.replace(resume=True, run_dir=str(again)))
-    rows = trackio_rows(tmp_path / "store", "run")
+    rows = trackio_rows(store, "interrupted")
     assert [step for step, row in rows if "train/loss" in row] == list(range(1, 10))
     assert [step for step, row in rows if "test/neg_elbo" in row] == [3, 6, 9]
     assert [step for step, row in rows if "samples" in row] == [3, 6, 9]
     logged = [row["train/loss"] for _, row in rows if "train/loss" in row]
-    assert logged == [row["loss"] for row in train_rows(tmp_path / "run")]
+    assert logged == [row["loss"] for row in train_rows(again)]
 
 
 @needs("trackio")
-def test_a_service_that_is_added_on_resume_has_the_steps_before_too(run_copy, finished, tmp_path, monkeypatch):
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
-    config = config_of(finished / "tiny.npz", run_copy, epochs=4, log=["trackio"], resume=True)
-    train(config)
-    assert [step for step, row in trackio_rows(tmp_path / "store", "run") if "train/loss" in row] == list(range(1, 13))
+def test_a_service_that_is_added_on_resume_has_the_steps_before_too(finished, tmp_path, store):
+    folder = shutil.copytree(finished / "run", tmp_path / "added")
+    train(config_of(finished / "tiny.npz", folder, epochs=4, log=["trackio"], resume=True))
+    rows = trackio_rows(store, "added")
+    assert [step for step, row in rows if "train/loss" in row] == list(range(1, 13))
+    assert [step for step, row in rows if "samples" in row] == [3, 6, 9, 12]
 
 
 def trackio_rows(folder, name):
-    """Pairs (step, values) of the one run of this name."""
-    with contextlib.closing(sqlite3.connect(folder / "calibrax.db")) as store:
-        found = store.execute("select run_name, step, metrics from metrics order by id").fetchall()
-    (first,) = {run for run, *_ in found}
-    assert first.startswith(f"{name}-")
+    """Pairs (step, values) of the one run whose name begins like this."""
+    with contextlib.closing(sqlite3.connect(folder / "calibrax.db")) as database:
+        found = database.execute("select run_name, step, metrics from metrics order by id").fetchall()
+    found = [row for row in found if row[0].startswith(f"{name}-")]
+    assert len({run for run, *_ in found}) == 1
     return [(step, json.loads(metrics)) for _, step, metrics in found]

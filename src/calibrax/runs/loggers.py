@@ -136,14 +136,14 @@ class _Sent:
     """What a service has of a run: the run's id there, and the last training step and evaluation that it surely has.
 
     A row counts as stored once it is `LATENCY` old or the logger was closed, which an error or a signal does too. A run
-    that was killed outright sends the rows of its last seconds again, of which the service may then hold two equal ones.
-    The file, two numbers of fixed width and the id, is written in place, because that is quick.
+    that was killed outright sends the rows of its last seconds again, so the service may hold two equal ones. The
+    file, two numbers of fixed width and the id, is written in place, because that is quick.
     """
 
     def __init__(self, path: Path):
         try:
             *steps, self.key = path.read_text(encoding="utf-8").split()
-            self.steps = dict(zip(("train", "test"), map(int, steps), strict=True))
+            self.steps: dict[str, int] = dict(zip(("train", "test"), map(int, steps), strict=True))
         except (OSError, ValueError):
             self.steps, self.key = {"train": 0, "test": 0}, uuid.uuid4().hex[:8]
             write_text(path, self._text())
@@ -180,8 +180,8 @@ def _of_service(
 ) -> Logger:
     """A logger of a service with W&B's Python interface; `RUN/loggers/SERVICE` says what the service has of the run.
 
-    At the start it sends the rows of `metrics.jsonl` that the service lacks: those that a kill has cost it, or all if
-    the run did not log there before.
+    At the start it sends the rows of `metrics.jsonl` that the service lacks, and their pictures: those that a kill has
+    cost it, or all if the run did not log there before.
     """
     module: Any = None
     run: Any = None
@@ -194,6 +194,8 @@ def _of_service(
         run = init(module, folder.absolute(), settings, sent.key)
         has = dict(sent.steps)
         for row in read_metrics(folder / METRICS_FILE):
+            for name, path in pictures_of(folder, row["step"]).items() if row["split"] != "train" else ():
+                picture(row["step"], name, _pixels(path))
             numbers(row["step"], _numbers(row))
 
     def numbers(step: int, values: Mapping[str, float]) -> None:
@@ -236,16 +238,12 @@ class Loggers:
         """Log the numbers of a row of `metrics.jsonl`."""
         self._each(lambda logger: logger.numbers(row["step"], _numbers(row)))
 
-    def pictures(self, step: int, paths: Mapping[str, Path]) -> None:
-        """Log pictures, by name."""
-        if not any(logger.picture for logger in self._loggers):
-            return
-        from PIL import Image
-
-        for name, path in paths.items():
-            with Image.open(path) as image:
-                pixels = np.asarray(image.convert("RGB"))
-            self._each(lambda logger: logger.picture and logger.picture(step, name, pixels))  # noqa: B023
+    def pictures(self, folder: Path, step: int) -> None:
+        """Log the pictures of an evaluation that are in the run's folder."""
+        if any(logger.picture for logger in self._loggers):
+            for name, path in pictures_of(folder, step).items():
+                pixels = _pixels(path)
+                self._each(lambda logger: logger.picture and logger.picture(step, name, pixels))  # noqa: B023
 
     def _each(self, call: Callable[[Logger], Any]) -> None:
         for logger in list(self._loggers):
@@ -254,6 +252,18 @@ class Loggers:
             except Exception as error:  # a user's logger, or a service, may raise anything
                 self._loggers.remove(logger)
                 self._interrupts.fail(_failure(error))
+
+
+def pictures_of(folder: Path, step: int) -> dict[str, Path]:
+    """The pictures of an evaluation, by name: `samples/step_0000100.png` is that of `samples` at step 100."""
+    return {path.parent.name: path for path in sorted(folder.glob(f"*/step_{step:07}.png"))}
+
+
+def _pixels(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def _numbers(row: Row) -> dict[str, float]:

@@ -199,7 +199,7 @@ def _evaluate_epoch(run: Run, state: TrainState, log: MetricsLog, loggers: Logge
     name, caption = f"step_{step:07d}", run.caption(state)
     measured = save_epoch_images(run.folder, name, caption, trained, run.test, past=run.past, key=run.eval_key)
     log.flush()  # so that the loggers receive the steps in order
-    loggers.pictures(step, {path.parent.name: path for path in sorted(run.folder.glob(f"*/{name}.png"))})
+    loggers.pictures(run.folder, step)
     log.evaluation(step, "test", run.score(trained, run.test).metrics() | measured)
 
 
