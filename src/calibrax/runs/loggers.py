@@ -71,8 +71,11 @@ def tensorboard() -> Logger:
         from tensorboardX import SummaryWriter
 
         nonlocal board
-        # An absolute path, because a name such as s3:x would be taken for a bucket.
-        board = SummaryWriter(str(folder.absolute() / "tensorboard"), purge_step=step + 1 if step else None)
+        # An absolute path, because a name such as s3:x would be taken for a bucket. Flushed as often as W&B's files.
+        place, purge_step = str(folder.absolute() / "tensorboard"), step + 1 if step else None
+        board = SummaryWriter(place, purge_step=purge_step, flush_secs=15)
+        if not step:
+            board.add_text("settings", "\n".join(f"    {name}: {value}" for name, value in settings.items()))
 
     def numbers(step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
