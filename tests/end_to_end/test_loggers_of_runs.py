@@ -59,8 +59,7 @@ def board_events(folder):
     found = []
     for path in sorted(Path(folder).iterdir()):
         data = path.read_bytes()
-        while data:
-            size = int.from_bytes(data[:8], "little")
+        while len(data) >= 16 + (size := int.from_bytes(data[:8], "little")):  # a kill may cut the last event
             event = proto.event_pb2.Event.FromString(data[12 : 12 + size])
             data = data[16 + size :]
             if event.session_log.status == proto.event_pb2.SessionLog.START:
@@ -74,8 +73,13 @@ def test_tensorboard_has_each_number_once_and_the_pictures_over_a_resume(finishe
     with pytest.raises(LoggerError):
         train(config.replace(epochs=3), loggers=[Kept(fails_at=4).logger()])
     train(config.replace(resume=True, epochs=3))
+    assert_each_once_on_the_board(tmp_path / "run")
+
+
+def assert_each_once_on_the_board(run):
+    """TensorBoard shows the nine steps and three evaluations of a run once each."""
     shown = []
-    for tag, step in board_events(tmp_path / "run" / "tensorboard"):
+    for tag, step in board_events(run / "tensorboard"):
         if tag is None:  # TensorBoard hides earlier events from this step on
             shown = [(name, at) for name, at in shown if at < step]
         else:
@@ -85,7 +89,21 @@ def test_tensorboard_has_each_number_once_and_the_pictures_over_a_resume(finishe
         assert sorted(step for tag, step in shown if tag == name) == [3, 6, 9]
 
 
-# Services, each in a process of its own, killed in the middle and resumed
+def test_tensorboard_has_each_step_once_over_kills(finished, tmp_path):
+    """tensorboardX writes every 15 seconds: rows that it has not written yet are logged again from metrics.jsonl."""
+    run_to_the_end(finished / "tiny.npz", tmp_path / "run", "tensorboard", kills=(2, 5, 4))
+    assert_each_once_on_the_board(tmp_path / "run")
+
+
+def test_a_board_that_was_lost_is_written_again(finished, tmp_path):
+    folder = shutil.copytree(finished / "run", tmp_path / "run")
+    shutil.rmtree(folder / "tensorboard")
+    shutil.rmtree(folder / "loggers")
+    train(config_of(finished / "tiny.npz", folder, epochs=3, log=["tensorboard"], resume=True))
+    assert_each_once_on_the_board(folder)
+
+
+# Processes that are killed in the middle and resumed
 
 
 KILLED = """

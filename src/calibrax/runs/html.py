@@ -110,7 +110,8 @@ img { display: block; max-width: 100%; height: auto; background: #ffffff; border
 .grid { display: grid; gap: 1.2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)) }
 .wide { grid-column: 1 / -1 }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; min-width: 100% }
+table { border-collapse: collapse; min-width: 100%; overflow-wrap: normal }
+table { font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
 th:first-child { text-align: left }
 th { font-weight: 600 }

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import importlib
 import math
 import os
 import time
@@ -19,6 +18,8 @@ from calibrax.training.metrics_log import Row, read_metrics
 from calibrax.training.signals import Interrupts
 
 Settings = Mapping[str, Any]
+Values = Mapping[str, float | np.ndarray]  # an array is a picture
+_Connection = tuple[Callable[[int, Values], Any], Callable[[], Any]]  # log values at a step; close
 
 
 class Logger(NamedTuple):
@@ -64,27 +65,29 @@ class LoggerError(RuntimeError):
 
 
 def tensorboard() -> Logger:
-    """Event files in the run's folder `tensorboard`. A resumed run hides the events that it repeats."""
-    board: Any = None
+    """Event files in the run's folder `tensorboard`. A resumed run hides the events that it writes again."""
 
-    def start(folder: Path, settings: Settings, step: int) -> None:
+    def connect(folder: Path, settings: Settings, sent: "_Sent", step: int) -> _Connection:
         from tensorboardX import SummaryWriter
 
-        nonlocal board
-        # An absolute path, because a name such as s3:x would be taken for a bucket. Flushed as often as W&B's files.
-        place, purge_step = str(folder.absolute() / "tensorboard"), step + 1 if step else None
-        board = SummaryWriter(place, purge_step=purge_step, flush_secs=15)
-        if not step:
+        # Write again the steps that the run repeats, and before them those that a kill may have kept from the disk.
+        first = max(1, min(step + 1, max(sent.steps.values())))
+        sent.set(first - 1)
+        # An absolute path, because a name such as s3:x would be taken for a bucket.
+        board = SummaryWriter(str(folder / "tensorboard"), purge_step=first, flush_secs=15)
+        if first == 1:
             board.add_text("settings", "\n".join(f"    {name}: {value}" for name, value in settings.items()))
 
-    def numbers(step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            board.add_scalar(name, value, step)
+        def log(step: int, values: Values) -> None:
+            for name, value in values.items():
+                if isinstance(value, np.ndarray):
+                    board.add_image(name, value, step, dataformats="HWC")
+                else:
+                    board.add_scalar(name, value, step)
 
-    def picture(step: int, name: str, pixels: np.ndarray) -> None:
-        board.add_image(name, pixels, step, dataformats="HWC")
+        return log, board.close
 
-    return Logger(start, numbers, picture, lambda: board.close())
+    return _continued("tensorboard", connect)
 
 
 def wandb() -> Logger:
@@ -93,10 +96,12 @@ def wandb() -> Logger:
     `WANDB_MODE=offline` writes to the run's folder `wandb` alone. A resumed run continues the run of the same id.
     """
 
-    def init(module: Any, folder: Path, settings: Settings, key: str) -> Any:
-        run = module.init(
+    def connect(folder: Path, settings: Settings, sent: "_Sent", step: int) -> _Connection:
+        import wandb
+
+        run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "calibrax"),
-            id=key,
+            id=sent.key,
             name=folder.name,
             config={**settings},
             dir=str(folder),
@@ -105,12 +110,9 @@ def wandb() -> Logger:
         )
         run.define_metric("step")
         run.define_metric("*", step_metric="step")  # W&B's own step counts calls, and takes no earlier one
-        return run
+        return lambda step, values: run.log({"step": step, **_with_pictures(values, wandb.Image)}), run.finish
 
-    def log(run: Any, step: int, values: dict[str, Any]) -> None:
-        run.log({"step": step, **values})
-
-    return _of_service("wandb", init, log)
+    return _continued("wandb", connect)
 
 
 def trackio() -> Logger:
@@ -120,26 +122,30 @@ def trackio() -> Logger:
     run of the same name.
     """
 
-    def init(module: Any, folder: Path, settings: Settings, key: str) -> Any:
-        project = os.environ.get("TRACKIO_PROJECT", "calibrax")
-        return module.init(project, name=f"{folder.name}-{key}", config={**settings}, resume="allow", embed=False)
+    def connect(folder: Path, settings: Settings, sent: "_Sent", step: int) -> _Connection:
+        import trackio
 
-    def log(run: Any, step: int, values: dict[str, Any]) -> None:
-        run.log(values, step=step)
+        project, name = os.environ.get("TRACKIO_PROJECT", "calibrax"), f"{folder.name}-{sent.key}"
+        run = trackio.init(project, name=name, config={**settings}, resume="allow", embed=False)
+        return lambda step, values: run.log(_with_pictures(values, trackio.Image), step=step), run.finish
 
-    return _of_service("trackio", init, log)
+    return _continued("trackio", connect)
+
+
+def _with_pictures(values: Values, picture: Callable[[np.ndarray], Any]) -> dict[str, Any]:
+    return {name: picture(value) if isinstance(value, np.ndarray) else value for name, value in values.items()}
 
 
 LOGGERS = {"tensorboard": tensorboard, "wandb": wandb, "trackio": trackio}
 MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}
-LATENCY = 30  # seconds; W&B 0.31 writes to the disk every 15
+LATENCY = 30  # seconds; TensorBoard and W&B 0.31 write to the disk every 15
 
 
 class _Sent:
-    """What a service has of a run: the run's id there, and the last training step and evaluation that it surely has.
+    """What a logger has of a run: the run's id there, and the last training step and evaluation that it surely has.
 
     A row counts as stored once it is `LATENCY` old or the logger was closed, which an error or a signal does too. A run
-    that was killed outright sends the rows of its last seconds again, so the service may hold two equal ones. The
+    that was killed outright sends the rows of its last seconds again, so a service may hold two equal ones. The
     file, two numbers of fixed width and the id, is written in place, because that is quick.
     """
 
@@ -160,6 +166,11 @@ class _Sent:
         if self._recent[0][0] < now - LATENCY:
             self._store(now - LATENCY)
 
+    def set(self, step: int) -> None:
+        """Everything up to this step is stored, and nothing after it."""
+        self.steps = dict.fromkeys(self.steps, step)
+        self._store(-math.inf)
+
     def close(self) -> None:
         self._store(math.inf)
         self._stream.close()
@@ -176,44 +187,40 @@ class _Sent:
         return f"{self.steps['train']:010} {self.steps['test']:010} {self.key}\n"
 
 
-def _of_service(
-    service: str,
-    init: Callable[[Any, Path, Settings, str], Any],
-    log: Callable[[Any, int, dict[str, Any]], None],
-) -> Logger:
-    """A logger of a service with W&B's Python interface; `RUN/loggers/SERVICE` says what the service has of the run.
+def _continued(name: str, connect: Callable[[Path, Settings, _Sent, int], _Connection]) -> Logger:
+    """A logger that continues where it was; `RUN/loggers/NAME` says what it has of the run.
 
-    At the start it sends the rows of `metrics.jsonl` that the service lacks, and their pictures: those that a kill has
-    cost it, or all if the run did not log there before.
+    At the start it logs the rows of `metrics.jsonl` that are not there, and their pictures: those that a kill has cost
+    it, or all if the run did not log there before.
     """
-    module: Any = None
-    run: Any = None
+    connection: Any = None
     sent: Any = None
     has: dict[str, int] = {}
 
     def start(folder: Path, settings: Settings, step: int) -> None:
-        nonlocal module, run, sent, has
-        module, sent = importlib.import_module(service), _Sent(folder / "loggers" / service)
-        run = init(module, folder.absolute(), settings, sent.key)
+        nonlocal connection, sent, has
+        sent = _Sent(folder / "loggers" / name)
+        connection = connect(folder.absolute(), settings, sent, step)
         has = dict(sent.steps)
         for row in read_metrics(folder / METRICS_FILE):
-            for name, path in pictures_of(folder, row["step"]).items() if row["split"] != "train" else ():
-                picture(row["step"], name, _pixels(path))
+            if row["split"] != "train" and row["step"] > has["test"]:
+                for kind, path in pictures_of(folder, row["step"]).items():
+                    picture(row["step"], kind, _pixels(path))
             numbers(row["step"], _numbers(row))
 
     def numbers(step: int, values: Mapping[str, float]) -> None:
         split = "train" if all(name.startswith("train/") for name in values) else "test"
         if step > has[split]:
-            log(run, step, dict(values))
+            connection[0](step, values)
             sent.add(split, step)
 
     def picture(step: int, name: str, pixels: np.ndarray) -> None:
         if step > has["test"]:
-            log(run, step, {name: module.Image(pixels)})
+            connection[0](step, {name: pixels})
 
     def close() -> None:
-        if run is not None:
-            run.finish()
+        if connection is not None:
+            connection[1]()
         if sent is not None:
             sent.close()
 

@@ -137,10 +137,12 @@ def _train_and_evaluate(run: Run, wanted: Sequence[Logger]) -> dict[str, Any]:
         with loggers.started(run.folder, run.config.flat(), first_step), log:
             _take_all_steps(run, state, interrupts, log, loggers)
         seconds = round(time.monotonic() - begin, 1)
-        with interrupts.stop_at_once():
-            training = {"from_step": first_step, "seconds": seconds, "skipped_steps": log.num_skipped}
-            record = score(run, training)
-    multihost.wait_for_all("the end")
+        try:
+            with interrupts.stop_at_once():
+                training = {"from_step": first_step, "seconds": seconds, "skipped_steps": log.num_skipped}
+                record = score(run, training)
+        finally:
+            multihost.wait_for_all("the end")  # the others wait there, also if a logger or the evaluation failed
     return record
 
 
