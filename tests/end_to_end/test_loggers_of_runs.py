@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -123,7 +124,9 @@ train(config, loggers=[Logger(lambda *args: None, numbers)])
 def run_to_the_end(images, folder, name, kills):
     for step, code in [*((step, 9) for step in kills), (0, 0)]:
         command = [sys.executable, "-c", KILLED, str(images), str(folder), name, str(step)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        # W&B in this process would lend its own service, which outlives the kill.
+        environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
         assert done.returncode == code, done.stderr
 
 
