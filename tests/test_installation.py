@@ -76,15 +76,16 @@ def test_the_tests_of_the_floors_exist():
 
 
 def test_an_extra_is_its_import_names():
-    """The modules of the extra are those of the packages that it adds to the core."""
-    modules = {{"Pillow": "pil", "pillow": "pil"}.get(name, normal(name)) for name in _added_by_train()}
-    assert modules == {normal(name) for name in extra.MODULES}
+    """The modules of an extra are those of the packages that it adds to the core."""
+    for name in set(extra.MODULES.values()):
+        modules = {{"Pillow": "pil", "pillow": "pil"}.get(package, normal(package)) for package in _added_by(name)}
+        assert modules == {normal(module) for module, of in extra.MODULES.items() if of == name}
 
 
-def _added_by_train():
+def _added_by(name):
     brought_by_flax = {"optax", "orbax-checkpoint"}
     core = {Requirement(line).name for line in PROJECT["dependencies"]}
-    return {Requirement(line).name for line in OPTIONAL["train"]} - core - brought_by_flax
+    return {Requirement(line).name for line in OPTIONAL[name]} - core - brought_by_flax
 
 
 def test_ruff_before_a_commit_is_the_pinned_one():

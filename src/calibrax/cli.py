@@ -1,4 +1,4 @@
-"""The command line: `calibrax train | evaluate | sample | compare | data | models`.
+"""The command line: `calibrax train | evaluate | sample | compare | report | data | models`.
 
 A user's mistake is reported in one line on stderr, with exit code 2. After Ctrl-C, everything is saved and the exit
 code is 130.
@@ -43,6 +43,16 @@ class CompareConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """Write a page on a run, or on several side by side: one HTML file that needs no network."""
+
+    runs: tuple[str, ...]
+    """The runs' folders."""
+    out: str | None = None
+    """The page, .html (default: report.html in the folder of a single run, here for several)."""
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Find or download a data set, prepare it, and say what is in it."""
 
@@ -66,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "evaluate": (evaluate, "measure a run on its test images: likelihood, calibration, information, FID"),
         "sample": (sample, "draw images from a run"),
         "compare": (compare, "put finished runs side by side, in a table and a figure"),
+        "report": (report, "write a page on a run, or on several side by side"),
         "data": (data, "find, prepare and describe a data set"),
         "models": (models, "list model presets and likelihoods"),
     }
@@ -110,6 +121,7 @@ def guarded(command: Any) -> int:
     from calibrax.data import DataError
     from calibrax.runs import extra
     from calibrax.runs.folder import RunError
+    from calibrax.runs.loggers import LoggerError
     from calibrax.runs.settings import ConfigError
     from calibrax.training.signals import Interrupted
 
@@ -125,6 +137,8 @@ def guarded(command: Any) -> int:
         return fail(extra.explain(error.name))
     except FloatingPointError as error:
         return fail(f"training stopped: {error}", code=1)
+    except LoggerError as error:
+        return fail(str(error), code=1)
     except Interrupted as stop:
         return fail(str(stop), code=stop.exit_code)
     except KeyboardInterrupt:
@@ -220,6 +234,13 @@ def compare(argv: Sequence[str]) -> None:
 
     config = parse(CompareConfig, "calibrax compare", argv)
     print(compare(config.runs, config.out, data=config.data))
+
+
+def report(argv: Sequence[str]) -> None:
+    from calibrax.runs.report import write_report
+
+    config = parse(ReportConfig, "calibrax report", argv)
+    print(write_report(config.runs, config.out))
 
 
 def data(argv: Sequence[str]) -> None:

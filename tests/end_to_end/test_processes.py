@@ -141,6 +141,28 @@ def test_a_signal_to_one_process_stops_all_of_them_and_the_first_saves(images, t
     assert int(final_state(run).step) == len(steps) >= 20
 
 
+FAILING_LOGGER = """
+import sys
+from calibrax import cli
+from calibrax.runs import Logger, loggers
+def numbers(step, values):
+    if step == 5:
+        raise ConnectionError("no server")
+loggers.LOGGERS["tensorboard"] = lambda: Logger(lambda *args: None, numbers)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_logger_that_fails_in_the_last_steps_keeps_no_process_waiting(images, tmp_path):
+    run = tmp_path / "run"
+    args = ["--data", images, "--run-dir", run, "--epochs", 2, "--log", "tensorboard", *SETTINGS]
+    calibrax = training(2, *args)
+    codes, errors = finish(start(2, lambda *process: ["-c", FAILING_LOGGER, *calibrax(*process)[2:]]))
+    assert codes == [1, 0], errors
+    assert "a logger failed (ConnectionError: no server); saved at step 6" in errors[0]
+    assert int(final_state(run).step) == 6
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_the_parts_of_a_batch_make_up_the_batch(count):
     """For arrays and for a source that is read ahead, from the middle of an epoch into the next one."""

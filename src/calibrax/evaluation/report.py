@@ -61,13 +61,18 @@ def results_table(title: str, results: Mapping[str, Evaluation], *, frames: int 
     """
     width = max(16, *(len(name) for name in results))
     lines = [title, " " * 22 + "".join(f"{name:>{width + 2}}" for name in results)]
-    rows = [(label, form, [getattr(result, field) for result in results.values()]) for label, field, form in ROWS]
-    if frames is not None:
-        rows.insert(2, (f"  a frame, of {frames}", "{:.1f}", [result.neg_elbo / frames for result in results.values()]))
-    for label, form, values in rows:
-        cells = (with_stderr(value, None, form) for value in values)
+    for label, cells in results_cells([result._asdict() for result in results.values()], frames=frames).items():
         lines.append(f"{label:<22}" + "".join(f"{cell:>{width + 2}}" for cell in cells))
     return "\n".join(lines)
+
+
+def results_cells(evaluations: Sequence[Results], *, frames: int | None = None) -> dict[str, list[str]]:
+    """The cells of `results_table` by the label of their row, from evaluations as `results.json` holds them."""
+    rows = [(label, form, [one.get(field) for one in evaluations]) for label, field, form in ROWS]
+    if frames is not None:
+        per_frame = [None if one.get("neg_elbo") is None else one["neg_elbo"] / frames for one in evaluations]
+        rows.insert(2, (f"  a frame, of {frames}", "{:.1f}", per_frame))
+    return {label: [with_stderr(value, None, form) for value in values] for label, form, values in rows}
 
 
 def comparison_table(runs: Mapping[str, Results]) -> str:
@@ -78,6 +83,17 @@ def comparison_table(runs: Mapping[str, Results]) -> str:
     Raises:
       ValueError: if there is no run.
     """
+    cells, notes = comparison_cells(runs)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for first, *others in cells:
+        numbers = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        lines.append("  ".join([first.ljust(widths[0]), *numbers]))
+    return "\n".join([*lines, *notes])
+
+
+def comparison_cells(runs: Mapping[str, Results]) -> tuple[list[list[str]], list[str]]:
+    """The rows of `comparison_table`, of which the first has the headings, and the lines below it."""
     if not runs:
         raise ValueError("runs is empty; expected the results of at least one")
     rows = [_row(results) for results in runs.values()]
@@ -86,12 +102,7 @@ def comparison_table(runs: Mapping[str, Results]) -> str:
         headings.remove("likelihood")
     cells = [["run", *headings]]
     cells += [[label, *(row.get(name, "-") for name in headings)] for label, row in zip(runs, rows, strict=True)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for first, *others in cells:
-        numbers = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
-        lines.append("  ".join([first.ljust(widths[0]), *numbers]))
-    return "\n".join([*lines, *_notes(list(runs.values()))])
+    return cells, _notes(list(runs.values()))
 
 
 def labels(folders: Sequence[str | Path], runs: Sequence[Results]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from calibrax.runs.config import DataSettings, OptimizerSettings, RunSettings, TrainConfig
 from calibrax.runs.folder import RunError
+from calibrax.runs.loggers import Logger, LoggerError
 from calibrax.runs.presets import ConvVAESettings, HVAESettings, LikelihoodSettings, SVGSettings
 from calibrax.runs.run import Run, load_data
 from calibrax.runs.settings import ConfigError
@@ -13,6 +14,8 @@ __all__ = [
     "DataSettings",
     "HVAESettings",
     "LikelihoodSettings",
+    "Logger",
+    "LoggerError",
     "OptimizerSettings",
     "Run",
     "RunError",

@@ -31,10 +31,7 @@ def compare(folders: Sequence[str], out: str | None = None, *, data: str | None 
     except ValueError as error:
         raise ConfigError(f"--out is {path}; expected a name that ends in .png or .svg") from error
     run_folder.check_length(f"--out {path}", path)
-    places = [Path(folder).resolve() for folder in folders]
-    for index, place in enumerate(places):
-        if place in places[:index]:
-            raise ConfigError(f"{folders[index]} is named twice; a run is compared with others")
+    check_different(folders)
     results = [read_results(folder) for folder in folders]
     if data is not None:
         for folder in folders:
@@ -48,6 +45,14 @@ def compare(folders: Sequence[str], out: str | None = None, *, data: str | None 
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from error
     return f"{report.comparison_table(dict(zip(labels, results, strict=True)))}\n{path}"
+
+
+def check_different(folders: Sequence[str]) -> None:
+    """Raise ConfigError if two of the names are of one folder."""
+    places = [Path(folder).resolve() for folder in folders]
+    for index, place in enumerate(places):
+        if place in places[:index]:
+            raise ConfigError(f"{folders[index]} is named twice; a run is compared with others")
 
 
 def read_results(folder: str | Path) -> report.Results:

@@ -123,6 +123,11 @@ class RunSettings(Settings):
     """Begin with the learned scales that are best for the first batch, rather than with --initial."""
     max_skipped: int = setting(10, *IN_32_BITS)
     """Number of updates in a row that may be discarded before the run stops."""
+    log: tuple[Literal["tensorboard", "wandb", "trackio"], ...] | None = setting(
+        None, "each name once", lambda value: len(set(value)) == len(value)
+    )
+    """Where numbers and pictures go besides the run's folder; --log alone for nowhere (default: tensorboard, if
+    tensorboardX is installed)."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -29,7 +29,7 @@ LOCK_FILE = "lock"
 PACKAGES = ("calibrax", "jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 REQUIRED = ("data", "likelihood", "model")  # settings that every version has written
 MAY_CHANGE = {"data", "data_dir", "parallel", "resume", "run_dir", "scan_steps"}  # settings, when a run is resumed
-MAY_CHANGE |= {"epochs", "eval_every", "max_skipped", "save_every"}
+MAY_CHANGE |= {"epochs", "eval_every", "log", "max_skipped", "save_every"}
 NUM_HASHED = 16  # examples of a split that is not in memory: reading or drawing all would take minutes
 LONGEST_INSIDE = 200  # characters of a path in a run's folder, about: checkpoints have the longest
 

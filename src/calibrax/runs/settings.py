@@ -61,6 +61,9 @@ class Settings:
         kinds = typing.get_type_hints(type(self))
         for flat_name, field in self.fields_by_flat_name().items():
             value, accepts = getattr(self, field.name), field.metadata.get("accepts")
+            if isinstance(value, list):  # as JSON and callers write a tuple
+                value = tuple(value)
+                object.__setattr__(self, field.name, value)
             _check_type(flat_name, value, kinds[field.name])
             if accepts is not None and value is not None and not accepts(value):
                 shown = repr(value) if isinstance(value, str) else value
@@ -91,11 +94,19 @@ def _check_type(flat_name: str, value: Any, kind: Any) -> None:
     """Settings from a file or from a caller's program may have any type."""
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if not any(_is_of_type(value, one) for one in kinds):
-        expected = " or ".join(TYPES_IN_WORDS.get(one) or ", ".join(typing.get_args(one)) for one in kinds)
+        expected = " or ".join(_in_words(one) for one in kinds)
         raise ConfigError(f"{as_flag(flat_name)} is {value!r}; expected {expected}")
 
 
+def _in_words(kind: Any) -> str:
+    if typing.get_origin(kind) is tuple:
+        return f"a list of {_in_words(typing.get_args(kind)[0])}"
+    return TYPES_IN_WORDS.get(kind) or ", ".join(typing.get_args(kind))
+
+
 def _is_of_type(value: Any, kind: Any) -> bool:
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is_of_type(one, typing.get_args(kind)[0]) for one in value)
     if typing.get_origin(kind) is Literal:
         return isinstance(value, str) and value in typing.get_args(kind)
     if kind in (int, float):

@@ -1,7 +1,9 @@
 """Training a run, from its settings to its results."""
 
 import functools
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from calibrax.runs import folder as run_folder
 from calibrax.runs.config import TrainConfig
 from calibrax.runs.epoch_images import save_epoch_images
 from calibrax.runs.evaluate import score
-from calibrax.runs.extra import check_extra
+from calibrax.runs.extra import check_extra, is_installed
+from calibrax.runs.loggers import LOGGERS, MODULES, Logger, Loggers
 from calibrax.runs.platforms import check_platforms
 from calibrax.runs.run import Run, as_user_error, load_data, load_data_again
 from calibrax.runs.settings import ConfigError
@@ -46,6 +49,7 @@ def train(
     optimizer: optax.GradientTransformation | None = None,
     model: nn.Module | None = None,
     likelihood: Likelihood | None = None,
+    loggers: Sequence[Logger] = (),
 ) -> dict[str, Any]:
     """Train and evaluate a model, and write everything into the run's folder.
 
@@ -59,6 +63,7 @@ def train(
       model: a Linen module to use instead of that of the settings, with the interface of `calibrax.models`. If it
         decodes with another likelihood than the settings name, pass that too.
       likelihood: a likelihood of whole examples to use instead of that of the settings.
+      loggers: loggers of the caller's own, besides those of the settings; see `Logger`.
 
     Returns:
       The content of `results.json`; an empty dict in processes other than the leading one.
@@ -68,6 +73,7 @@ def train(
       Interrupted: after Ctrl-C or SIGTERM, with the state saved. During an evaluation SIGTERM ends the process itself,
         with exit code 0, because only seconds are left then and nothing is unsaved.
       FloatingPointError: if too many updates in a row are not finite or too large.
+      LoggerError: if a logger raises, with the state saved.
     """
     _check_devices(config)
     resumes = config.run.resume and multihost.leads()
@@ -86,12 +92,13 @@ def train(
         multihost.wait_for_all("the end")
         return {}
     with run_folder.claimed(config, run.data, run.custom) as folder:
-        return _train_and_evaluate(Run(config.replace(run_dir=str(folder)), run.data, **custom))
+        run = Run(config.replace(run_dir=str(folder)), run.data, **custom)
+        return _train_and_evaluate(run, [*_loggers_of(config), *loggers])
 
 
 def _check_devices(config: TrainConfig) -> None:
     check_platforms()
-    check_extra("matplotlib", "PIL")
+    check_extra("matplotlib", "PIL", *(MODULES[name] for name in config.run.log or () if multihost.leads()))
     batch_size, parallel, accumulate = config.run.batch_size, config.run.parallel, config.optimizer.accumulate
     num_devices = 1 if parallel == "jit" else jax.device_count()
     if batch_size % num_devices:
@@ -103,7 +110,17 @@ def _check_devices(config: TrainConfig) -> None:
         raise ConfigError(f"--parallel is {parallel}; {jax.process_count()} processes need sharded")
 
 
-def _train_and_evaluate(run: Run) -> dict[str, Any]:
+def _loggers_of(config: TrainConfig) -> list[Logger]:
+    """The loggers that the settings name."""
+    names = config.run.log
+    if names is None:
+        names = ("tensorboard",) if is_installed(MODULES["tensorboard"]) else ()
+        if not names:
+            print("tensorboardX is not installed: metrics go to metrics.jsonl alone", file=sys.stderr)
+    return [LOGGERS[name]() for name in names]
+
+
+def _train_and_evaluate(run: Run, wanted: Sequence[Logger]) -> dict[str, Any]:
     """Train from the newest checkpoint, or from the start, to the last epoch; then evaluate."""
     run.check_custom()
     begin = time.monotonic()
@@ -113,24 +130,34 @@ def _train_and_evaluate(run: Run) -> dict[str, Any]:
             resuming = run.checkpoints.latest_step() is not None
             state = multihost.from_leader(run.saved_state() if resuming else run.initial_state())
         first_step = int(state.step)
+        loggers = Loggers(wanted, interrupts)
         with as_user_error():
-            log = MetricsLog(run.folder, step=first_step, max_skipped=run.config.run.max_skipped)
-        with log:
-            _take_all_steps(run, state, interrupts, log)
+            max_skipped = run.config.run.max_skipped
+            log = MetricsLog(run.folder, step=first_step, max_skipped=max_skipped, on_row=loggers.row)
+        with loggers.started(run.folder, run.config.flat(), first_step), log:
+            _take_all_steps(run, state, interrupts, log, loggers)
         seconds = round(time.monotonic() - begin, 1)
-        with interrupts.stop_at_once():
-            training = {"from_step": first_step, "seconds": seconds, "skipped_steps": log.num_skipped}
-            record = score(run, training)
-    multihost.wait_for_all("the end")
+        try:
+            with interrupts.stop_at_once():
+                training = {"from_step": first_step, "seconds": seconds, "skipped_steps": log.num_skipped}
+                record = score(run, training)
+        finally:
+            multihost.wait_for_all("the end")  # the others wait there, also if a logger or the evaluation failed
     return record
 
 
-def _take_all_steps(run: Run, state: TrainState, interrupts: Interrupts, log: MetricsLog | None = None) -> None:
-    """Call the training loop. Without a log, in a process that does not lead, nothing is written."""
+def _take_all_steps(
+    run: Run,
+    state: TrainState,
+    interrupts: Interrupts,
+    log: MetricsLog | None = None,
+    loggers: Loggers | None = None,
+) -> None:
+    """Call the training loop. Without a log and loggers, in a process that does not lead, nothing is written."""
     settings, schedule, step = run.config.run, run.schedule, int(state.step)
     stepper = STEPPERS[settings.parallel](**run.parts, options=run.config.optimizer.make_step_options())
     loop = state, stepper, _how_to_step(run, stepper, step), schedule, interrupts
-    if log is None:
+    if log is None or loggers is None:
         nothing: Any = lambda *_: None  # noqa: E731
         train_loop(*loop, log=nothing, save=nothing, evaluate=nothing, explain=nothing)
         return
@@ -145,7 +172,7 @@ def _take_all_steps(run: Run, state: TrainState, interrupts: Interrupts, log: Me
 
         def evaluate(state):
             if int(state.step) not in {0, *log.evaluated_steps}:
-                _evaluate_epoch(run, state, log)
+                _evaluate_epoch(run, state, log, loggers)
 
         train_loop(*loop, log=log_steps, save=save, evaluate=evaluate, explain=functools.partial(_explain, run))
 
@@ -168,11 +195,13 @@ def _how_to_step(run: Run, stepper: Stepper, start_step: int) -> TakeSteps:
     return StepsOnDevice(parts, examples, order, run.train_key, settings.scan_steps or 1)
 
 
-def _evaluate_epoch(run: Run, state: TrainState, log: MetricsLog) -> None:
+def _evaluate_epoch(run: Run, state: TrainState, log: MetricsLog, loggers: Loggers) -> None:
     """Write pictures, then test metrics into the log. A run killed between the two repeats both when it is resumed."""
     trained, step = run.trained(state), int(state.step)
     name, caption = f"step_{step:07d}", run.caption(state)
     measured = save_epoch_images(run.folder, name, caption, trained, run.test, past=run.past, key=run.eval_key)
+    log.flush()  # so that the loggers receive the steps in order
+    loggers.pictures(run.folder, step)
     log.evaluation(step, "test", run.score(trained, run.test).metrics() | measured)
 
 

@@ -1,9 +1,8 @@
-"""Metrics on disk: `metrics.jsonl` with one row per step, and TensorBoard event files."""
+"""Metrics on disk: `metrics.jsonl` with one row per step."""
 
 import math
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ class BadSteps(FloatingPointError):
 
 
 class MetricsLog:
-    """Appends rows to `metrics.jsonl` and scalars to TensorBoard. Metrics are fetched from the device in batches.
+    """Appends rows to `metrics.jsonl`. Metrics are fetched from the device in batches.
 
     A row is `{"step", "split", ...}`; null stands for a number that is not finite. When the log is opened at step k, it
     drops the rows of later steps. A run that resumes from a checkpoint writes those again, so no row is there twice.
@@ -39,15 +38,24 @@ class MetricsLog:
       flush_every: number of training rows that stay on the device between two fetches.
       max_skipped: number of steps in a row that may be discarded, that is, have `skipped` 1 or a loss that is not
         finite.
+      on_row: called with each row after it is in the file.
 
     Attributes:
       evaluated_steps: the steps that have a row of an evaluation.
       num_skipped: the number of discarded steps so far.
     """
 
-    def __init__(self, folder: str | Path, *, step: int = 0, flush_every: int = 20, max_skipped: int = 0):
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        step: int = 0,
+        flush_every: int = 20,
+        max_skipped: int = 0,
+        on_row: Callable[[Row], Any] = lambda row: None,
+    ):
         self._path = Path(folder) / "metrics.jsonl"
-        self._max_skipped = max_skipped
+        self._max_skipped, self._on_row = max_skipped, on_row
         self.evaluated_steps: set[int] = set()
         self.num_skipped = self._in_a_row = 0
         for row in self._drop_after(step):
@@ -56,8 +64,6 @@ class MetricsLog:
             else:
                 self._count(row)
         self._file = self._path.open("a", encoding="utf-8")
-        # An absolute path, because a name such as s3:x would be taken for a bucket.
-        self._board = _open_board(Path(folder).absolute() / "tensorboard", step)
         self._pending: list[tuple[int, int, dict[str, jax.Array]]] = []  # first step, number of steps
         self._flush_every = flush_every
 
@@ -81,24 +87,24 @@ class MetricsLog:
         Raises:
           BadSteps: if more than `max_skipped` steps in a row were discarded; the rows up to there are written.
         """
-        pending, row = jax.device_get(self._pending), None
+        pending, rows, bad = jax.device_get(self._pending), [], None
         self._pending = []
         for step, metrics in _one_by_one(pending):
-            row = {"step": step, "split": "train"} | metrics
-            self._write(row)
-            self._count(row)
+            rows.append({"step": step, "split": "train"} | metrics)
+            self._count(rows[-1])
             if self._in_a_row > self._max_skipped:
-                self._file.flush()
-                raise _bad_steps(row, self._in_a_row)
-        self._file.flush()
-        return row
+                bad = _bad_steps(rows[-1], self._in_a_row)
+                break
+        self._write(*rows)
+        if bad is not None:
+            raise bad
+        return rows[-1] if rows else None
 
     def evaluation(self, step: int, split: str, metrics: dict[str, float]) -> None:
         """Write the row of an evaluation, after all pending rows."""
         self.flush()
         self._write({"step": step, "split": split, **metrics})
         self.evaluated_steps.add(step)
-        self._file.flush()
 
     def sync(self) -> None:
         """Write all pending rows and force the file to the disk."""
@@ -110,8 +116,6 @@ class MetricsLog:
             self.sync()
         finally:
             self._file.close()
-            if self._board is not None:
-                self._board.close()
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -128,13 +132,11 @@ class MetricsLog:
         self.num_skipped += skipped
         self._in_a_row = self._in_a_row + 1 if skipped else 0
 
-    def _write(self, row: Row) -> None:
-        self._file.write(to_json(row) + "\n")
-        if self._board is None:
-            return
-        for name, value in row.items():
-            if isinstance(value, float) and math.isfinite(value):
-                self._board.add_scalar(f"{row['split']}/{name}", value, row["step"])
+    def _write(self, *rows: Row) -> None:
+        self._file.write("".join(to_json(row) + "\n" for row in rows))
+        self._file.flush()
+        for row in rows:
+            self._on_row(row)
 
     def _drop_after(self, step: int) -> list[Row]:
         if not self._path.exists():
@@ -158,16 +160,6 @@ def _bad_steps(row: Row, in_a_row: int) -> BadSteps:
     which = f"at step {first}" if in_a_row == 1 else f"in {in_a_row} steps from step {first} on"
     values = f"loss {row['loss']:g}, gradient norm {row.get('grad_norm', math.nan):g}"
     return BadSteps(f"no usable update {which} ({values} at step {row['step']})", first)
-
-
-def _open_board(folder: Path, step: int) -> Any:
-    """A TensorBoard writer that hides older events after `step`; None if tensorboardX is not installed."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        print("tensorboardX is not installed: metrics go to metrics.jsonl alone", file=sys.stderr)
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
 
 def read_metrics(path: str | Path) -> list[Row]:

@@ -30,15 +30,22 @@ class Interrupts:
     def __init__(self, message: Callable[[], str]):
         self._message, self._nothing_unsaved = message, False
         self._signum: int | None = None
+        self._failure: Callable[[str], Exception] | None = None
         self._ending = threading.Lock()
 
     @property
     def arrived(self) -> bool:
         """True if the run should save its state and raise `interrupted()`."""
-        return self._signum is not None
+        return self._signum is not None or self._failure is not None
 
-    def interrupted(self) -> Interrupted:
+    def fail(self, failure: Callable[[str], Exception]) -> None:
+        """Stop as after a signal, but with the exception that `failure` makes of the text on how to resume."""
+        self._failure = self._failure or failure
+
+    def interrupted(self) -> Exception:
         """The exception to raise once the state is saved."""
+        if self._failure is not None:
+            return self._failure(self._message())
         return Interrupted(self._message(), exit_code=0 if self._signum == signal.SIGTERM else 130)
 
     @contextlib.contextmanager

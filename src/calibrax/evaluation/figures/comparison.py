@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 
 from calibrax.evaluation.figures import _style
-from calibrax.evaluation.figures.training_curves import Row, mark_outside, neg_elbo, running_median, series, sigma
+from calibrax.evaluation.figures.training_curves import (
+    PANEL_SIZE,
+    Panel,
+    Row,
+    mark_outside,
+    neg_elbo,
+    running_median,
+    series,
+    sigma,
+)
 
 Value = Callable[[Row], float | None]
 
@@ -31,6 +40,17 @@ def save_comparison_curves(path: str | Path, runs: Mapping[str, Sequence[Row]], 
         _style.tidy(right, "training step", title="σ that the decoder used (units of the data)")
         empty = Line2D([], [], linestyle="")
         _style.legend_below(figure, [(lines.get(label, empty), names[label]) for label in runs])
+
+
+def save_comparison_panel(path: str | Path, runs: Mapping[str, Sequence[Row]], panel: Panel) -> None:
+    """Plot one quantity as `save_comparison_curves` does, without its name: 560 pixels wide, at least 360 high."""
+    width, height = PANEL_SIZE
+    names = {label: _style.shortened(label) for label in runs}
+    with _style.figure_file(path, width, height + _style.legend_height(list(names.values()), width)) as figure:
+        axes = figure.subplots()
+        lines = _draw_runs(axes, runs, panel.value, panel.logarithmic)
+        _style.tidy(axes, "training step")
+        _style.legend_below(figure, [(line, names[label]) for label, line in lines.items()])
 
 
 def _draw_runs(axes, runs: Mapping[str, Sequence[Row]], value: Value, logarithmic: bool) -> dict[str, Any]:

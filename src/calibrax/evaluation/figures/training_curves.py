@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,15 @@ TRAIN_COLOR, TEST_COLOR = COLORS[:2]
 NUM_SMOOTH = 400  # points of the smoothed curves
 
 Row = dict[str, Any]  # a line of metrics.jsonl
+PANEL_SIZE = 560, 360  # of a panel in a figure of its own, pixels
+
+
+class Panel(NamedTuple):
+    """One quantity of a run over training steps."""
+
+    name: str
+    value: Callable[[Row], float | None]
+    logarithmic: bool = False
 
 
 def save_training_curves(path: str | Path, rows: Sequence[Row], *, title: str | None = None) -> None:
@@ -26,21 +35,34 @@ def save_training_curves(path: str | Path, rows: Sequence[Row], *, title: str | 
     "train" counts as test.
     """
     with _style.figure_file(path, 1200, 800, title) as figure:
-        has_sigma = any(sigma(row) is not None for row in rows)
-        panels = [
-            ("−ELBO (nats per example)", neg_elbo),
-            ("rate: KL from the prior (nats per example)", lambda row: _number(row.get("rate"))),
-            ("distortion: −log p(x|z) (nats per example)", lambda row: _number(row.get("distortion"))),
-            ("σ that the decoder used (units of the data)", sigma)
-            if has_sigma
-            else ("root mean squared error (units of the data)", _rmse),
-        ]
         handles: dict[str, Any] = {}
-        for index, (axes, (name, value)) in enumerate(zip(figure.subplots(2, 2).flat, panels, strict=True)):
-            handles |= _draw_panel(axes, rows, value, logarithmic=index == 3)
-            _style.tidy(axes, "training step", title=name)
+        for axes, panel in zip(figure.subplots(2, 2).flat, panels(rows), strict=True):
+            handles |= _draw_panel(axes, rows, panel.value, panel.logarithmic)
+            _style.tidy(axes, "training step", title=panel.name)
             axes.margins(x=0.02)
         _style.legend_below(figure, [(handle, name) for name, handle in handles.items()], columns=3)
+
+
+def save_training_panel(path: str | Path, rows: Sequence[Row], panel: Panel) -> None:
+    """Plot one of the panels of `save_training_curves`, without its name and without a legend, 560 by 360 pixels."""
+    with _style.figure_file(path, *PANEL_SIZE) as figure:
+        axes = figure.subplots()
+        _draw_panel(axes, rows, panel.value, panel.logarithmic)
+        _style.tidy(axes, "training step")
+        axes.margins(x=0.02)
+
+
+def panels(rows: Sequence[Row]) -> list[Panel]:
+    """-ELBO, rate, distortion, and σ; instead of σ the root mean squared error if the decoder has none."""
+    has_sigma = any(sigma(row) is not None for row in rows)
+    return [
+        Panel("−ELBO (nats per example)", neg_elbo),
+        Panel("rate: KL from the prior (nats per example)", lambda row: _number(row.get("rate"))),
+        Panel("distortion: −log p(x|z) (nats per example)", lambda row: _number(row.get("distortion"))),
+        Panel("σ that the decoder used (units of the data)", sigma, logarithmic=True)
+        if has_sigma
+        else Panel("root mean squared error (units of the data)", _rmse, logarithmic=True),
+    ]
 
 
 def _draw_panel(axes, rows: Sequence[Row], value: Callable[[Row], float | None], logarithmic: bool) -> dict[str, Any]:
