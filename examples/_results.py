@@ -1,6 +1,7 @@
 """What the examples with committed results share: a table as Markdown and CSV, and where its numbers come from."""
 
 import csv
+import importlib.util
 import io
 import os
 import platform
@@ -16,8 +17,16 @@ import jax
 
 from calibrax._files import write_text
 from calibrax.runs import folder as run_folder
+from calibrax.runs.settings import ConfigError
 
 Row = Mapping[str, str | float | tuple[float, float]]  # a pair is a mean and its standard error
+
+
+def check_installed(*modules: str) -> None:
+    """Raise ConfigError, with one line that says what to install, if a module is missing."""
+    if missing := [module for module in modules if importlib.util.find_spec(module) is None]:
+        names = ", ".join(missing)
+        raise ConfigError(f"this needs {names}, of the extra examples: pip install '.[examples]' in the checkout")
 
 
 def markdown(rows: Sequence[Row], forms: Mapping[str, str]) -> str:
@@ -27,7 +36,8 @@ def markdown(rows: Sequence[Row], forms: Mapping[str, str]) -> str:
         if isinstance(value, str):
             return value
         numbers = value if isinstance(value, tuple) else (value,)
-        return " ± ".join(format(number, forms[name]) for number in numbers)
+        form = forms[name]
+        return " ± ".join(format(number, spec) for number, spec in zip(numbers, (form, form.lstrip("+")), strict=False))
 
     headings = list(rows[0])
     ruler = ["---:" if name in forms else "---" for name in headings]

@@ -259,21 +259,22 @@ def run(out: str, *, quick: bool, argv: Sequence[str] = ()) -> None:
     from examples import _results
 
     started = time.monotonic()
+    _results.check_installed("sklearn", "numpyro")
     settings: dict[str, Any] = {"num_splits": 10, "steps": STEPS, "num_samples": 500}
     if quick:
         settings = {"num_splits": 2, "steps": 20, "num_samples": 50}
     data = load()
     results = {name: compare(inputs, targets, **settings) for name, (_, inputs, targets) in data.items()}
-    remark = (
-        f"Means ± standard errors over {settings['num_splits']} random splits, of which each holds out "
-        f"{TEST_FRACTION:.0%} of the data: {', '.join(f'{name} has {len(x)} examples' for name, (_, x, _) in data.items())}. "
-        "nll: nats per held-out example, of the target as it came; the column after it is the difference on the same "
-        "split from scikit-learn's BayesianRidge. RMSE: in "
-        + " and ".join(f"{unit} ({name})" for name, (unit, _, _) in data.items())
-        + ". The first six train the same perceptron for the same steps, and keep the step with the lowest nll on a "
-        "fifth of the training data; the linear regressions are Bayesian and have one σ. Splits share examples, so "
-        "the standard errors are somewhat too small."
-    )
+    sizes = " and ".join(f"{len(inputs)} ({name})" for name, (_, inputs, _) in data.items())
+    units = " and ".join(f"{unit} ({name})" for name, (unit, _, _) in data.items())
+    remark = f"""\
+Means ± standard errors over {settings["num_splits"]} random splits, each of which holds out {TEST_FRACTION:.0%} of the
+{sizes} examples. The splits share examples, so the standard errors are somewhat too small. nll: nats per held-out
+example, of the target as it came; the next column is the difference from scikit-learn's BayesianRidge on the same
+split. RMSE: in {units}.
+
+The first six train the same perceptron for the same steps, and keep the step with the lowest nll on a fifth of the
+training data. The linear regressions are Bayesian and have one σ."""
     forms = {"nll": ".3f", "nll − linear's": "+.3f", "inside 50%": ".3f", "inside 90%": ".3f", "RMSE": ".1f"}
     picture(results, f"{out}/coverage.png")
     title = "Regression: held-out nll and coverage"
