@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import io
+import math
 import os
 import platform
 import shlex
@@ -19,7 +20,7 @@ from calibrax._files import write_text
 from calibrax.runs import folder as run_folder
 from calibrax.runs.settings import ConfigError
 
-Row = Mapping[str, str | float | tuple[float, float]]  # a pair is a mean and its standard error
+Row = Mapping[str, str | float | tuple[float, ...]]  # a pair is a mean and its standard error
 
 
 def check_installed(*modules: str) -> None:
@@ -37,12 +38,14 @@ def markdown(rows: Sequence[Row], forms: Mapping[str, str]) -> str:
             return value
         numbers = value if isinstance(value, tuple) else (value,)
         form = forms[name]
+        if not math.isfinite(numbers[0]):
+            return "–"
         return " ± ".join(format(number, spec) for number, spec in zip(numbers, (form, form.lstrip("+")), strict=False))
 
     headings = list(rows[0])
     ruler = ["---:" if name in forms else "---" for name in headings]
     cells = [[cell(name, value) for name, value in row.items()] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [headings, ruler, *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in [headings, ruler, *cells])
 
 
 def as_csv(rows: Sequence[Row]) -> str:
