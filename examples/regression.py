@@ -239,7 +239,10 @@ def picture(results: dict[str, dict[str, Scores]], path: str) -> None:
             lines = []
             for index, (name, found) in enumerate(scores.items()):
                 excess = 100 * (found.covered.mean(axis=0) - np.array(LEVELS))
-                (line,) = axes.plot(100 * np.array(LEVELS), excess, markersize=4, **line_style(index))
+                style = line_style(index)
+                if name.startswith("linear"):
+                    style |= {"color": "black", "linestyle": "-" if "scikit" in name else ":"}
+                (line,) = axes.plot(100 * np.array(LEVELS), excess, markersize=4, **style)
                 lines.append((line, name))
             tidy(axes, "nominal coverage of the interval, %", title=data_set)
         panels[0].set_ylabel("observed − nominal, percentage points", fontsize=11)
