@@ -238,11 +238,6 @@ class WorldModel(nn.Module):
 # Training and evaluation
 
 
-def pairs_of(data: Sequences) -> tuple[Any, Any]:
-    """x and its mask, the same for all modalities, as `masked` takes them."""
-    return data.x, dict.fromkeys(data.x, data.mask)
-
-
 def first_steps(num: Any) -> jax.Array:
     """True for the first steps of a sequence: [T] for a number of them, [B, T] for [B, 1] numbers."""
     return jnp.arange(LENGTH) < num
@@ -262,7 +257,7 @@ def training_functions(
         observed = first_steps(jax.random.randint(context_key, (len(batch.mask), 1), shortest, LENGTH + 1))
         outputs, kl = model.apply(variables, batch, observed, noise_key)
         likelihood = make(weights)
-        nll, stats = likelihood.nll({}, state, outputs, pairs_of(batch))  # [B, T]
+        nll, stats = likelihood.nll({}, state, outputs, (batch.x, batch.mask))  # [B, T]
         loss = jnp.sum(nll + kl) / jnp.sum(batch.mask)
         return loss, likelihood.update(state, stats)
 
@@ -312,7 +307,7 @@ def decoding(in_units: Callable[[Outputs], Outputs], num_states: int) -> tuple[A
         """-ELBO and KL in nats per step, and the means of x."""
         likelihood = without_weights()
         outputs, kl = decode(variables, data, key)
-        nll, _ = likelihood.nll({}, state, outputs, pairs_of(data), train=False)
+        nll, _ = likelihood.nll({}, state, outputs, (data.x, data.mask), train=False)
         num_steps = jnp.sum(data.mask)
         return jnp.sum(nll + kl) / num_steps, jnp.sum(kl) / num_steps, likelihood.mean({}, state, outputs)
 
@@ -334,7 +329,7 @@ def evaluate(contender: Contender, variables: Any, data: Sequences, test: Sequen
     decode, score = decoding(contender.in_units, data.x["state"].shape[-1])
     key, *keys = jax.random.split(jax.random.key(0), num_samples + 1)
     parts = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 50], data) for i in range(0, len(data.mask), 50)]
-    pairs = ((decode(variables, part, key)[0], pairs_of(part)) for part in parts)
+    pairs = ((decode(variables, part, key)[0], (part.x, part.mask)) for part in parts)
     state = cx.calibrate(without_weights(), {}, pairs)
     neg_elbos, kls, means = zip(*(score(variables, state, test, key) for key in keys), strict=True)
     predicted = jax.tree.map(lambda *draws: sum(np.asarray(draw) for draw in draws) / num_samples, *means)
@@ -457,12 +452,12 @@ def draw_horizon(results: dict[str, dict[str, list[Scores]]], path: str) -> None
         legend_below(figure, [(line, name) for name, line in lines.items()])
 
 
-def run(out: str, *, quick: bool, all_observed: bool, argv: Sequence[str] = ()) -> None:
+def run(out: str, *, quick: bool, all_observed: bool, num_seeds: int = 2, argv: Sequence[str] = ()) -> None:
     from examples import _results
 
     started = time.monotonic()
     _results.check_installed("gymnasium", "pygame", "PIL")
-    num_train, num_test, num_steps, num_seeds = (16, 4, 2, 1) if quick else (400, 100, 2000, 2)
+    num_train, num_test, num_steps = (16, 4, 2) if quick else (400, 100, 2000)
     # pygame draws in one thread; training has a thread per environment, because one does not keep two cores busy.
     data = {name: (play(name, num_train, seed=0), play(name, num_test, seed=1)) for name in ENVIRONMENTS}
     settings = {"num_steps": num_steps, "num_seeds": num_seeds, "shortest": LENGTH if all_observed else 1}
@@ -472,14 +467,15 @@ def run(out: str, *, quick: bool, all_observed: bool, argv: Sequence[str] = ()) 
     draw_frames(results, {name: test for name, (_, test) in data.items()}, f"{out}/frames.png")
     draw_horizon(results, f"{out}/horizon.png")
     training = "all steps observed" if all_observed else "a random number of first steps observed"
+    seeds = "one seed" if num_seeds == 1 else f"mean ± standard error over {num_seeds} seeds"
     remark = f"""\
 {num_test} held-out sequences of {LENGTH} steps, of which the first {CONTEXT} are observed and {LENGTH - CONTEXT}
 predicted. Frame, state, reward, flag (the episode continues): mean squared error of the predictions over the variance
 of the modality; 1 is a constant prediction. -ELBO and KL: nats per step of the whole sequence, with the σ of each
 modality computed on the training sequences for every loss; lower is better.
 
-All losses train the same network on the same {num_train} sequences for {num_steps} steps with {training}; mean ±
-standard error over {num_seeds} seeds. Weights are those of the frame's squared error, and of the state's and the
+All losses train the same network on the same {num_train} sequences for {num_steps} steps with {training}; {seeds}.
+Weights are those of the frame's squared error, and of the state's and the
 reward's. The last row of each environment takes the best of the six in each column on its own. A dash is a flag that
 never changes: Pendulum does not end."""
     forms = dict.fromkeys(MODALITIES.values(), ".3f") | {"-ELBO": ".0f", "KL in it": ".1f"}
@@ -494,11 +490,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="world-model", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", default="runs/world-model", help="the folder to write")
     parser.add_argument("--all-observed", action="store_true", help="train with all steps observed, not the first ones")
+    parser.add_argument(
+        "--seeds", type=int, default=2, help="seeds of initialisation and training, each a run per loss"
+    )
     parser.add_argument("--quick", action="store_true", help="few sequences and steps, to see that it runs")
     argv = sys.argv[1:] if argv is None else argv
     options = parser.parse_args(argv)
-    command = functools.partial(run, options.out, quick=options.quick, all_observed=options.all_observed, argv=argv)
-    return cli.guarded(command)
+    if options.seeds < 1:
+        return cli.fail(f"--seeds is {options.seeds}; expected at least 1")
+    settings = {"quick": options.quick, "all_observed": options.all_observed, "num_seeds": options.seeds}
+    return cli.guarded(lambda: run(options.out, **settings, argv=argv))
 
 
 if __name__ == "__main__":
