@@ -32,7 +32,7 @@ TABLES := table1 table2-svhn table3 table5
 FIGURES := figure3 figure4 figure5 figure8 figure9
 
 .DEFAULT_GOAL := help
-.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 moving-digits $(FIGURES) figures figure two-modalities regression counts world-model test test-slow test-lowest test-all lint typecheck format wheel docs bench bench-gpu bench-decoders faults soak clean
+.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 learned-scales moving-digits $(FIGURES) figures figure two-modalities regression counts world-model test test-slow test-lowest test-all lint typecheck format wheel docs bench bench-gpu bench-decoders faults soak clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [DATA=svhn|mnist|images.npz|folder] [DATA_DIR=] [EPOCHS=] [SEED=] [PARALLEL=jit|pmap|sharded] [RUN=] [ARGS=]"
@@ -74,6 +74,9 @@ table2-celeba: install ## Table 2, CelebA column: the same
 
 table2-bair: install ## Table 2, BAIR column: eight decoders in SVG-LP, the video model (a GPU's work)
 	@$(BIN)/python -m experiments.table2_bair $(SWEEP)
+
+learned-scales: install ## Table of ways to learn σ on SVHN: per pixel, by β-NLL, faithfully, from the data's scale
+	@$(BIN)/python -m experiments.learned_scales $(SWEEP)
 
 moving-digits: install ## Train a small video model on moving digits: optimal σ beside the unit Gaussian
 	@$(BIN)/python -m experiments.moving_digits $(SWEEP)

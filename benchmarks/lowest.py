@@ -23,6 +23,7 @@ TESTS = {
     "core": ("tests/likelihoods", "tests/test_decode.py", "tests/test_objectives.py", "tests/test_running_average.py"),
     "train": (
         "tests/runs",
+        "tests/end_to_end/test_train_run.py",
         "tests/test_decode.py",
         "tests/test_interop.py",
         "tests/data/test_tfds_cache.py",

@@ -6,20 +6,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from contract import check_contract
-from decoders import DECODERS, EVENT, NAMED, B, data, outputs_for, trained
+from decoders import DECODERS, EVENT, B, data, outputs_for, trained
 from jax import lax
 
 import calibrax as cx
 from calibrax.likelihoods._base import as_unit
 
-# The other variants: tests/robustness/test_decoder_grids.py.
-SOME = [
-    "columns of each image", "categorical of 5 levels", "tempered", "framewise of frames", "shared-sigma of channels",
-    "poisson", "negative-binomial", "binomial", "two-hot", "von-mises emitted", "optimal-von-mises",
+# One of each kind; the others: tests/robustness/test_decoder_grids.py.
+KINDS = [
+    "gaussian", "optimal-sigma", "optimal-sigma-per-channel", "pixel-sigma", "laplace", "bernoulli", "categorical",
+    "discretized-gaussian", "framewise of frames", "poisson", "two-hot", "optimal-von-mises",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*NAMED, *SOME])
+@pytest.mark.parametrize("name", KINDS)
 def test_contract(name):
     check_contract(DECODERS[name])
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+from compiled import compiled
 from jax.scipy.special import gammaln
 from scipy import stats
 from scipy.special import expit, log_softmax, logsumexp
@@ -59,7 +60,7 @@ def numpy_mixture(outputs, x, components, over):
 @pytest.mark.parametrize("over", ["position", "event"])
 @pytest.mark.parametrize("event", [(3,), (4, 5, 2), ()])
 def test_a_mixture_of_gaussians_against_numpy(over, event):
-    likelihood = cx.mixture(cx.pixel_sigma(link="identity"), 3, over)
+    likelihood = compiled(cx.mixture(cx.pixel_sigma(link="identity"), 3, over))
     channels = event[-1] if event else 1
     outputs = jnp.asarray(RNG.normal(size=(6, *event[:-1], likelihood.output_channels(channels))), jnp.float32)
     x = jnp.asarray(RNG.normal(size=(6, *event)), jnp.float32)
@@ -75,7 +76,7 @@ def test_a_mixture_of_gaussians_against_numpy(over, event):
 @pytest.mark.parametrize("over", ["position", "event"])
 def test_one_component_is_the_likelihood_itself(over):
     for inner in (cx.shared_sigma(), cx.logistic_mixture(2), cx.bernoulli()):
-        likelihood = cx.mixture(inner, 1, over)
+        likelihood = compiled(cx.mixture(inner, 1, over))
         x = jnp.asarray(RNG.random((5, 4, 3)), jnp.float32)
         outputs = jnp.asarray(RNG.normal(size=(5, 4, inner.output_channels(3))), jnp.float32)
         params, state = inner.init((4, 3))
@@ -88,7 +89,7 @@ def test_one_component_is_the_likelihood_itself(over):
 
 @pytest.mark.parametrize("over", ["position", "event"])
 def test_moments_of_samples_and_of_levels(over):
-    likelihood = cx.mixture(cx.pixel_sigma(link="identity"), 3, over)
+    likelihood = compiled(cx.mixture(cx.pixel_sigma(link="identity"), 3, over))
     outputs = jnp.asarray(RNG.normal(size=(1, 2, 14 + 1)), jnp.float32)[..., : likelihood.output_channels(2)]
     many = jnp.broadcast_to(outputs, (5_000, *outputs.shape[1:]))
     draws = np.float64(jax.jit(likelihood.sample)(jax.random.key(0), {}, {}, many))
@@ -110,7 +111,7 @@ def test_moments_of_samples_and_of_levels(over):
 
 def test_each_component_learns_its_own_scale():
     """Data of two widths around the same mean: the two learned σ become those widths."""
-    likelihood = cx.mixture(cx.shared_sigma(link="identity"), 2)
+    likelihood = compiled(cx.mixture(cx.shared_sigma(link="identity"), 2))
     x = jnp.concatenate([0.1 * jax.random.normal(jax.random.key(0), (400, 1)), 3 * jax.random.normal(
         jax.random.key(1), (400, 1))])  # fmt: skip
     outputs = jnp.zeros((800, 4))
@@ -128,7 +129,7 @@ def test_each_component_learns_its_own_scale():
 
 
 def test_extreme_logits_and_far_data_stay_finite():
-    likelihood = cx.mixture(cx.pixel_sigma(link="identity"), 3)
+    likelihood = compiled(cx.mixture(cx.pixel_sigma(link="identity"), 3))
     outputs = jnp.asarray(RNG.normal(size=(4, 15)), jnp.float32)[..., : likelihood.output_channels(2)]
     for scale in (0.0, 1e2, 1e4):
         chex.assert_tree_all_finite(
@@ -194,7 +195,7 @@ def test_mistakes_are_one_line(make, message):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32, np.uint8])
 def test_zero_inflated_counts_against_scipy(dtype):
-    likelihood = cx.zero_inflated(POISSON)
+    likelihood = compiled(cx.zero_inflated(POISSON))
     x = RNG.integers(0, 4, (50, 4)).astype(dtype)
     logits, log_rate = RNG.normal(size=(2, 50, 4))
     outputs = jnp.asarray(np.concatenate([logits, log_rate], -1), jnp.float32)
@@ -237,7 +238,7 @@ def test_a_zero_inflated_density_is_a_hurdle():
     x = np.where(RNG.random((60, 2)) < 0.4, 0, np.exp(RNG.normal(size=(60, 2)))).astype(np.float32)
     logits, centre = RNG.normal(size=(2, 60, 2))
     outputs = jnp.asarray(np.concatenate([logits, centre], -1), jnp.float32)
-    likelihood = cx.zero_inflated(LOG_NORMAL)
+    likelihood = compiled(cx.zero_inflated(LOG_NORMAL))
     params, state = likelihood.init((2,))
     nll, found = likelihood.nll(params, state, outputs, jnp.asarray(x))
     positive = x > 0
@@ -259,7 +260,7 @@ def test_a_zero_inflated_density_is_a_hurdle():
 
 @pytest.mark.parametrize("inner", [POISSON, LOG_NORMAL], ids=["counts", "density"])
 def test_hidden_values_of_zero_inflated_never_matter(inner):
-    likelihood = cx.zero_inflated(inner)
+    likelihood = compiled(cx.zero_inflated(inner))
     x = np.where(RNG.random((6, 3)) < 0.4, 0, RNG.integers(1, 5, (6, 3))).astype(np.float32)
     mask = RNG.random((6, 3)) > 0.3
     mask[2] = False

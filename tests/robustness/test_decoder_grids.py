@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from contract import check_contract
-from decoders import DECODERS, EVENT, VARIANTS, B, decoder_of, outputs_for, trained
+from decoders import DECODERS, EVENT, B, decoder_of, outputs_for, trained
 from decoders import data as draw_data
 from jax import lax
 
@@ -34,9 +34,9 @@ def example(likelihood):
     return *trained(likelihood, outputs, data(likelihood)), outputs
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_contract_of_variants(name):
-    check_contract(VARIANTS[name])
+@pytest.mark.parametrize("name", DECODERS)
+def test_contract(name):
+    check_contract(DECODERS[name])
 
 
 @pytest.mark.parametrize("spread", [1.0, 1e-2])
@@ -129,3 +129,14 @@ def test_a_distribution_has_the_numbers_of_the_likelihood(likelihood, library, t
     )
     mean = distribution.mean() if callable(distribution.mean) else distribution.mean
     np.testing.assert_array_equal(mean, likelihood.mean(*args))
+
+
+@pytest.mark.parametrize("name", [name for name, decoder in DECODERS.items() if decoder.likelihood.marginal.nll])
+def test_terms_of_values_add_up_to_the_nll(name):
+    likelihood = DECODERS[name].likelihood
+    (params, state, outputs), x = example(likelihood), data(likelihood)
+    terms = likelihood.marginal.nll(params, state, outputs, x)
+    assert terms.shape == x.shape
+    if not name.startswith("tempered"):
+        expected = likelihood.nll(params, state, outputs, x, train=False)[0]
+        np.testing.assert_allclose(terms.reshape(len(x), -1).sum(1), expected, rtol=1e-5, atol=1e-4)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate
 
+import calibrax as cx
 from calibrax.likelihoods import (
     binomial_nll,
     continuous_bernoulli_nll,
@@ -135,3 +136,65 @@ def test_probabilities_of_levels_sum_to_one(name, seed, scale):
     x = (jnp.arange(num, dtype=jnp.float32) / (num - 1))[:, None]
     nll, _ = likelihood.nll({}, {}, jnp.broadcast_to(outputs, (num, outputs.shape[1])), x)
     np.testing.assert_allclose(np.exp(-np.float64(nll)).sum(), 1, atol=1e-5)
+
+
+# Combinators
+
+BIJECTORS = {"symlog": cx.symlog, "log": cx.log, "logit": cx.logit, "affine": cx.affine(-2.5, 0.3)}
+
+
+@pytest.mark.parametrize("name", BIJECTORS)
+@each
+@given(mean=st.floats(-2, 2, width=32), log_scale=st.floats(-3, 0, width=32))
+def test_transformed_densities(name, mean, log_scale):
+    """The integral over x, with x = bijector⁻¹(y) on a grid of y."""
+    likelihood = cx.transformed(cx.shared_sigma(link="identity"), BIJECTORS[name])
+    y = mean + np.exp(log_scale) * np.linspace(-7, 7, NUM)
+    with jax.enable_x64(True):
+        x = np.asarray(BIJECTORS[name].inverse(jnp.asarray(y)))
+    nll, _ = jax.jit(likelihood.nll)(
+        {"log_sigma": jnp.float32(log_scale)}, {}, jnp.full((NUM, 1), mean, jnp.float32), single(x)
+    )
+    value = integrate.simpson(np.exp(-np.float64(nll)), x=x)
+    np.testing.assert_allclose(value, 1, atol=1e-3)
+
+
+def single(x):
+    """[N, 1]"""
+    return jnp.asarray(x, jnp.float32)[:, None]
+
+
+@each
+@given(seed=st.integers(0, 2**32 - 1), spread=st.floats(0, 3))
+@pytest.mark.parametrize("over", ["position", "event"])
+def test_mixtures_of_densities(over, seed, spread):
+    likelihood = cx.mixture(cx.pixel_sigma(link="identity"), 3, over)
+    outputs = np.float32(spread * np.random.default_rng(seed).normal(size=9))
+    means, widths = outputs[3::2], np.logaddexp(-6, outputs[4::2])  # outputs: three logits, then mean and log σ of each
+    points, _ = sinh_grid(7.0)(np.linspace(-1, 1, NUM))
+    x = np.unique(means[:, None] + np.exp(widths)[:, None] * points)
+    outputs = jnp.broadcast_to(outputs, (x.size, 9))
+    nll, _ = jax.jit(likelihood.nll)({}, {}, outputs, single(x))
+    np.testing.assert_allclose(integrate.trapezoid(np.exp(-np.float64(nll)), x=x), 1, atol=1e-3)
+
+
+@each
+@given(st.floats(-30, 30, width=32), st.floats(-10, 7, width=32))
+def test_zero_inflated_counts(logit, log_rate):
+    likelihood = cx.zero_inflated(cx.poisson())
+    outputs = jnp.broadcast_to(jnp.array([logit, log_rate], jnp.float32), (4096, 2))
+    nll, _ = jax.jit(likelihood.nll)({}, {}, outputs, jnp.arange(4096.0)[:, None])
+    np.testing.assert_allclose(np.exp(-np.float64(nll)).sum(), 1, atol=1e-4)
+
+
+@each
+@given(st.floats(-30, 30, width=32), st.floats(-2, 2, width=32), st.floats(-3, 0, width=32))
+def test_zero_inflated_densities(logit, mean, log_scale):
+    """The mass at 0 and the integral over the positive numbers."""
+    likelihood = cx.zero_inflated(cx.transformed(cx.shared_sigma(link="identity"), cx.log))
+    x = np.exp(mean + np.exp(log_scale) * np.linspace(-7, 7, NUM))
+    outputs = jnp.broadcast_to(jnp.array([logit, mean], jnp.float32), (NUM + 1, 2))
+    params = {"log_sigma": jnp.float32(log_scale)}
+    nll, _ = jax.jit(likelihood.nll)(params, {}, outputs, single(np.append(x, 0)))
+    density = np.exp(-np.float64(nll))
+    np.testing.assert_allclose(density[-1] + integrate.simpson(density[:-1], x=x), 1, atol=1e-3)

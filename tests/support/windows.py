@@ -101,6 +101,7 @@ def emulate():
         delattr(os, name)
     for name in OF_SIGNAL:
         delattr(signal, name)
+    os.process_cpu_count = os.cpu_count  # from Python 3.13; that of Linux asks for the affinity
     shutil._use_fd_functions = False
     os.open, os.fsync, os.unlink, os.remove, os.mkdir = _open, _fsync, _unlink, _unlink, _mkdir
     os.replace, os.rename = _moving("replace"), _moving("rename")
