@@ -91,7 +91,7 @@ two-modalities: install ## Train a VAE of an image and a state with no weights b
 
 regression: install ## Likelihoods on scikit-learn's data, beside Bayesian linear regression: nll and coverage
 counts: install ## A VAE of scikit-learn's digits as counts: four decoders in bits per pixel
-world-model: install ## A world model of Pendulum and CartPole with no loss weights, beside weights by hand (15 minutes)
+world-model: install ## A world model of Pendulum and CartPole with no loss weights, beside weights by hand (10 minutes)
 regression counts world-model:
 	@$(BIN)/python -m examples.$(subst -,_,$@) $(if $(OUT),--out "$(OUT)") $(ARGS)
 
