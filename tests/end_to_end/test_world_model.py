@@ -22,7 +22,7 @@ needs_gymnasium = pytest.mark.skipif(
 def _as_a_user():
     """JAX as users have it, in all threads: without the strict promotion rules of the library's own tests."""
     as_a_user = {"jax_numpy_rank_promotion": "allow", "jax_numpy_dtype_promotion": "standard"}
-    strict = {name: jax.config.read(name) for name in as_a_user}
+    strict = {name: getattr(jax.config, name) for name in as_a_user}
     for name, value in as_a_user.items():
         jax.config.update(name, value)
     yield
