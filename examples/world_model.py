@@ -467,6 +467,7 @@ def run(out: str, *, quick: bool, all_observed: bool, num_seeds: int = 1, argv: 
     draw_frames(results, {name: test for name, (_, test) in data.items()}, f"{out}/frames.png")
     draw_horizon(results, f"{out}/horizon.png")
     training = "all steps observed" if all_observed else "a random number of first steps observed"
+    title = "World model: prediction error with and without weights" + (", trained as a filter" if all_observed else "")
     seeds = "one seed" if num_seeds == 1 else f"mean ± standard error over {num_seeds} seeds"
     remark = f"""\
 {num_test} held-out sequences of {LENGTH} steps, of which the first {CONTEXT} are observed and {LENGTH - CONTEXT}
@@ -480,7 +481,7 @@ reward's. The last row of each environment takes the best of the six in each col
 never changes: Pendulum does not end."""
     forms = dict.fromkeys(MODALITIES.values(), ".3f") | {"-ELBO": ".0f", "KL in it": ".1f"}
     _results.write(
-        out, "World model: prediction error with and without weights", remark, table(results), forms,
+        out, title, remark, table(results), forms,
         module="examples.world_model", argv=argv, settings={"num_train": num_train, **settings}, packages=PACKAGES,
         started=started,
     )  # fmt: skip
