@@ -32,7 +32,7 @@ TABLES := table1 table2-svhn table3 table5
 FIGURES := figure3 figure4 figure5 figure8 figure9
 
 .DEFAULT_GOAL := help
-.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 learned-scales moving-digits $(FIGURES) figures figure two-modalities test test-slow test-lowest test-all lint typecheck format wheel docs bench bench-gpu bench-decoders faults soak clean
+.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 learned-scales moving-digits $(FIGURES) figures figure two-modalities regression counts world-model test test-slow test-lowest test-all lint typecheck format wheel docs bench bench-gpu bench-decoders faults soak clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [DATA=svhn|mnist|images.npz|folder] [DATA_DIR=] [EPOCHS=] [SEED=] [PARALLEL=jit|pmap|sharded] [RUN=] [ARGS=]"
@@ -88,6 +88,12 @@ figure: install ## Draw the front page's figure from a run (RUN=)
 
 two-modalities: install ## Train a VAE of an image and a state with no weights between them (calibrax.joint)
 	@$(BIN)/python -m experiments.two_modalities $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+regression: install ## Likelihoods on scikit-learn's data, beside Bayesian linear regression: nll and coverage
+counts: install ## A VAE of scikit-learn's digits as counts: four decoders in bits per pixel
+world-model: install ## A world model of Pendulum and CartPole with no loss weights, beside weights by hand (10 minutes)
+regression counts world-model:
+	@$(BIN)/python -m examples.$(subst -,_,$@) $(if $(OUT),--out "$(OUT)") $(ARGS)
 
 SLOW := tests/end_to_end tests/robustness
 

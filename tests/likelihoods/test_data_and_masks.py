@@ -127,6 +127,28 @@ def test_a_padding_mask_has_the_right_value():
     np.testing.assert_allclose(per_step, SEEN * 192 * each, rtol=2e-5)
 
 
+def test_one_mask_of_steps_hides_them_in_all_modalities():
+    """Also where modalities nest, in either order of `batched` and `masked`, and together with an outer mask."""
+    parts = {"image": cx.optimal_sigma(), "rest": cx.joint({"reward": cx.optimal_sigma(link="identity")})}
+    x = {"image": X, "rest": {"reward": X[:, :, 0, 0, 0]}}
+    outputs = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), x)
+    each = {"image": SEEN, "rest": {"reward": SEEN}}
+    for likelihood in (cx.batched(cx.masked(cx.joint(parts))), cx.masked(cx.batched(cx.joint(parts)))):
+        _, state = likelihood.init({"image": X.shape[2:], "rest": {"reward": ()}})
+        expected, expected_stats = likelihood.nll({}, state, outputs, (x, each))
+        nll, stats = likelihood.nll({}, state, outputs, (x, SEEN))
+        np.testing.assert_array_equal(nll, expected)
+        assert not nll[~SEEN].any()
+        for name in expected_stats:
+            np.testing.assert_array_equal(stats[name], expected_stats[name])
+    twice, _ = cx.masked(likelihood).nll({}, state, outputs, ((x, np.ones_like(SEEN)), SEEN))
+    np.testing.assert_array_equal(twice, expected)
+    per_example = cx.masked(cx.joint({"a": cx.gaussian()}))
+    nll, _ = per_example.nll({}, {}, {"a": jnp.zeros(X.shape)}, ({"a": X}, SEEN))
+    expected, _ = cx.masked(cx.gaussian()).nll({}, {}, jnp.zeros(X.shape), (X, SEEN))
+    np.testing.assert_array_equal(nll, expected)
+
+
 def test_the_masks_of_two_layers_both_hide():
     outer = jnp.asarray(RNG.random((1, 5, 1, 1, 3)) > 0.3)
     nested = cx.masked(cx.masked(cx.gaussian()))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from calibrax.likelihoods._base import check_likelihood
-from calibrax.likelihoods._checks import broadcast_mask, check_event_shape, check_levels
+from calibrax.likelihoods._checks import broadcast_mask, check_event_shape, check_levels, mask_of_each
 from calibrax.likelihoods._value import Likelihood, constructor
 
 
@@ -39,7 +39,7 @@ def batched(likelihood: Likelihood, ndim: int = 2) -> Likelihood:
     def flat_nll(function, params, state, outputs, x, mask, **options):
         """`function` of the steps as one batch, and its losses with the batch axes of the outputs."""
         if mask is not None:  # a likelihood from elsewhere need not know the keyword
-            mask = jax.tree.map(lambda leaf, hidden: broadcast_mask(hidden, jnp.shape(leaf)), x, mask)
+            mask = _full_mask(x, mask)
             options["mask"] = _flatten("mask", mask, ndim, like=outputs)
         x = jax.tree.map(_with_full_mask, x, is_leaf=_is_pair)
         steps = _flatten("outputs", outputs, ndim), _flatten("x", x, ndim, like=outputs)
@@ -134,7 +134,11 @@ def _with_full_mask(node: Any) -> Any:
     if not _is_pair(node):
         return node
     x, mask = node
-    return x, jax.tree.map(lambda leaf, hidden: broadcast_mask(hidden, jnp.shape(leaf)), x, mask)
+    return x, _full_mask(x, mask)
+
+
+def _full_mask(x: Any, mask: Any) -> Any:
+    return jax.tree.map(lambda leaf, hidden: broadcast_mask(hidden, jnp.shape(leaf)), x, mask_of_each(x, mask))
 
 
 def _has_axes(tree: Any) -> bool:

@@ -84,6 +84,13 @@ def broadcast_mask(mask: jax.typing.ArrayLike, shape: Sequence[int]) -> jax.Arra
     return jnp.broadcast_to(mask.reshape((1,) * (len(shape) - mask.ndim) + mask.shape), shape)
 
 
+def mask_of_each(x: Any, mask: Any) -> Any:
+    """Masks of several modalities as a dict like x, also where one mask is given for all of them."""
+    if mask is None or not isinstance(x, Mapping) or isinstance(mask, Mapping):
+        return mask
+    return {name: mask_of_each(part, mask) for name, part in x.items()}
+
+
 def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
     """Whether an array of a shape broadcasts to another shape, and not beyond it."""
     try:

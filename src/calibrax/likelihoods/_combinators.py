@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from calibrax.likelihoods._base import check_likelihood
-from calibrax.likelihoods._checks import broadcast_mask, check_number
+from calibrax.likelihoods._checks import broadcast_mask, check_number, mask_of_each
 from calibrax.likelihoods._value import Likelihood, Marginal, constructor
 
 
@@ -134,8 +134,8 @@ def masked(likelihood: Likelihood) -> Likelihood:
 
     Hidden positions count in neither the nll nor the stats nor a computed variance, and what stands there, NaN
     included, never matters. The mask has any shape that broadcasts to x, for example a last axis of 1 to hide whole
-    positions, or is [B, T] for x [B, T, ...] to hide whole steps; for a `joint`, it is a dict like x. An example with
-    nothing observed has an nll of 0.
+    positions, or is [B, T] for x [B, T, ...] to hide whole steps. For a `joint`, it is a dict like x, or one mask for
+    all modalities. An example with nothing observed has an nll of 0.
 
     Args:
       likelihood: any of this package, combinators included; one from elsewhere must take `mask` as a keyword of `nll`.
@@ -209,6 +209,7 @@ def _split_pair(x: Any, outer: Any) -> tuple[Any, Any]:
     if not (isinstance(x, tuple) and len(x) == 2):
         raise ValueError(f"x is a {type(x).__name__}; expected a pair (x, mask) with mask True where x is observed")
     x, mask = x
+    mask, outer = mask_of_each(x, mask), mask_of_each(x, outer)
     if mask is None or outer is None:
         return x, mask if outer is None else outer
     try:
