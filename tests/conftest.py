@@ -5,6 +5,7 @@ import gc
 import http.server
 import os
 import resource
+import shutil
 import sys
 import threading
 import types
@@ -114,3 +115,23 @@ def serve():
             return httpd
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """A folder with the images `tiny.npz` and the run `run` on them: three epochs of three steps. Not to be changed."""
+    from tiny_runs import train_args, write_images
+
+    from calibrax import cli
+
+    folder = tmp_path_factory.mktemp("finished")
+    with jax.numpy_dtype_promotion("standard"):
+        images = write_images(folder / "tiny.npz")
+        assert cli.main(train_args(images, folder / "run")) == 0
+    return folder
+
+
+@pytest.fixture
+def run_copy(finished, tmp_path) -> Path:
+    """A copy of that run."""
+    return shutil.copytree(finished / "run", tmp_path / "run")

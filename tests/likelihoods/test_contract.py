@@ -15,7 +15,7 @@ from calibrax.likelihoods._base import as_unit
 # One of each kind; the others: tests/robustness/test_decoder_grids.py.
 KINDS = [
     "gaussian", "optimal-sigma", "optimal-sigma-per-channel", "pixel-sigma", "laplace", "bernoulli", "categorical",
-    "discretized-gaussian", "framewise of frames", "poisson", "two-hot", "optimal-von-mises",
+    "discretized-gaussian", "framewise of frames", "poisson", "two-hot",
 ]  # fmt: skip
 
 
