@@ -1,6 +1,5 @@
 """Loggers: what they receive, what a run does if one of them fails, and a user's mistakes."""
 
-import contextlib
 import importlib.util
 import json
 import sys
@@ -117,24 +116,3 @@ def test_settings_of_loggers_are_kept_and_may_change_on_resume(finished, tmp_pat
     train(config)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["log"] == ["tensorboard"]
     train(config.replace(resume=True, epochs=2, log=()))
-
-
-def test_a_service_is_sure_of_a_row_after_half_a_minute_or_when_it_is_closed(tmp_path, monkeypatch):
-    from calibrax.runs import loggers
-
-    def stored():
-        with contextlib.closing(loggers._Sent(tmp_path / "service")) as sent:
-            return sent.key, sent.steps
-
-    now = 0.0
-    monkeypatch.setattr(loggers.time, "monotonic", lambda: now)
-    sent = loggers._Sent(tmp_path / "service")
-    for step in range(1, 101):  # one per second
-        now += 1.0
-        sent.add("train", step)
-    sent.add("test", 100)
-    assert stored() == (sent.key, {"train": 100 - loggers.LATENCY - 1, "test": 0})  # as after a kill
-    sent.close()
-    assert stored() == (sent.key, {"train": 100, "test": 100})
-    (tmp_path / "service").write_text("damaged")
-    assert stored()[1] == {"train": 0, "test": 0}

@@ -61,10 +61,10 @@ class Settings:
         kinds = typing.get_type_hints(type(self))
         for flat_name, field in self.fields_by_flat_name().items():
             value, accepts = getattr(self, field.name), field.metadata.get("accepts")
+            _check_type(flat_name, value, kinds[field.name])
             if isinstance(value, list):  # as JSON and callers write a tuple
                 value = tuple(value)
                 object.__setattr__(self, field.name, value)
-            _check_type(flat_name, value, kinds[field.name])
             if accepts is not None and value is not None and not accepts(value):
                 shown = repr(value) if isinstance(value, str) else value
                 raise ConfigError(f"{as_flag(flat_name)} is {shown}; expected {field.metadata['expected']}")
@@ -106,7 +106,7 @@ def _in_words(kind: Any) -> str:
 
 def _is_of_type(value: Any, kind: Any) -> bool:
     if typing.get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_is_of_type(one, typing.get_args(kind)[0]) for one in value)
+        return isinstance(value, list | tuple) and all(_is_of_type(one, typing.get_args(kind)[0]) for one in value)
     if typing.get_origin(kind) is Literal:
         return isinstance(value, str) and value in typing.get_args(kind)
     if kind in (int, float):
