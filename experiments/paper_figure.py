@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from calibrax._files import write_text
 from calibrax.data import Data
 from calibrax.runs import folder as run_folder
 from calibrax.runs.evaluate import check_fid_images
@@ -18,9 +19,13 @@ NUM_SIDE_BY_SIDE = 64  # samples of each decoder
 class FigureData(NamedTuple):
     """The data of a plot."""
 
-    first_seed: Sequence[Result]
+    results: Sequence[Result]  # of all seeds
     data: Data
     title: str
+
+    @property
+    def first_seed(self) -> Sequence[Result]:
+        return [result for result in self.results if result.config.run.seed == 0]
 
 
 class Figure(NamedTuple):
@@ -31,6 +36,7 @@ class Figure(NamedTuple):
     source: str  # the paper's data set
     cases: Sequence[Case]
     draw: Callable[[Path, FigureData], None] | None = None  # writes a plot as PNG or SVG, depending on the suffix
+    answer: Callable[[FigureData], str] | None = None  # the content of answer.md: what the figure shows, in numbers
     samples: bool = False  # one row of samples per case
     side_by_side: bool = False  # one grid of samples per case
     information: bool = False  # measure rate, mutual information and marginal KL
@@ -51,8 +57,14 @@ def make(figure: Figure, config: SweepConfig, command: str) -> None:
     results = list(sweep(config, figure.cases, data, **options))
     folder = Path(config.out) / figure.name
     title = report.full_title(figure.title, config, data)
-    figure_data = FigureData([result for result in results if result.config.run.seed == 0], data, title)
+    figure_data = FigureData(results, data, title)
+    folder.mkdir(parents=True, exist_ok=True)
     files = []
+    if figure.answer is not None:
+        files.append("answer.md")
+        text = figure.answer(figure_data)
+        write_text(folder / files[-1], f"# {figure.title}\n\n{text.strip()}\n")
+        print(text)
     if figure.draw is not None:
         files += [f"{figure.name}.png", f"{figure.name}.svg"]
         for name in files:
