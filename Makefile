@@ -32,7 +32,7 @@ TABLES := table1 table2-svhn table3 table5
 FIGURES := figure3 figure4 figure5 figure8 figure9
 
 .DEFAULT_GOAL := help
-.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 learned-scales moving-digits $(FIGURES) figures figure two-modalities regression counts world-model test test-slow test-lowest test-all lint typecheck format wheel docs bench bench-gpu bench-decoders faults soak clean
+.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 learned-scales moving-digits $(FIGURES) figures paper figure two-modalities regression counts world-model test test-slow test-lowest test-all lint typecheck format wheel docs bench bench-gpu bench-decoders faults soak clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [DATA=svhn|mnist|images.npz|folder] [DATA_DIR=] [EPOCHS=] [SEED=] [PARALLEL=jit|pmap|sharded] [RUN=] [ARGS=]"
@@ -82,6 +82,11 @@ moving-digits: install ## Train a small video model on moving digits: optimal σ
 	@$(BIN)/python -m experiments.moving_digits $(SWEEP)
 
 figures: $(FIGURES) ## All figures of the small network
+
+paper: install ## All of these that the data at hand allow, and a page of results (SVHN= MNIST= FREY_FACE= CIFAR10=)
+	@$(BIN)/python -m experiments.paper $(if $(SVHN),--svhn "$(SVHN)") $(if $(MNIST),--mnist "$(MNIST)") \
+		$(if $(FREY_FACE),--frey-face "$(FREY_FACE)") $(if $(CIFAR10),--cifar10 "$(CIFAR10)") \
+		$(SWEEP)
 
 figure: install ## Draw the front page's figure from a run (RUN=)
 	@$(BIN)/python -m experiments.front_page $(if $(RUN),"$(RUN)",runs/street-digits-optimal-sigma-seed0) $(ARGS)

@@ -48,18 +48,23 @@ def markdown(rows: Sequence[Row], forms: Mapping[str, str]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [headings, ruler, *cells])
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """The same in full precision; the standard error of a column has a column of its own, named `... stderr`."""
-    flat = []
+def flat(rows: Sequence[Row]) -> list[dict[str, str | float]]:
+    """The rows in full precision, with the standard error of a column under a name of its own, `... stderr`."""
+    found = []
     for row in rows:
-        flat.append({})
+        found.append({})
         for name, value in row.items():
             numbers = value if isinstance(value, tuple) else (value,)
-            flat[-1] |= dict(zip((name, f"{name} stderr"), numbers, strict=False))
+            found[-1] |= dict(zip((name, f"{name} stderr"), numbers, strict=False))
+    return found
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """The table in full precision."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, list(flat(rows)[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(flat)
+    writer.writerows(flat(rows))
     return text.getvalue()
 
 
@@ -105,6 +110,7 @@ def write(
         "cores": os.cpu_count(),
         "seconds": round(time.monotonic() - started, 1),
         "CPU seconds": round(sum(os.times()[:2]), 1),
+        "results": flat(rows),
     }
     run_folder.write_json(folder / "provenance.json", provenance)
     print(f"written to {folder}")

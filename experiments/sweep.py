@@ -175,17 +175,15 @@ def sweep(
     Raises:
       Interrupted: after Ctrl-C, with everything saved.
     """
-    jobs = [(case, seed) for seed in range(config.seeds) for case in cases]
+    jobs = _jobs(config, cases, data, source, image_size)
     began, num_trained = time.monotonic(), 0
-    for index, (case, seed) in enumerate(jobs):
-        settings = train_config(config, case, seed, data=source, image_size=image_size)
-        settings = settings.replace(run_dir=str(_folder(config, settings, data, case)))
-        record = _finished_record(settings, data)
+    for index, (case, settings) in enumerate(jobs):
+        record, seed = _finished_record(settings, data), settings.run.seed
         if record is None:
             left = ""
             if num_trained:
                 seconds = (time.monotonic() - began) / num_trained * (len(jobs) - index)
-                left = f", about {_minutes(seconds)} left"
+                left = f", about {in_words(seconds)} left"
             print(f"[{index + 1}/{len(jobs)}] {data.name}: {case.label}, seed {seed}{left}", file=sys.stderr)
             try:
                 record = _train(settings, data)
@@ -196,6 +194,26 @@ def sweep(
                 raise Interrupted("saved; the same command goes on from there", stop.exit_code) from stop
             num_trained += 1
         yield Result(case, settings, _with_measurements(config, settings, data, record, information, futures))
+
+
+def unfinished(
+    config: SweepConfig, cases: Sequence[Case], data: Data, *, source: str, image_size: int
+) -> list[TrainConfig]:
+    """The settings of the runs that `sweep` would train or resume."""
+    jobs = _jobs(config, cases, data, source, image_size)
+    return [settings for _, settings in jobs if _finished_record(settings, data) is None]
+
+
+def _jobs(
+    config: SweepConfig, cases: Sequence[Case], data: Data, source: str, image_size: int
+) -> list[tuple[Case, TrainConfig]]:
+    """The runs of a sweep, all cases of the first seed first."""
+    jobs = []
+    for seed in range(config.seeds):
+        for case in cases:
+            settings = train_config(config, case, seed, data=source, image_size=image_size)
+            jobs.append((case, settings.replace(run_dir=str(_folder(config, settings, data, case)))))
+    return jobs
 
 
 def _folder(config: SweepConfig, settings: TrainConfig, data: Data, case: Case) -> Path:
@@ -250,6 +268,7 @@ def _has_fid(record, config: SweepConfig, data: Data) -> bool:
     return found.get("name") == name and examples == (config.fid_images or len(data.test))
 
 
-def _minutes(seconds: float) -> str:
+def in_words(seconds: float) -> str:
+    """A time in hours and minutes."""
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
