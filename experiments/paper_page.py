@@ -108,7 +108,8 @@ def table_of(provenance: Mapping[str, Any]) -> Table | None:
 def restored(table: Table, provenance: Mapping[str, Any]) -> tuple[Table, list[Result], SweepConfig, Data]:
     """What a table was made from: its rows, the runs, the settings, and data of the same names and shapes."""
     fields = {field.name for field in dataclasses.fields(SweepConfig)}
-    settings = {name: value for name, value in provenance["settings"].items() if name in fields and value is not None}
+    given = provenance["settings"].items()
+    settings: dict[str, Any] = {name: value for name, value in given if name in fields and value is not None}
     config = SweepConfig(**settings | {"only": tuple(settings.get("only", ()))})
     table = table._replace(cases=chosen(config, table.cases))
     cases, results = {case.label: case for case in table.cases}, []
@@ -117,7 +118,7 @@ def restored(table: Table, provenance: Mapping[str, Any]) -> tuple[Table, list[R
         results.append(Result(case, TrainConfig.for_model(seed=run["seed"], **case.settings), run))
     splits = provenance["data"]["splits"].items()
     shape = provenance["runs"][0]["event_shape"]
-    examples = {name: np.broadcast_to(np.uint8(0), _shape(split, shape)) for name, split in splits}
+    examples: dict[str, Any] = {name: np.broadcast_to(np.uint8(0), _shape(split, shape)) for name, split in splits}
     return table, results, config, Data(name=provenance["data"]["name"], **examples)
 
 
