@@ -111,8 +111,7 @@ class Task(NamedTuple):
     part: Part
     config: SweepConfig
     num_runs: int
-    num_left: int
-    seconds: float  # that the runs that are left will take, on two cores
+    left: dict[str, float]  # the folder of each run that is left, and the seconds that it will take on two cores
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,8 +124,7 @@ def make(config: PaperConfig) -> None:
     if config.plan:
         return
     for index, task in enumerate(tasks, start=1):
-        left = in_words(sum(task.seconds for task in tasks[index - 1 :]))
-        print(f"\n{index}/{len(tasks)}: {task.part.shows.title}; about {left} left in all", file=sys.stderr)
+        print(f"\n{index}/{len(tasks)}: {task.part.shows.title}; {_time(tasks[index - 1 :])} left", file=sys.stderr)
         code = importlib.import_module(f"experiments.{task.part.module}").main(arguments(task))
         if code:
             sys.exit(code)  # the part has said why
@@ -149,14 +147,19 @@ def plan(config: PaperConfig) -> list[Task]:
         except DataError as error:
             print(f"{part.shows.name:<20} left out: {error}", file=sys.stderr)
             continue
-        time = f"about {in_words(task.seconds)}" if task.num_left else "all made"
-        print(f"{part.shows.name:<20} {task.num_left:3} of {task.num_runs} runs to make, {time}", file=sys.stderr)
+        time = _time([task]) if task.left else "all made"
+        print(f"{part.shows.name:<20} {len(task.left):3} of {task.num_runs} runs to make, {time}", file=sys.stderr)
         tasks.append(task)
     if not tasks:
         raise DataError("there is no data for any table or figure")
-    total = in_words(sum(task.seconds for task in tasks))
-    print(f"in all about {total} on two CPU cores, less where tables share runs", file=sys.stderr)
+    print(f"in all {_time(tasks)} on two CPU cores, as tables share runs", file=sys.stderr)
     return tasks
+
+
+def _time(tasks: Sequence[Task]) -> str:
+    """About how long the runs of some parts will take; runs that they share count once."""
+    seconds = {folder: time for task in tasks for folder, time in task.left.items()}
+    return f"about {in_words(sum(seconds.values()))}"
 
 
 def _task(part: Part, config: PaperConfig) -> Task:
@@ -175,10 +178,9 @@ def _task(part: Part, config: PaperConfig) -> Task:
     cases, image_size = part.shows.cases, part.shows.image_size
     data = load(sweep, cases[0], source, image_size)
     left = unfinished(sweep, cases, data, source=source, image_size=image_size)
-    frames = data.event_shape[0] if data.is_video else 1
-    images = len(data.train) * frames * part.epochs
-    seconds = sum(images / SPEED.get(settings.likelihood.name, USUAL_SPEED) for settings in left)
-    return Task(part, sweep, len(cases) * sweep.seeds, len(left), seconds)
+    images = len(data.train) * (data.event_shape[0] if data.is_video else 1) * part.epochs
+    seconds = {str(run.run.run_dir): images / SPEED.get(run.likelihood.name, USUAL_SPEED) for run in left}
+    return Task(part, sweep, len(cases) * sweep.seeds, seconds)
 
 
 def arguments(task: Task) -> list[str]:

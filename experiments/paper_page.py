@@ -110,7 +110,8 @@ def restored(table: Table, provenance: Mapping[str, Any]) -> tuple[Table, list[R
     fields = {field.name for field in dataclasses.fields(SweepConfig)}
     given = provenance["settings"].items()
     settings: dict[str, Any] = {name: value for name, value in given if name in fields and value is not None}
-    config = SweepConfig(**settings | {"only": tuple(settings.get("only", ()))})
+    settings["only"] = tuple(settings.get("only", ()))
+    config = SweepConfig(**settings)
     table = table._replace(cases=chosen(config, table.cases))
     cases, results = {case.label: case for case in table.cases}, []
     for run in provenance["runs"]:
