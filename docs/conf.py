@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import logging
 import os
 import re
 from pathlib import Path
@@ -18,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm, in the kernels
+logging.getLogger("traitlets").setLevel(logging.WARNING)  # which pages are executed
 
 project = "calibrax"
 author = "The calibrax developers"
