@@ -108,8 +108,11 @@ def mean(results: Iterable[Result], case: Case, column: Column) -> Mean | None:
         if number is not None and math.isfinite(number):
             shift = 0.0 if case.is_discrete else column.shift
             values.append(number + shift * math.prod(result.record["event_shape"][-3:]) if shift else number)
-    if not values:
-        return None
+    return over_seeds(values) if values else None
+
+
+def over_seeds(values: Sequence[float]) -> Mean:
+    """The mean of one number per seed, and its standard error."""
     stderr = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return Mean(statistics.fmean(values), stderr)
 
@@ -156,7 +159,7 @@ def markdown(table: Table, results: Sequence[Result], config: SweepConfig, data:
         headings += [f"paper's {column.heading}"] if column.paper else []
         headings += ["beside the paper"] if column.compares and column.paper else []
     setting = _setting(config, data, results, planned, compared)
-    lines = [f"# {table.title}", "", setting, "", *_grid(headings, rows)]
+    lines = [f"# {table.title}", "", setting, "", *grid(headings, rows)]
     verdict = ordering_holds(table, results)
     lines += ["", verdict] if verdict else []
     lines += ["", table.remark] if table.remark else []
@@ -171,7 +174,7 @@ def _row(
     cells = [case.label]
     for column in columns:
         ours, paper, doubt = mean(results, case, column), case.paper.get(column.paper), case.doubts.get(column.paper)
-        cells.append(_cell(ours, column.form))
+        cells.append(cell(ours, column.form))
         if column.paper:
             mark = f" [{notes.index(doubt) + 1}]" if doubt else ""
             cells.append(("–" if paper is None else f"{paper:g}") + mark)
@@ -216,13 +219,15 @@ def _setting(config: SweepConfig, data: Data, results: Sequence[Result], planned
     )
 
 
-def _cell(ours: Mean | None, form: str) -> str:
+def cell(ours: Mean | None, form: str) -> str:
+    """A number of a table: mean ± standard error; a dash if there is none."""
     if ours is None:
         return "–"
     return f"{ours.value:{form}}" + (f" ± {ours.stderr:{form}}" if ours.stderr else "")
 
 
-def _grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
     lines = [headings, ["---"] + ["---:"] * (len(headings) - 1), *rows]
     return ["| " + " | ".join(cells) + " |" for cells in lines]
 
