@@ -186,11 +186,11 @@ def _row(
 
 def full_title(title: str, config: SweepConfig, data: Data) -> str:
     """The title of a picture, with the data and the number of epochs."""
-    return f"{title}; {data.name}, {_epochs(config)}"
+    return f"{title}; {data.name}, {epochs_in_words(config.epochs)}"
 
 
-def _epochs(config: SweepConfig) -> str:
-    return "one epoch" if config.epochs == 1 else f"{config.epochs} epochs"
+def epochs_in_words(epochs: int) -> str:
+    return "one epoch" if epochs == 1 else f"{epochs} epochs"
 
 
 def _shown_columns(table: Table, results: Sequence[Result]) -> list[Column]:
@@ -214,8 +214,8 @@ def _setting(config: SweepConfig, data: Data, results: Sequence[Result], planned
     agrees = f' "agrees": within {TOLERANCE} nats a dimension, {TOLERANCE * dimensions:.0f} in all.'
     return (
         f"{data.name}{part}: {len(data.train):,} training and {len(data.test):,} test {noun} of "
-        f"{'×'.join(map(str, data.event_shape))}, {_epochs(config)}, {seeds}. Test {noun}, one posterior "
-        f"sample, the running average's σ; nats {example}.{agrees if compared else ''}{rows}{progress}"
+        f"{'×'.join(map(str, data.event_shape))}, {epochs_in_words(config.epochs)}, {seeds}. Test {noun}, one "
+        f"posterior sample, the running average's σ; nats {example}.{agrees if compared else ''}{rows}{progress}"
     )
 
 

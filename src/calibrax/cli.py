@@ -279,7 +279,7 @@ def data(argv: Sequence[str]) -> None:
 
 
 def _collapse(images: Any) -> str:
-    """The σ from which on a linear VAE encodes nothing, in words; for many images by a part, spread over all of them."""
+    """The σ from which on a linear VAE encodes nothing, in words; of many images, some spread over all are used."""
     import numpy as np
 
     from calibrax.evaluation import collapse_sigma

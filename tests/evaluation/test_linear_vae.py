@@ -63,7 +63,7 @@ def test_bad_examples_are_refused(examples, match):
 
 
 def ppca_posterior(x, sigma, latent_dim):
-    """Mean and log variance of q(z|x) of probabilistic PCA at this σ (Tipping and Bishop 1999, eq. 7 and section 3.2)."""
+    """Mean and log variance of q(z|x) of probabilistic PCA at this σ (Tipping and Bishop 1999, eq. 7)."""
     centred = x - x.mean(axis=0)
     variances, axes = (part[..., ::-1][..., :latent_dim] for part in np.linalg.eigh(centred.T @ centred / len(x)))
     weights = axes * np.sqrt(np.maximum(variances - sigma**2, 0))
@@ -79,7 +79,7 @@ def test_probabilistic_pca_encodes_something_below_this_sigma_and_nothing_above(
         sigma = factor * collapse_sigma(x)
         found = measure_information(*ppca_posterior(x, sigma, 4), key=jax.random.key(0), num_draws=2)
         rate = 0.5 * np.log(np.maximum(VARIANCES / sigma**2, 1)).sum()
-        assert found.num_active == active == (VARIANCES > sigma**2).sum()
+        assert found.num_active == active == np.sum(sigma**2 < VARIANCES)
         assert found.rate == pytest.approx(rate, abs=1e-5)
 
 

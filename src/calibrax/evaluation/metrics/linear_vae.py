@@ -65,7 +65,7 @@ def principal_variances(examples: np.ndarray, num: int) -> np.ndarray:
     centred = np.subtract(rows, rows.mean(axis=0, dtype=np.float64), dtype=np.float32)
     if num < min(centred.shape) and centred.any():
         start = np.random.default_rng(0).standard_normal(min(centred.shape), np.float32)  # the same result each time
-        singular = svds(centred, k=num, v0=start, return_singular_vectors=False)
+        singular = np.asarray(svds(centred, k=num, v0=start, return_singular_vectors=False))
     else:  # Lanczos iterations find fewer than all, and none of zeros
         singular = np.linalg.svd(centred, compute_uv=False)[:num]
     unit = 255 if examples.dtype == np.uint8 else 1
