@@ -28,7 +28,7 @@ from experiments import decoders, paper_figure, report
 from experiments.figures.collapse import Point, linear_vae, save_collapse
 from experiments.paper_figure import Figure, FigureData
 
-BETAS = (0.01, 0.1, 1.0, 10.0, 30.0, 100.0, 300.0)  # SVHN's limit is 152 at 28×28, MNIST's 10
+BETAS = (0.01, 0.1, 1.0, 10.0, 30.0, 100.0, 300.0)  # the linear VAE's limit: 152 for the SVHN subset, 10 for MNIST
 
 
 def points(figure_data: FigureData) -> list[Point]:
