@@ -32,7 +32,7 @@ TABLES := table1 table2-svhn table3 table5
 FIGURES := figure3 figure4 figure5 figure8 figure9
 
 .DEFAULT_GOAL := help
-.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 learned-scales moving-digits $(FIGURES) figures paper figure two-modalities regression counts world-model test test-slow test-lowest test-all lint typecheck format wheel docs bench bench-gpu bench-decoders faults soak clean
+.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 learned-scales moving-digits question-collapse $(FIGURES) figures paper figure two-modalities regression counts world-model test test-slow test-lowest test-all lint typecheck format wheel docs bench bench-gpu bench-decoders faults soak clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [DATA=svhn|mnist|images.npz|folder] [DATA_DIR=] [EPOCHS=] [SEED=] [PARALLEL=jit|pmap|sharded] [RUN=] [ARGS=]"
@@ -80,6 +80,9 @@ learned-scales: install ## Table of ways to learn σ on SVHN: per pixel, by β-N
 
 moving-digits: install ## Train a small video model on moving digits: optimal σ beside the unit Gaussian
 	@$(BIN)/python -m experiments.moving_digits $(SWEEP)
+
+question-collapse: install ## Question: when does a VAE encode nothing? Against a constant σ, beside a linear VAE
+	@$(BIN)/python -m experiments.question_collapse $(SWEEP)
 
 figures: $(FIGURES) ## All figures of the small network
 

@@ -45,7 +45,8 @@ class Figure(NamedTuple):
 
 def main(figure: Figure, argv: Sequence[str] | None = None) -> int:
     """The command line of one figure; returns the exit code."""
-    return command_line(figure.name, argv, SweepConfig, lambda config, command: make(figure, config, command))
+    module = figure.name.replace("-", "_")
+    return command_line(module, argv, SweepConfig, lambda config, command: make(figure, config, command))
 
 
 def make(figure: Figure, config: SweepConfig, command: str) -> None:
@@ -66,9 +67,10 @@ def make(figure: Figure, config: SweepConfig, command: str) -> None:
         write_text(folder / files[-1], f"# {figure.title}\n\n{text.strip()}\n")
         print(text)
     if figure.draw is not None:
-        files += [f"{figure.name}.png", f"{figure.name}.svg"]
-        for name in files:
+        pictures = [f"{figure.name}.png", f"{figure.name}.svg"]
+        for name in pictures:
             figure.draw(folder / name, figure_data)
+        files += pictures
     if figure.samples:
         files.append("samples.png")
         paper_table.save_samples(folder / files[-1], figure.cases, results, data, title=f"Samples: {title}")

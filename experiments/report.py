@@ -108,8 +108,11 @@ def mean(results: Iterable[Result], case: Case, column: Column) -> Mean | None:
         if number is not None and math.isfinite(number):
             shift = 0.0 if case.is_discrete else column.shift
             values.append(number + shift * math.prod(result.record["event_shape"][-3:]) if shift else number)
-    if not values:
-        return None
+    return over_seeds(values) if values else None
+
+
+def over_seeds(values: Sequence[float]) -> Mean:
+    """The mean of one number per seed, and its standard error."""
     stderr = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return Mean(statistics.fmean(values), stderr)
 
@@ -156,7 +159,7 @@ def markdown(table: Table, results: Sequence[Result], config: SweepConfig, data:
         headings += [f"paper's {column.heading}"] if column.paper else []
         headings += ["beside the paper"] if column.compares and column.paper else []
     setting = _setting(config, data, results, planned, compared)
-    lines = [f"# {table.title}", "", setting, "", *_grid(headings, rows)]
+    lines = [f"# {table.title}", "", setting, "", *grid(headings, rows)]
     verdict = ordering_holds(table, results)
     lines += ["", verdict] if verdict else []
     lines += ["", table.remark] if table.remark else []
@@ -171,7 +174,7 @@ def _row(
     cells = [case.label]
     for column in columns:
         ours, paper, doubt = mean(results, case, column), case.paper.get(column.paper), case.doubts.get(column.paper)
-        cells.append(_cell(ours, column.form))
+        cells.append(cell(ours, column.form))
         if column.paper:
             mark = f" [{notes.index(doubt) + 1}]" if doubt else ""
             cells.append(("–" if paper is None else f"{paper:g}") + mark)
@@ -183,11 +186,11 @@ def _row(
 
 def full_title(title: str, config: SweepConfig, data: Data) -> str:
     """The title of a picture, with the data and the number of epochs."""
-    return f"{title}; {data.name}, {_epochs(config)}"
+    return f"{title}; {data.name}, {epochs_in_words(config.epochs)}"
 
 
-def _epochs(config: SweepConfig) -> str:
-    return "one epoch" if config.epochs == 1 else f"{config.epochs} epochs"
+def epochs_in_words(epochs: int) -> str:
+    return "one epoch" if epochs == 1 else f"{epochs} epochs"
 
 
 def _shown_columns(table: Table, results: Sequence[Result]) -> list[Column]:
@@ -211,18 +214,20 @@ def _setting(config: SweepConfig, data: Data, results: Sequence[Result], planned
     agrees = f' "agrees": within {TOLERANCE} nats a dimension, {TOLERANCE * dimensions:.0f} in all.'
     return (
         f"{data.name}{part}: {len(data.train):,} training and {len(data.test):,} test {noun} of "
-        f"{'×'.join(map(str, data.event_shape))}, {_epochs(config)}, {seeds}. Test {noun}, one posterior "
-        f"sample, the running average's σ; nats {example}.{agrees if compared else ''}{rows}{progress}"
+        f"{'×'.join(map(str, data.event_shape))}, {epochs_in_words(config.epochs)}, {seeds}. Test {noun}, one "
+        f"posterior sample, the running average's σ; nats {example}.{agrees if compared else ''}{rows}{progress}"
     )
 
 
-def _cell(ours: Mean | None, form: str) -> str:
+def cell(ours: Mean | None, form: str) -> str:
+    """A number of a table: mean ± standard error; a dash if there is none."""
     if ours is None:
         return "–"
     return f"{ours.value:{form}}" + (f" ± {ours.stderr:{form}}" if ours.stderr else "")
 
 
-def _grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
     lines = [headings, ["---"] + ["---:"] * (len(headings) - 1), *rows]
     return ["| " + " | ".join(cells) + " |" for cells in lines]
 

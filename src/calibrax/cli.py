@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 
 T = TypeVar("T")
 AUTHOR = "The calibrax developers"  # as in pyproject.toml: the project of this name on the package index has another
+COLLAPSE_VALUES = 2**25  # of pixels: 14,266 images of 28×28×3, a second and 128 MiB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,6 +261,8 @@ def data(argv: Sequence[str]) -> None:
         check_length(f"--picture {config.picture}", config.picture)
     loaded = load(config.source, data_dir=config.data_dir, image_size=config.image_size, prepare=True)
     print(describe(loaded))
+    if not loaded.is_video:
+        print(f"{'collapse':<12}{_collapse(loaded.train)}")
     if config.picture is None:
         return
     title = f"{loaded.name}: training {loaded.noun}"
@@ -273,6 +276,20 @@ def data(argv: Sequence[str]) -> None:
 
         save_grid(config.picture, loaded.train[:64], title=title)
     print(config.picture)
+
+
+def _collapse(images: Any) -> str:
+    """The σ from which on a linear VAE encodes nothing, in words; of many images, some spread over all are used."""
+    import numpy as np
+
+    from calibrax.evaluation import collapse_sigma
+
+    num = min(len(images), max(2, COLLAPSE_VALUES // images[0].size))
+    part = np.linspace(0, len(images) - 1, num).astype(int)
+    sigma = collapse_sigma(np.stack([images[int(index)] for index in part]))
+    source = "" if num == len(images) else f", by {num:,} of the training images"
+    sigma, beta = (f"{float(f'{value:.3g}'):,g}" for value in (sigma, 2 * sigma**2))
+    return f"a linear VAE encodes nothing from σ = {sigma} (β = 2σ² = {beta}) on{source}"
 
 
 def models(argv: Sequence[str]) -> None:

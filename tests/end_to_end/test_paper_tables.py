@@ -19,6 +19,7 @@ from experiments import (
     moving_digits,
     paper_figure,
     paper_table,
+    question_collapse,
     report,
     sweep,
     table1,
@@ -240,6 +241,21 @@ def test_a_table_is_made_once_and_shares_its_runs_with_figures(tiny, monkeypatch
             paper_table.make(table, dataclasses.replace(tiny, fid_images=number), "the command")
     Path("tiny.npz").rename("moved.npz")
     paper_table.make(table, dataclasses.replace(tiny, data="moved.npz"), "the command")
+
+
+def test_a_question_is_answered_and_drawn(tiny):
+    cases = [case for case in question_collapse.FIGURE.cases if case.settings.get("beta", 300) == 300]
+    paper_figure.make(question_collapse.FIGURE._replace(cases=cases, image_size=8), tiny, "the command")
+    folder = Path("runs/paper/question-collapse")
+    pictures = {"question-collapse.png", "question-collapse.svg"}
+    assert {path.name for path in folder.iterdir()} == {"answer.md", "provenance.json"} | pictures
+    answer = (folder / "answer.md").read_text()
+    with np.load("tiny.npz") as archive:
+        covariance = np.cov(archive["train"].reshape(132, 64).T / 255, bias=True)
+    sigma = math.sqrt(np.linalg.eigvalsh(covariance)[-1])
+    assert "| β-VAE, β = 300 | 12.2474 | 300 | 0.0 | 0 | 0.00 | 0.00 |" in answer
+    assert "| Optimal σ-VAE | " in answer
+    assert f"at no σ of the sweep; the linear VAE has none from σ = {sigma:.3g} " in answer
 
 
 def test_an_interrupted_sweep_can_be_continued_and_a_diverged_run_is_left_out(tiny, monkeypatch, capsys):

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from log_rows import RUNS, rows
 from PIL import Image
 
+from experiments.figures import collapse as collapse_figure
 from experiments.figures import scores as score_figure
 from experiments.figures import sigma_curves
 from experiments.figures import tradeoff as tradeoff_figure
 from experiments.figures.panels import save_comparison, save_strips
 from experiments.figures.scores import Score
 from experiments.figures.tradeoff import InformationPoint, Point
+from experiments.report import Mean
 
 SWEEP = [
     Point(f"β {beta:g}", rate, distortion, 0.5, 20.0, True)
@@ -38,16 +40,25 @@ SCORES = [
     Score("categorical", None, None, 9100.0, doubtful=True),
     Score("per-pixel σ", None, None, None),
 ]
+COLLAPSE = [
+    collapse_figure.Point(
+        f"β {beta:g}", Mean(math.sqrt(beta / 2), 0.0), Mean(units, 0.3), Mean(rate, None), beta > 0.05
+    )
+    for beta, units, rate in ((0.01, 20, 60.0), (0.1, 19.5, 30.0), (10.0, 3, 1.0), (300.0, 0, 0.0))
+]
+VARIANCES = np.geomspace(76, 0.4, 20)
 FIGURES = {
     "sigma": (sigma_curves.save_sigma_curves, (RUNS,), {"constant": {"β-VAE, β 0.1": 0.2236}}, (1000, 550)),
     "rate-distortion": (tradeoff_figure.save_rate_distortion, (POINTS,), {}, (1000, 600)),
     "information": (tradeoff_figure.save_information, (INFORMATION,), {"cap": 9.21}, (1100, 750)),
+    "collapse": (collapse_figure.save_collapse, (COLLAPSE, VARIANCES), {}, (1200, 560)),
     "scores": (score_figure.save_scores, ([("nats", SCORES), ("FID-768", SCORES[:2])],), {}, (800, 200)),
 }
 NAMES = {
     "sigma": ["optimal-sigma, seed 0", "shared-sigma", "β-VAE, β 0.1"],
     "rate-distortion": ["β 0.001", "β 10", "optimal-sigma", "shared-sigma", tradeoff_figure.DISTORTION],
     "information": ["ln N = 9.2", "rate", "marginal KL, lower bound"],
+    "collapse": ["active units", "β = 2σ²", "optimal linear VAE", "linear VAE encodes nothing from σ = 8.72 on"],
     "scores": ["optimal σ", "categorical", "nats", "FID-768", "not reported", "paper, in doubt"],
 }
 
@@ -100,6 +111,9 @@ def unusual():
     yield "information", INFORMATION[:1]
     yield "information", INFORMATION[-1:]
     yield "information", [INFORMATION[0]._replace(beta=0.0), INFORMATION[1]._replace(marginal_kl=nan)]
+    yield "collapse", []
+    yield "collapse", COLLAPSE[:1]
+    yield "collapse", COLLAPSE[-1:]
     yield "scores", [("nats", [])]
     yield "scores", [("nats", SCORES[3:])]
     yield "scores", [("nats", [Score("nan", nan, nan, math.inf)])]
@@ -108,8 +122,8 @@ def unusual():
 
 @pytest.mark.parametrize(("name", "drawn"), list(unusual()))
 def test_unusual_input_is_drawn_without_a_warning(tmp_path, name, drawn):
-    save, _, options, _ = FIGURES[name]
-    save(tmp_path / "figure.png", drawn, **(options if name == "information" else {}))
+    save, (_, *others), options, _ = FIGURES[name]
+    save(tmp_path / "figure.png", drawn, *others, **(options if name == "information" else {}))
     with Image.open(tmp_path / "figure.png") as picture:
         picture.verify()
 

@@ -152,6 +152,21 @@ def test_models_and_data_and_help(capsys, finished):
         assert stop.value.code == 0
 
 
+def test_data_says_from_which_sigma_on_a_linear_vae_encodes_nothing(tmp_path, monkeypatch, capsys):
+    black_then_white = np.repeat(np.uint8([0, 255]), 20).reshape(40, 1, 1, 1) * np.ones((8, 8, 1), np.uint8)
+    np.savez(tmp_path / "images.npz", train=black_then_white, test=black_then_white[:1])
+    np.savez(tmp_path / "videos.npz", train=black_then_white[None], test=black_then_white[None])
+    # Each of the 64 pixels is ½ from its mean, all together: λ = 64/4, σ = 4.
+    words = "collapse    a linear VAE encodes nothing from σ = 4 (β = 2σ² = 32) on"
+    assert cli.main(["data", str(tmp_path / "images.npz")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == words
+    monkeypatch.setattr(cli, "COLLAPSE_VALUES", 10 * 64)
+    assert cli.main(["data", str(tmp_path / "images.npz")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{words}, by 10 of the training images"
+    assert cli.main(["data", str(tmp_path / "videos.npz")]) == 0
+    assert "collapse" not in capsys.readouterr().out
+
+
 def test_the_help_of_train_lists_the_options_of_the_chosen_model(capsys):
     for model, has, has_not in (("conv-vae", "latent-dim", "n-past"), ("svg-small", "n-past", "dropout")):
         with pytest.raises(SystemExit):

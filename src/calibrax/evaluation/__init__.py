@@ -6,6 +6,7 @@ from calibrax.evaluation.metrics.hierarchy import Traversal, partial_samples, tr
 from calibrax.evaluation.metrics.importance import importance_bounds
 from calibrax.evaluation.metrics.information import Information, encode_all, measure_information
 from calibrax.evaluation.metrics.likelihood import Evaluation, evaluate_likelihood
+from calibrax.evaluation.metrics.linear_vae import collapse_sigma
 from calibrax.evaluation.trained import Trained, calibrate_on, generate, reconstruct
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Trained",
     "Traversal",
     "calibrate_on",
+    "collapse_sigma",
     "encode_all",
     "evaluate_calibration",
     "evaluate_likelihood",
