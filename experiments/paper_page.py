@@ -1,6 +1,6 @@
 """One page of results: every table, figure and answer in a folder, beside the paper's numbers.
 
-Command:   python -m experiments.paper_page FOLDER     (`make paper` calls it)
+Command:   python -m experiments.paper_page --folder docs/results     (`make paper` calls it)
 
 The tables are made from the numbers in each folder's `provenance.json`. `explained.toml` in the folder may say why a
 row differs from the paper's, by the folder's name and the row's label; the page says "unexplained" of the others.
@@ -19,7 +19,7 @@ import numpy as np
 from calibrax import cli
 from calibrax._files import write_text
 from calibrax.data import Data
-from calibrax.runs import TrainConfig
+from calibrax.runs import ConfigError, TrainConfig
 from experiments import (
     figure3,
     figure4,
@@ -53,15 +53,23 @@ dimension. A result on a part of a data set holds for that part. ± is the stand
 SUMMARY = ("table", "data", "runs", "rows that agree with the paper", "the paper's order of -log p")
 
 
+@dataclasses.dataclass(frozen=True)
+class PageConfig:
+    """Write the page of the results in a folder anew."""
+
+    folder: str = "docs/results"
+    """The folder that has a folder for each table and figure."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
-    if len(argv) != 1 or not Path(argv[0]).is_dir():
-        return cli.fail("expected the folder of results: python -m experiments.paper_page FOLDER")
-    return cli.guarded(lambda: write(Path(argv[0])))
+    return cli.guarded(lambda: write(Path(cli.parse(PageConfig, "python -m experiments.paper_page", argv).folder)))
 
 
 def write(folder: Path) -> None:
-    """Write `index.md` into a folder of results."""
+    """Write `index.md` into a folder of results; ConfigError if there is no such folder."""
+    if not folder.is_dir():
+        raise ConfigError(f"--folder is {folder}; expected a folder of results")
     write_text(folder / "index.md", render(folder))
 
 

@@ -82,5 +82,5 @@ def test_mistakes_are_one_line(tiny, capsys):
     ]:
         assert paper.main(argv) == 2
         assert match in capsys.readouterr().err.strip().splitlines()[-1]
-    assert paper_page.main(["nowhere"]) == 2
-    assert "expected the folder of results" in capsys.readouterr().err
+    assert paper_page.main(["--folder", "nowhere"]) == 2
+    assert "--folder is nowhere; expected a folder of results" in capsys.readouterr().err
