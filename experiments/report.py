@@ -108,8 +108,11 @@ def mean(results: Iterable[Result], case: Case, column: Column) -> Mean | None:
         if number is not None and math.isfinite(number):
             shift = 0.0 if case.is_discrete else column.shift
             values.append(number + shift * math.prod(result.record["event_shape"][-3:]) if shift else number)
-    if not values:
-        return None
+    return mean_of(values) if values else None
+
+
+def mean_of(values: Sequence[float]) -> Mean:
+    """The mean of the values of one or more seeds."""
     stderr = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return Mean(statistics.fmean(values), stderr)
 
@@ -155,8 +158,7 @@ def markdown(table: Table, results: Sequence[Result], config: SweepConfig, data:
         headings.append(fid_name(results, column.field) if column.field in ("fid", "kid") else column.heading)
         headings += [f"paper's {column.heading}"] if column.paper else []
         headings += ["beside the paper"] if column.compares and column.paper else []
-    setting = _setting(config, data, results, planned, compared)
-    lines = [f"# {table.title}", "", setting, "", *_grid(headings, rows)]
+    lines = [f"# {table.title}", "", _paragraph(config, data, results, planned, compared), "", *grid(headings, rows)]
     verdict = ordering_holds(table, results)
     lines += ["", verdict] if verdict else []
     lines += ["", table.remark] if table.remark else []
@@ -171,7 +173,7 @@ def _row(
     cells = [case.label]
     for column in columns:
         ours, paper, doubt = mean(results, case, column), case.paper.get(column.paper), case.doubts.get(column.paper)
-        cells.append(_cell(ours, column.form))
+        cells.append(cell(ours, column.form))
         if column.paper:
             mark = f" [{notes.index(doubt) + 1}]" if doubt else ""
             cells.append(("–" if paper is None else f"{paper:g}") + mark)
@@ -200,29 +202,39 @@ def _shown_columns(table: Table, results: Sequence[Result]) -> list[Column]:
     return shown
 
 
-def _setting(config: SweepConfig, data: Data, results: Sequence[Result], planned: int, compared: bool) -> str:
+def _paragraph(config: SweepConfig, data: Data, results: Sequence[Result], planned: int, compared: bool) -> str:
     """The paragraph above the table: data, epochs, seeds, units."""
     noun, example = ("videos", "a frame") if data.is_video else ("images", "an image")
-    part = f", the first {config.fraction:.0%} of its training {noun}" if config.fraction < 1 else ""
-    seeds = "one seed" if config.seeds == 1 else f"mean ± standard error over {config.seeds} seeds"
     rows = "" if not config.only else f" Only rows of: {', '.join(config.only)}."
     progress = "" if len(results) == planned else f" **Unfinished: {len(results)} of {planned} runs.**"
     dimensions = math.prod(data.event_shape[-3:])
     agrees = f' "agrees": within {TOLERANCE} nats a dimension, {TOLERANCE * dimensions:.0f} in all.'
     return (
-        f"{data.name}{part}: {len(data.train):,} training and {len(data.test):,} test {noun} of "
-        f"{'×'.join(map(str, data.event_shape))}, {_epochs(config)}, {seeds}. Test {noun}, one posterior "
-        f"sample, the running average's σ; nats {example}.{agrees if compared else ''}{rows}{progress}"
+        f"{setting(config, data)} Test {noun}, one posterior sample, the running average's σ; nats {example}."
+        f"{agrees if compared else ''}{rows}{progress}"
     )
 
 
-def _cell(ours: Mean | None, form: str) -> str:
+def setting(config: SweepConfig, data: Data) -> str:
+    """A sentence on what the numbers are of: data, epochs, seeds."""
+    part = f", the first {config.fraction:.0%} of its training {data.noun}" if config.fraction < 1 else ""
+    seeds = "one seed" if config.seeds == 1 else f"mean ± standard error over {config.seeds} seeds"
+    shape = "×".join(map(str, data.event_shape))
+    return (
+        f"{data.name}{part}: {len(data.train):,} training and {len(data.test):,} test {data.noun} of {shape}, "
+        f"{_epochs(config)}, {seeds}."
+    )
+
+
+def cell(ours: Mean | None, form: str) -> str:
+    """A mean with its standard error, such as "-3.2 ± 0.4"; a dash if there is none."""
     if ours is None:
         return "–"
     return f"{ours.value:{form}}" + (f" ± {ours.stderr:{form}}" if ours.stderr else "")
 
 
-def _grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
     lines = [headings, ["---"] + ["---:"] * (len(headings) - 1), *rows]
     return ["| " + " | ".join(cells) + " |" for cells in lines]
 
