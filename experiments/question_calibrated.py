@@ -45,7 +45,7 @@ def measure(run: Run) -> dict[str, Any]:
     by_pixel = evaluate_calibration(trained.likelihood, *parts, pairs(), key=pixel_key, levels=LEVELS)
     errors = ((outputs, image_error(x, trained.mean(outputs))) for outputs, x in pairs())
     by_image = evaluate_calibration(of_errors(trained.likelihood), *parts, errors, key=image_key, levels=LEVELS)
-    found = {"pixel": kept(by_pixel), "image": kept(by_image)}
+    found: dict[str, Any] = {"pixel": kept(by_pixel), "image": kept(by_image)}
     if run.likelihood_name == "optimal-sigma":
         found["covariance gain"] = covariance_gain(run, trained)
     return found
@@ -91,7 +91,7 @@ def covariance_gain(run: Run, trained: Trained) -> float:
 
     The means stay as they are; both scales are fitted after training, to the training images.
     """
-    train, test = (np.float32(part) / 255 for part in (run.train_part, run.test))
+    train, test = (np.asarray(part, np.float32) / 255 for part in (run.train_part, run.test))
     neg_elbos = []
     for likelihood in (trained.likelihood, optimal_covariance()):
         other = trained._replace(likelihood=likelihood)

@@ -4,8 +4,10 @@ Command:   make question-test-sigma     (or: python -m experiments.question_test
 Device:    one CPU or GPU; several with PARALLEL=sharded (or pmap).
 Time:      one run per seed, 3 in all, on nine tenths of the training images; on two CPU cores, 3 minutes per run on
            8,100 images.
-Expected:  the σ of held-out images costs next to nothing, and that of training images several nats, since it is too
-           small. The longer the average's memory, the larger its σ. A σ of each test batch costs less than nothing.
+Expected:  the longer the average's memory, the larger its σ. That of training images is too small if the model fits
+           them better than others; that of held-out images is as good as these are like the test images, and the last
+           tenth of the SVHN subset has a fifth more contrast than its test images. A σ of each test batch costs less
+           than nothing.
 
 In its text the paper averages σ² over training; its public code takes the σ of each test batch, and clips it softly.
 The decay does not change training, because the loss has the σ of the batch at hand. One run therefore serves all rows:
@@ -21,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from calibrax import running_average
-from calibrax.evaluation import Trained, calibrate_on
+from calibrax.evaluation import Trained
+from calibrax.evaluation.metrics.likelihood import mean_stderr
 from calibrax.evaluation.trained import example_batches
 from calibrax.likelihoods import soft_clip
 from calibrax.runs import Run
@@ -50,23 +53,21 @@ MIN_LOG_SIGMA = -6.0  # of the soft clip in the authors' code
 
 
 def measure(run: Run) -> dict[str, Any]:
-    """σ and its cost in nats per test image, by choice; and the best σ, the root of the test images' squared error."""
-    trained = run.trained()
-    errors = squared_errors(trained, run.test, run.eval_key)
+    """σ and its cost in nats per test image, by choice; and the mean squared error of each part of the images."""
+    parts = {"test": run.test, "train": run.train_part, "validation": run.validation_part}
+    errors = {part: squared_errors(run.trained(), images, run.eval_key) for part, images in parts.items()}
     variances: dict[str, Any] = {choice: running_variance(run.folder, decay) for choice, decay in DECAYS.items()}
-    for choice, part in {"train": run.train_part, "validation": run.validation_part}.items():
-        state = calibrate_on(trained, part, key=run.eval_key)
-        variances[choice] = float(running_average.value(state["mse"], initial=1.0))
-    variances["batch"] = of_batch = variances_of_batches(errors, run.config.run.batch_size)
-    variances["clipped batch"] = np.exp(
-        2 * np.asarray(soft_clip(0.5 * np.log(of_batch), low=MIN_LOG_SIGMA), np.float64)
-    )
+    variances |= {part: errors[part].mean() for part in ("train", "validation")}  # what `calibrate` averages
+    variances["batch"] = of_batch = variances_of_batches(errors["test"], run.config.run.batch_size)
+    clipped = soft_clip(jnp.asarray(0.5 * np.log(of_batch)), low=MIN_LOG_SIGMA)
+    variances["clipped batch"] = np.exp(2 * np.asarray(clipped, np.float64))
     dimensions = math.prod(run.data.event_shape)
-    best = nats(errors.mean(), errors, dimensions)
+    best = nats(errors["test"].mean(), errors["test"], dimensions)
     return {
-        "best sigma": math.sqrt(errors.mean()),
         "sigma": {choice: math.exp(0.5 * np.log(variance).mean()) for choice, variance in variances.items()},
-        "cost": {choice: nats(variance, errors, dimensions) - best for choice, variance in variances.items()},
+        "cost": {choice: nats(variance, errors["test"], dimensions) - best for choice, variance in variances.items()},
+        "mse": {part: values.mean() for part, values in errors.items()},
+        "mse stderr": {part: mean_stderr(values) for part, values in errors.items()},
     }
 
 
@@ -117,17 +118,21 @@ def answer(figure_data: FigureData) -> str:
     means = {choice: report.mean_of(values) for choice, values in cost.items()}
     shown = {choice: report.cell(mean, ".2f") for choice, mean in means.items()}
     sigmas = {LABELS[choice]: [record["sigma"][choice] for record in records] for choice in LABELS}
-    sigmas = {"the test images' own": [record["best sigma"] for record in records], **sigmas}
+    sigmas = {"the test images' own": [math.sqrt(record["mse"]["test"]) for record in records], **sigmas}
     rows = [
         [label, report.cell(report.mean_of(values), ".5f"), number]
         for (label, values), number in zip(sigmas.items(), ["0", *shown.values()], strict=True)
     ]
     best, second = sorted(FAIR, key=lambda choice: means[choice].value)[:2]
     default = "the best one" if best == DEFAULT else f"“{LABELS[DEFAULT]}”, {worse(cost[DEFAULT], cost[best])}"
-    held_out: Any = figure_data.data.validation
+    splits = figure_data.data.splits
+    errors = [
+        f"{error_of(records, part)} for {len(splits[part]):,} {name} images"
+        for part, name in {"test": "test", "validation": "held-out", "train": "training"}.items()
+    ]
     notes = (
-        f"{len(held_out):,} training images are held out. The σ of several batches is their geometric mean. The last "
-        "two rows use the test images that they score."
+        "The σ of several batches is their geometric mean. The last two rows use the test images that they score. The "
+        f"images themselves differ: the mean squared error is {', '.join(errors)} (± standard error over images)."
     )
     verdict = (
         f"Of the choices that do not use test images, the best is “{LABELS[best]}”, {shown[best]} nats per image above "
@@ -137,6 +142,12 @@ def answer(figure_data: FigureData) -> str:
     )
     table = report.grid(["σ at test time", "σ", "cost, nats per test image"], rows)
     return "\n".join([*table, "", notes, "", verdict])
+
+
+def error_of(records: Sequence[dict[str, Any]], part: str) -> str:
+    """The mean squared error of a part of the images, and its standard error over images, both averaged over seeds."""
+    mse, stderr = (np.mean([record[name][part] for record in records]) for name in ("mse", "mse stderr"))
+    return f"{mse:.5f} ± {stderr:.5f}"
 
 
 def worse(costs: Sequence[float], others: Sequence[float]) -> str:

@@ -60,13 +60,16 @@ def test_the_running_average_is_that_of_the_log(tmp_path):
 def test_the_answer_on_sigma_names_the_best_choice_and_does_not_hide_the_default():
     cost = {"decay 0.9": 3.0, "decay 0.99": 1.0, "decay 0.999": 9.0, "train": 8.0, "validation": 0.5, "batch": -4.0}
     sigma = dict.fromkeys(question_test_sigma.LABELS, 0.06)
+    parts = ("test", "train", "validation")
+    errors = {"mse": dict.fromkeys(parts, 0.0036), "mse stderr": dict.fromkeys(parts, 0.0001)}
     records = [
-        (decoders.OPTIMAL, seed, {"best sigma": 0.06, "sigma": sigma, "cost": {**cost, "clipped batch": 2.0, **other}})
+        (decoders.OPTIMAL, seed, {"sigma": sigma, "cost": {**cost, "clipped batch": 2.0, **other}, **errors})
         for seed, other in enumerate([{}, {"decay 0.99": 2.0, "validation": 0.7}])
     ]
     text = question_test_sigma.answer(figure_data(question_test_sigma.NAME, records))
     assert "| running average, decay 0.99 | 0.06000 | 1.50 ± 0.50 |" in text
-    assert "7 training images are held out" in text
+    assert "| the test images' own | 0.06000 | 0 |" in text
+    assert "0.00360 ± 0.00010 for 7 held-out images" in text
     assert "the best is “calibrate on held-out images”, 0.60 ± 0.10 nats per image above the best σ" in text
     gap = "“running average, decay 0.99”, 0.90 ± 0.40 nats worse"
     assert f"the next is {gap}. calibrax's default is {gap}." in text
