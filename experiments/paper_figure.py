@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from calibrax._files import write_text
 from calibrax.data import Data
+from calibrax.evaluation.metric import Record
+from calibrax.runs import Run
 from calibrax.runs import folder as run_folder
 from calibrax.runs.evaluate import check_fid_images
 from experiments import paper_table, report
@@ -37,6 +39,7 @@ class Figure(NamedTuple):
     cases: Sequence[Case]
     draw: Callable[[Path, FigureData], None] | None = None  # writes a plot as PNG or SVG, depending on the suffix
     answer: Callable[[FigureData], str] | None = None  # the content of answer.md: what the figure shows, in numbers
+    measure: Callable[[Run], Record] | None = None  # of each run; its record has the result under the figure's name
     samples: bool = False  # one row of samples per case
     side_by_side: bool = False  # one grid of samples per case
     information: bool = False  # measure rate, mutual information and marginal KL
@@ -55,7 +58,8 @@ def make(figure: Figure, config: SweepConfig, command: str) -> None:
     data = load(config, figure.cases[0], figure.source, figure.image_size)
     check_fid_images(config.fid_images, len(data.test))
     options = {"source": figure.source, "image_size": figure.image_size, "information": figure.information}
-    results = list(sweep(config, figure.cases, data, **options))
+    measurements = {} if figure.measure is None else {figure.name: figure.measure}
+    results = list(sweep(config, figure.cases, data, measurements=measurements, **options))
     folder = Path(config.out) / figure.name
     title = report.full_title(figure.title, config, data)
     figure_data = FigureData(results, data, title)
@@ -64,13 +68,12 @@ def make(figure: Figure, config: SweepConfig, command: str) -> None:
     if figure.answer is not None:
         files.append("answer.md")
         text = figure.answer(figure_data)
-        write_text(folder / files[-1], f"# {figure.title}\n\n{text.strip()}\n")
+        write_text(folder / files[-1], f"# {figure.title}\n\n{report.setting(config, data)}\n\n{text.strip()}\n")
         print(text)
     if figure.draw is not None:
-        pictures = [f"{figure.name}.png", f"{figure.name}.svg"]
-        for name in pictures:
-            figure.draw(folder / name, figure_data)
-        files += pictures
+        for suffix in (".png", ".svg"):
+            files.append(f"{figure.name}{suffix}")
+            figure.draw(folder / files[-1], figure_data)
     if figure.samples:
         files.append("samples.png")
         paper_table.save_samples(folder / files[-1], figure.cases, results, data, title=f"Samples: {title}")

@@ -40,9 +40,9 @@ def points(figure_data: FigureData) -> list[Point]:
         found.append(
             Point(
                 label=case,
-                sigma=report.over_seeds([report.value(run.record, "sigma") or math.nan for run in runs]),
-                active=report.over_seeds([info["num_active"] for info in information]),
-                rate=report.over_seeds([info["rate"] for info in information]),
+                sigma=report.mean_of([report.value(run.record, "sigma") or math.nan for run in runs]),
+                active=report.mean_of([info["num_active"] for info in information]),
+                rate=report.mean_of([info["rate"] for info in information]),
                 is_constant="beta" in runs[0].case.settings,
             )
         )
@@ -67,9 +67,7 @@ def draw(path: Path, figure_data: FigureData) -> None:
 
 def answer(figure_data: FigureData) -> str:
     """The numbers of every decoder beside the linear VAE's, and where both encode nothing."""
-    found, eigenvalues, data = points(figure_data), variances(figure_data), figure_data.data
-    epochs = report.epochs_in_words(figure_data.results[0].config.run.epochs)
-    setting = f"{data.name}, {len(data.train):,} training images, {epochs}, {over_seeds(figure_data)}."
+    found, eigenvalues = points(figure_data), variances(figure_data)
     rows = []
     for point in found:
         sigma = point.sigma.value
@@ -77,7 +75,7 @@ def answer(figure_data: FigureData) -> str:
         units, rates = [report.cell(point.active, ".1f"), str(active)], [report.cell(point.rate, ".2f"), f"{rate:.2f}"]
         rows.append([point.label, report.cell(point.sigma, ".4f"), f"{2 * sigma**2:.3g}", *units, *rates])
     headings = ["decoder", "σ", "β = 2σ²", "active units", "linear VAE's", "rate (nats)", "linear VAE's"]
-    return "\n".join([setting, "", *report.grid(headings, rows), "", verdict(found, math.sqrt(eigenvalues[0]))])
+    return "\n".join([*report.grid(headings, rows), "", verdict(found, math.sqrt(eigenvalues[0]))])
 
 
 def verdict(found: Sequence[Point], limit: float) -> str:

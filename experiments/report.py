@@ -108,11 +108,11 @@ def mean(results: Iterable[Result], case: Case, column: Column) -> Mean | None:
         if number is not None and math.isfinite(number):
             shift = 0.0 if case.is_discrete else column.shift
             values.append(number + shift * math.prod(result.record["event_shape"][-3:]) if shift else number)
-    return over_seeds(values) if values else None
+    return mean_of(values) if values else None
 
 
-def over_seeds(values: Sequence[float]) -> Mean:
-    """The mean of one number per seed, and its standard error."""
+def mean_of(values: Sequence[float]) -> Mean:
+    """The mean of the values of one or more seeds."""
     stderr = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return Mean(statistics.fmean(values), stderr)
 
@@ -158,8 +158,7 @@ def markdown(table: Table, results: Sequence[Result], config: SweepConfig, data:
         headings.append(fid_name(results, column.field) if column.field in ("fid", "kid") else column.heading)
         headings += [f"paper's {column.heading}"] if column.paper else []
         headings += ["beside the paper"] if column.compares and column.paper else []
-    setting = _setting(config, data, results, planned, compared)
-    lines = [f"# {table.title}", "", setting, "", *grid(headings, rows)]
+    lines = [f"# {table.title}", "", _paragraph(config, data, results, planned, compared), "", *grid(headings, rows)]
     verdict = ordering_holds(table, results)
     lines += ["", verdict] if verdict else []
     lines += ["", table.remark] if table.remark else []
@@ -186,11 +185,11 @@ def _row(
 
 def full_title(title: str, config: SweepConfig, data: Data) -> str:
     """The title of a picture, with the data and the number of epochs."""
-    return f"{title}; {data.name}, {epochs_in_words(config.epochs)}"
+    return f"{title}; {data.name}, {_epochs(config)}"
 
 
-def epochs_in_words(epochs: int) -> str:
-    return "one epoch" if epochs == 1 else f"{epochs} epochs"
+def _epochs(config: SweepConfig) -> str:
+    return "one epoch" if config.epochs == 1 else f"{config.epochs} epochs"
 
 
 def _shown_columns(table: Table, results: Sequence[Result]) -> list[Column]:
@@ -203,24 +202,32 @@ def _shown_columns(table: Table, results: Sequence[Result]) -> list[Column]:
     return shown
 
 
-def _setting(config: SweepConfig, data: Data, results: Sequence[Result], planned: int, compared: bool) -> str:
+def _paragraph(config: SweepConfig, data: Data, results: Sequence[Result], planned: int, compared: bool) -> str:
     """The paragraph above the table: data, epochs, seeds, units."""
     noun, example = ("videos", "a frame") if data.is_video else ("images", "an image")
-    part = f", the first {config.fraction:.0%} of its training {noun}" if config.fraction < 1 else ""
-    seeds = "one seed" if config.seeds == 1 else f"mean ± standard error over {config.seeds} seeds"
     rows = "" if not config.only else f" Only rows of: {', '.join(config.only)}."
     progress = "" if len(results) == planned else f" **Unfinished: {len(results)} of {planned} runs.**"
     dimensions = math.prod(data.event_shape[-3:])
     agrees = f' "agrees": within {TOLERANCE} nats a dimension, {TOLERANCE * dimensions:.0f} in all.'
     return (
-        f"{data.name}{part}: {len(data.train):,} training and {len(data.test):,} test {noun} of "
-        f"{'×'.join(map(str, data.event_shape))}, {epochs_in_words(config.epochs)}, {seeds}. Test {noun}, one "
-        f"posterior sample, the running average's σ; nats {example}.{agrees if compared else ''}{rows}{progress}"
+        f"{setting(config, data)} Test {noun}, one posterior sample, the running average's σ; nats {example}."
+        f"{agrees if compared else ''}{rows}{progress}"
+    )
+
+
+def setting(config: SweepConfig, data: Data) -> str:
+    """A sentence on what the numbers are of: data, epochs, seeds."""
+    part = f", the first {config.fraction:.0%} of its training {data.noun}" if config.fraction < 1 else ""
+    seeds = "one seed" if config.seeds == 1 else f"mean ± standard error over {config.seeds} seeds"
+    shape = "×".join(map(str, data.event_shape))
+    return (
+        f"{data.name}{part}: {len(data.train):,} training and {len(data.test):,} test {data.noun} of {shape}, "
+        f"{_epochs(config)}, {seeds}."
     )
 
 
 def cell(ours: Mean | None, form: str) -> str:
-    """A number of a table: mean ± standard error; a dash if there is none."""
+    """A mean with its standard error, such as "-3.2 ± 0.4"; a dash if there is none."""
     if ours is None:
         return "–"
     return f"{ours.value:{form}}" + (f" ± {ours.stderr:{form}}" if ours.stderr else "")

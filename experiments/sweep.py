@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from calibrax import cli
+from calibrax._files import finite_or_none
 from calibrax.data import Data, steps_per_epoch
-from calibrax.evaluation.metric import NoOptions
+from calibrax.evaluation.metric import NoOptions, Record, plain
 from calibrax.evaluation.metrics.distances import metric_name
 from calibrax.evaluation.metrics.fid import FidOptions, feature_of
 from calibrax.evaluation.metrics.prediction import PredictionOptions
@@ -157,6 +158,7 @@ def sweep(
     image_size: int,
     information: bool = False,
     futures: int = 0,
+    measurements: Mapping[str, Callable[[Run], Record]] | None = None,
 ) -> Iterator[Result]:
     """Each case with each seed: read if its run is finished, otherwise trained or resumed.
 
@@ -168,6 +170,7 @@ def sweep(
       image_size: height and width in the runs.
       information: also measure rate, mutual information and marginal KL (Figure 4).
       futures: samples per test video, of which the best is scored; 0 for none.
+      measurements: what else to measure on each run, by its key in the run's record.
 
     Yields:
       The results, all cases of the first seed first. A run whose training diverges is reported and left out.
@@ -193,7 +196,8 @@ def sweep(
             except Interrupted as stop:
                 raise Interrupted("saved; the same command goes on from there", stop.exit_code) from stop
             num_trained += 1
-        yield Result(case, settings, _with_measurements(config, settings, data, record, information, futures))
+        record = _with_measurements(config, settings, data, record, information, futures)
+        yield Result(case, settings, _with_own_measurements(settings, data, record, measurements or {}))
 
 
 def unfinished(
@@ -257,6 +261,18 @@ def _with_measurements(
     if futures > 0 and record.get("prediction", {}).get("samples") != futures:
         wanted["prediction"] = PredictionOptions(futures)
     return measure(Run(settings, data), record, wanted) if wanted else record
+
+
+def _with_own_measurements(
+    settings: TrainConfig, data: Data, record: dict[str, Any], measurements: Mapping[str, Callable[[Run], Record]]
+) -> dict[str, Any]:
+    """The record, after the experiment's own measurements that it does not have yet."""
+    missing = {name: function for name, function in measurements.items() if name not in record}
+    if missing:
+        run = Run(settings, data)
+        record = record | finite_or_none({name: plain(function(run)) for name, function in missing.items()})
+        run_folder.write_json(run.folder / run_folder.RESULTS_FILE, record)
+    return record
 
 
 def _has_fid(record, config: SweepConfig, data: Data) -> bool:

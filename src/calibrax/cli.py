@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 T = TypeVar("T")
 AUTHOR = "The calibrax developers"  # as in pyproject.toml: the project of this name on the package index has another
@@ -29,6 +29,9 @@ class EvaluateConfig:
     """Where the file or folder of images is now, if it was moved."""
     data_dir: str | None = None
     """Where prepared data and original files are now, if they were moved."""
+    calibrate_on: Literal["train", "validation"] = "train"
+    """What the column "calibrated" is computed on: the training images, or validation images. Where the data set has no
+    validation split, those are the training images that --fraction left out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +224,8 @@ def evaluate(argv: Sequence[str]) -> None:
     kind = dataclasses.make_dataclass("EvaluateArguments", options, bases=(EvaluateConfig,), frozen=True)
     kind.__doc__ = EvaluateConfig.__doc__
     given: Any = parse(kind, "calibrax evaluate", argv)
-    evaluate(Run.open(given.run, given.data_dir, data=given.data), {name: getattr(given, name) for name, *_ in options})
+    run = Run.open(given.run, given.data_dir, data=given.data)
+    evaluate(run, {name: getattr(given, name) for name, *_ in options}, calibrate_on=given.calibrate_on)
 
 
 def sample(argv: Sequence[str]) -> None:

@@ -38,5 +38,9 @@ def test_first_and_take_fraction():
         assert part.origin.endswith("the first 3 of 7 training videos")
         with pytest.raises(IndexError):
             part.train[3]
+        assert first(part.validation)[:, 0, 0, 0, 0].tolist() == [3, 4, 5, 6]  # what is left out
+        own = Data("numbers", train=source, test=source, validation=source)
+        assert take_fraction(own, 0.4).validation is source
+        assert take_fraction(Data("numbers", train=source, test=source), 1.0).validation is None
     with one_line("fraction is 0; expected more than 0, at most 1"):
         take_fraction(part, 0)

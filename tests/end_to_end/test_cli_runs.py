@@ -12,6 +12,7 @@ import pytest
 from tiny_runs import assert_one_line, final_state, train_args, train_rows, write_images
 
 from calibrax import cli
+from calibrax.runs.run import Run
 from calibrax.training import read_metrics
 
 
@@ -54,6 +55,36 @@ def test_a_fraction_of_the_images_evaluated_every_other_epoch(images, tmp_path, 
     assert cli.main(["compare", str(folder), "--out", str(out)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(out)
     assert out.exists()
+
+
+def test_sigma_is_calibrated_on_the_images_that_training_left_out(images, tmp_path, capsys):
+    folder, moved = tmp_path / "run", tmp_path / "moved.npz"
+    assert cli.main(train_args(images, folder, "--fraction", "0.8")) == 0
+    assert json.loads((folder / "results.json").read_text())["calibrated_on"] == "train"
+    images.rename(moved)
+    quick = ["--importance-samples", "0", "--calibration-draws", "0", "--data", str(moved)]
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(folder), "--calibrate-on", "validation", *quick]) == 0
+    assert "in the last column 40 of the 40 of training; calibrated on 10 of validation" in capsys.readouterr().out
+    results = json.loads((folder / "results.json").read_text())
+    assert results["calibrated_on"] == "validation"
+
+    run = Run.open(folder, data=moved)
+    trained = run.trained()
+
+    def errors(pixels):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(run.eval_key, np.arange(len(pixels)))
+        means = 1 / (1 + np.exp(-np.asarray(trained.outputs(pixels, keys), np.float64)))
+        return np.square(pixels / 255 - means)
+
+    with np.load(moved) as arrays:
+        left_out, test = errors(arrays["train"][40:]), errors(arrays["test"])
+    calibrated = results["test"]["calibrated"]
+    assert calibrated["sigma"] == pytest.approx(np.sqrt(left_out.mean()), rel=1e-5)
+    variance, (num, *event) = left_out.mean(), test.shape
+    distortion = 0.5 * np.prod(event) * (np.log(2 * np.pi * variance) + test.mean() / variance)
+    assert calibrated["distortion"] == pytest.approx(distortion, rel=1e-5)
+    assert num == calibrated["num_examples"]
 
 
 @pytest.mark.parametrize("parallel", ["pmap", "sharded"])

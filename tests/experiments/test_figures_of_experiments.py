@@ -17,6 +17,8 @@ from experiments.figures import collapse as collapse_figure
 from experiments.figures import scores as score_figure
 from experiments.figures import sigma_curves
 from experiments.figures import tradeoff as tradeoff_figure
+from experiments.figures.costs import Cost, save_costs
+from experiments.figures.coverage import Observed, save_coverage
 from experiments.figures.panels import save_comparison, save_strips
 from experiments.figures.scores import Score
 from experiments.figures.tradeoff import InformationPoint, Point
@@ -47,12 +49,20 @@ COLLAPSE = [
     for beta, units, rate in ((0.01, 20, 60.0), (0.1, 19.5, 30.0), (10.0, 3, 1.0), (300.0, 0, 0.0))
 ]
 VARIANCES = np.geomspace(76, 0.4, 20)
+COSTS = [Cost("a long memory", 227.0, 5.0), Cost("held out", 0.1, 0.05), Cost("of the test batch", -4.3, None, False)]
+LEVELS = (0.5, 0.9)
+OBSERVED = {
+    "narrow": Observed(np.array([[0.3, 0.6], [0.01, 0.02]]), np.array([[0.4, 0.5, 0.6, 1.0], 4 * [0.0]])),
+    "wide": Observed(np.array([[0.8, 1.0], [0.01, 0.0]]), np.array([[0.1, 0.5, 0.9, 1.0], 4 * [0.0]])),
+}
 FIGURES = {
     "sigma": (sigma_curves.save_sigma_curves, (RUNS,), {"constant": {"β-VAE, β 0.1": 0.2236}}, (1000, 550)),
     "rate-distortion": (tradeoff_figure.save_rate_distortion, (POINTS,), {}, (1000, 600)),
     "information": (tradeoff_figure.save_information, (INFORMATION,), {"cap": 9.21}, (1100, 750)),
     "collapse": (collapse_figure.save_collapse, (COLLAPSE, VARIANCES), {}, (1200, 560)),
     "scores": (score_figure.save_scores, ([("nats", SCORES), ("FID-768", SCORES[:2])],), {}, (800, 200)),
+    "costs": (save_costs, (COSTS,), {"unit": "nats"}, (1000, 200)),
+    "coverage": (save_coverage, ({"pixels": OBSERVED, "images": OBSERVED}, LEVELS), {}, (1200, 1000)),
 }
 NAMES = {
     "sigma": ["optimal-sigma, seed 0", "shared-sigma", "β-VAE, β 0.1"],
@@ -60,6 +70,8 @@ NAMES = {
     "information": ["ln N = 9.2", "rate", "marginal KL, lower bound"],
     "collapse": ["active units", "β = 2σ²", "optimal linear VAE", "linear VAE encodes nothing from σ = 8.72 on"],
     "scores": ["optimal σ", "categorical", "nats", "FID-768", "not reported", "paper, in doubt"],
+    "costs": ["held out", "227.00 ± 5.00", "-4.30", "nats", "chosen from the test images that it scores"],
+    "coverage": ["narrow", "wide", "pixels", "images", "calibrated"],
 }
 
 
@@ -118,12 +130,14 @@ def unusual():
     yield "scores", [("nats", SCORES[3:])]
     yield "scores", [("nats", [Score("nan", nan, nan, math.inf)])]
     yield "scores", [("a", SCORES), ("b", SCORES[::-1])]
+    yield "costs", COSTS[1:2]
+    yield "costs", [Cost("none", 0.0, None)]
 
 
 @pytest.mark.parametrize(("name", "drawn"), list(unusual()))
 def test_unusual_input_is_drawn_without_a_warning(tmp_path, name, drawn):
     save, (_, *others), options, _ = FIGURES[name]
-    save(tmp_path / "figure.png", drawn, *others, **(options if name == "information" else {}))
+    save(tmp_path / "figure.png", drawn, *others, **(options if name in ("information", "costs") else {}))
     with Image.open(tmp_path / "figure.png") as picture:
         picture.verify()
 
@@ -212,6 +226,30 @@ def test_scores_stand_in_the_rows_of_their_labels():
     assert not any(label.get_visible() for label in second.get_yticklabels())
     with pytest.raises(ValueError, match="groups is empty"):
         score_figure.save_scores("unused.png", [])
+
+
+def test_costs_stand_in_the_rows_of_their_labels_at_their_values():
+    (axes,) = axes_of(save_costs, COSTS, unit="nats")
+    assert [label.get_text() for label in axes.get_yticklabels()] == [cost.label for cost in COSTS]
+    points = {tuple(xy(container[0])[0].tolist()) for container in axes.containers}
+    assert points == {(227.0, 0), (0.1, 1), (-4.3, 2)}
+    assert axes.get_xscale() == "symlog"
+    assert {-5.0, 0.0, 5.0, 10.0, 200.0} <= set(axes.get_xticks())
+    (axes,) = axes_of(save_costs, COSTS[1:], unit="nats")
+    assert axes.get_xscale() == "linear"
+    with pytest.raises(ValueError, match="costs is empty"):
+        save_costs("unused.png", [], unit="nats")
+
+
+def test_coverage_is_drawn_in_per_cent_from_the_origin():
+    above, other, below, _ = axes_of(save_coverage, {"pixels": OBSERVED, "images": OBSERVED}, LEVELS)
+    assert [axes.get_title(loc="left") for axes in (above, other)] == ["pixels", "images"]
+    inside = [xy(container[0]).tolist() for container in above.containers]
+    assert inside == [[[0, 0], [50, 30], [90, 60]], [[0, 0], [50, 80], [90, 100]]]
+    assert xy(below.containers[1][0])[:, 1].tolist() == [0, 10, 50, 90, 100]
+    assert xy(below.containers[1][0])[:, 0].tolist() == [0, 25, 50, 75, 100]
+    with pytest.raises(ValueError, match="kinds is empty"):
+        save_coverage("unused.png", {}, LEVELS)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))

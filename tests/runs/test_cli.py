@@ -75,6 +75,7 @@ def test_evaluate_sample_and_compare_a_run(run_copy, tmp_path, capsys):
         (["--importance-samples", "-1"], "--importance-samples is -1; expected 0 or more"),
         (["--calibration-draws", "1"], "--calibration-draws is 1; expected 0, or 2 and more"),
         (["--inception", "nowhere.pth"], "--inception: weights file is nowhere.pth; expected pt_inception"),
+        (["--calibrate-on", "validation"], "left no training images out; train with --fraction 0.9 to keep a tenth"),
     ):
         assert_one_line(capsys, cli.main(["evaluate", str(run_copy), *wrong]), match)
     for extra in ([], ["--noise", "--num", "7", "--out", str(tmp_path / "drawn.png"), "--seed", "3"]):

@@ -69,14 +69,15 @@ def resize_data(data: Data, size: tuple[int, int] | None) -> Data:
 
 
 def take_fraction(data: Data, fraction: float) -> Data:
-    """The first `fraction` of the training examples, at least one; the other splits are whole.
+    """The first `fraction` of the training examples, at least one; the test split stays whole.
 
     Args:
       data: any data set.
       fraction: in (0, 1].
 
     Returns:
-      The data set with a shorter training split.
+      The data set with a shorter training split. If it has no validation split, the examples that are left out become
+      that.
 
     Raises:
       DataError: if the fraction is not in (0, 1].
@@ -87,9 +88,14 @@ def take_fraction(data: Data, fraction: float) -> Data:
     num = max(1, round(fraction * whole))
     if num == whole:
         return data
-    train = data.train[:num] if isinstance(data.train, np.ndarray) else View(data.train, num=num)
+    train, rest = _part(data.train, range(num)), _part(data.train, range(num, whole))
+    validation = rest if data.validation is None else data.validation
     note = f"{data.origin}; the first {num:,} of {whole:,} training {data.noun}"
-    return dataclasses.replace(data, train=train, origin=note)
+    return dataclasses.replace(data, train=train, validation=validation, origin=note)
+
+
+def _part(examples: Examples, part: range) -> Examples:
+    return examples[part.start : part.stop] if isinstance(examples, np.ndarray) else View(examples, part=part)
 
 
 def first(examples: Examples, num: int | None = None) -> np.ndarray:
@@ -107,15 +113,18 @@ def first(examples: Examples, num: int | None = None) -> np.ndarray:
 
 
 class View:
-    """A random-access source: the first `num` examples of another, each passed through a function when it is read."""
+    """A random-access source: a part of another (default: all), each example passed through a function when read."""
 
-    def __init__(self, examples: Any, function: Callable[[Any], Any] = lambda example: example, num: int | None = None):
-        self._examples, self._function, self._num = examples, function, len(examples) if num is None else num
+    def __init__(
+        self, examples: Any, function: Callable[[Any], Any] = lambda example: example, part: range | None = None
+    ):
+        self._examples, self._function = examples, function
+        self._part = range(len(examples)) if part is None else part
 
     def __len__(self) -> int:
-        return self._num
+        return len(self._part)
 
     def __getitem__(self, index: int) -> Any:
-        if not 0 <= index < self._num:
-            raise IndexError(f"index is {index}; expected 0 to {self._num - 1}")
-        return self._function(self._examples[index])
+        if not 0 <= index < len(self):
+            raise IndexError(f"index is {index}; expected 0 to {len(self) - 1}")
+        return self._function(self._examples[self._part[index]])

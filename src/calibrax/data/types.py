@@ -51,7 +51,7 @@ class Data:
       name: the name in runs, reports and plots.
       train: training examples.
       test: test examples.
-      validation: validation examples, if the data set has them.
+      validation: validation examples, if the data set has them; see also `take_fraction`.
       license: a note on the terms of use.
       origin: where the examples were read from, and how they were processed.
 

@@ -56,8 +56,8 @@ def results_table(title: str, results: Mapping[str, Evaluation], *, frames: int 
     """One run's evaluations side by side, one column each; a dash where a decoder has no such number.
 
     A column's name says where its σ comes from: `running average` is the average over training, `calibrated` the
-    exact one over the training examples with the final parameters. With `frames`, the number of scored frames of each
-    video, -ELBO is shown per frame as well; it is None for images.
+    exact one over training or validation examples with the final parameters. With `frames`, the number of scored frames
+    of each video, -ELBO is shown per frame as well; it is None for images.
     """
     width = max(16, *(len(name) for name in results))
     lines = [title, " " * 22 + "".join(f"{name:>{width + 2}}" for name in results)]

@@ -4,15 +4,16 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
+from calibrax import evaluation
 from calibrax._files import finite_or_none
 from calibrax._terminal import say
 from calibrax.data import DataError
 from calibrax.data.download import Remote, fetch
-from calibrax.evaluation import calibrate_on, record
+from calibrax.evaluation import record
 from calibrax.evaluation.figures.hierarchy import save_layer_kls
 from calibrax.evaluation.figures.training_curves import save_training_curves
 from calibrax.evaluation.metric import Subject
@@ -25,13 +26,14 @@ from calibrax.runs.run import Run, as_user_error
 from calibrax.runs.settings import ConfigError
 from calibrax.training import read_metrics, target
 
+CalibrateOn = Literal["train", "validation"]
 INCEPTION = Remote(inception_weights.WEIGHTS_URL, inception_weights.WEIGHTS_SIZE, inception_weights.WEIGHTS_SHA256)
 
 
-def evaluate(run: Run, wanted: Wanted) -> dict[str, Any]:
+def evaluate(run: Run, wanted: Wanted, *, calibrate_on: CalibrateOn = "train") -> dict[str, Any]:
     """Score the newest checkpoint, measure the wanted metrics, write `results.json` and print all of it.
 
-    FID's `inception` may be `download`. Returns the content of `results.json`.
+    FID's `inception` may be `download`; `calibrate_on` is that of `score`. Returns the content of `results.json`.
 
     Raises:
       ConfigError: if an option does not fit the run, or weights cannot be fetched or read; before anything is measured.
@@ -41,16 +43,26 @@ def evaluate(run: Run, wanted: Wanted) -> dict[str, Any]:
     options = wanted.get("fid")
     if options is not None and options.inception is not None:
         wanted = {**wanted, "fid": dataclasses.replace(options, inception=checked_weights(options.inception))}
-    results = measure(run, score(run), wanted)
+    results = measure(run, score(run, calibrate_on=calibrate_on), wanted)
     say("\n".join(record.lines(results)))
     return results
 
 
-def score(run: Run, training: dict[str, Any] | None = None) -> dict[str, Any]:
+def score(run: Run, training: dict[str, Any] | None = None, *, calibrate_on: CalibrateOn = "train") -> dict[str, Any]:
     """Score the newest checkpoint by its likelihood: write `results.json` and the curves, print the table.
 
-    `training` says how the model was trained; by default what the existing record says. Returns the content of
-    `results.json`.
+    Args:
+      run: a run with a checkpoint.
+      training: how the model was trained; by default what the existing record says.
+      calibrate_on: the examples over which the state of the column "calibrated" is averaged. "validation" are those
+        of the data set's validation split, or else those that `--fraction` left out of training.
+
+    Returns:
+      The content of `results.json`.
+
+    Raises:
+      ConfigError: if there are no validation examples.
+      RunError: if the run cannot be read.
     """
     results_file = run.folder / run_folder.RESULTS_FILE
     if results_file.is_dir():
@@ -63,8 +75,9 @@ def score(run: Run, training: dict[str, Any] | None = None) -> dict[str, Any]:
         rows = read_metrics(run.folder / run_folder.METRICS_FILE)
     trained = run.trained(state)
     columns = {"running average": trained}
+    part = run.train_part if calibrate_on == "train" else run.validation_part
     if jax.tree.leaves(state.likelihood_state):
-        exact = calibrate_on(trained, run.train_part, key=run.eval_key, batch_size=run.batch_size)
+        exact = evaluation.calibrate_on(trained, part, key=run.eval_key, batch_size=run.batch_size)
         columns["calibrated"] = trained._replace(likelihood_state=exact)
     tested = {name: run.score(column, run.test) for name, column in columns.items()}
     on_train = run.score(trained, run.train_part)
@@ -80,6 +93,7 @@ def score(run: Run, training: dict[str, Any] | None = None) -> dict[str, Any]:
         "seed": run.config.run.seed,
         "commit": run_folder.commit(),
         "training": training,
+        **({"calibrated_on": calibrate_on} if "calibrated" in tested else {}),
         "test": {name: result._asdict() for name, result in tested.items()},
         "train": {"running average": on_train._asdict()},
     }
@@ -93,6 +107,8 @@ def score(run: Run, training: dict[str, Any] | None = None) -> dict[str, Any]:
     noun, num_train = run.data.noun, len(run.data.train)
     heading = f"{title}, step {results['step']}: {len(run.test):,} test {noun}, in the last column "
     heading += f"{len(run.train_part):,} of the {num_train:,} of training"
+    if results.get("calibrated_on") == "validation":
+        heading += f"; calibrated on {len(part):,} of validation"
     frames = event_shape[0] if run.data.is_video else None
     say(results_table(heading, {**tested, f"training {noun}": on_train}, frames=frames))
     return results

@@ -183,11 +183,12 @@ def _results(run: _Saved) -> str:
     columns |= {f"training data, {name}": one for name, one in results.get("train", {}).items()}
     frames = shape[0] if run.config.is_video and shape else None
     cells = report.results_cells(list(columns.values()), frames=frames)
+    calibrated_on = "validation" if results.get("calibrated_on") == "validation" else "training"
     caption = (
         f"Results at step {results.get('step', 0):,} on {html.text(report.tested_on(results))}. "
         f"Nats are means per example, of {_shape(shape)} values; bits/dim are bits per value at 256 levels. Sigma "
         "is in units of the data, MSE in their square; “running average” is the σ of training, “calibrated” the exact "
-        "one over the training data."
+        f"one over the {calibrated_on} data."
     )
     table = html.table(caption, ["", *columns], [[label.strip(), *row] for label, row in cells.items()])
     return table + html.listed(map(html.text, record.lines(results))) + _missing(run)

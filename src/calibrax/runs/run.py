@@ -221,6 +221,16 @@ class Run:
         """The training images, or some of the training videos, to calibrate and to score on."""
         return calibrax.data.first(self.data.train, NUM_SCORED_VIDEOS if self.data.is_video else None)
 
+    @functools.cached_property
+    def validation_part(self) -> np.ndarray:
+        """The validation images, or some of the videos, to calibrate on; ConfigError if there are none."""
+        if self.data.validation is None:
+            raise ConfigError(
+                f"--calibrate-on is validation, but the run in {self.folder} left no training {self.data.noun} out; "
+                "train with --fraction 0.9 to keep a tenth for it"
+            )
+        return calibrax.data.first(self.data.validation, NUM_SCORED_VIDEOS if self.data.is_video else None)
+
     @property
     def past(self) -> Any:
         """The number of frames that a video model is given; None for a model of images."""
