@@ -20,6 +20,7 @@ from calibrax.evaluation.metrics import fid, inception_weights
 from calibrax.evaluation.metrics.feature_cache import cache_folder
 from calibrax.evaluation.record import Wanted
 from calibrax.evaluation.report import results_table
+from calibrax.running_average import is_average
 from calibrax.runs import folder as run_folder
 from calibrax.runs.run import Run, as_user_error
 from calibrax.runs.settings import ConfigError
@@ -63,7 +64,8 @@ def score(run: Run, training: dict[str, Any] | None = None) -> dict[str, Any]:
         rows = read_metrics(run.folder / run_folder.METRICS_FILE)
     trained = run.trained(state)
     columns = {"running average": trained}
-    if jax.tree.leaves(state.likelihood_state):
+    averages = jax.tree.leaves(state.likelihood_state, is_leaf=is_average)
+    if averages and all(map(is_average, averages)):  # what else a state holds cannot be computed anew
         exact = calibrate_on(trained, run.train_part, key=run.eval_key, batch_size=run.batch_size)
         columns["calibrated"] = trained._replace(likelihood_state=exact)
     tested = {name: run.score(column, run.test) for name, column in columns.items()}
