@@ -48,12 +48,12 @@ def test_it_says_what_to_do_and_goes_on_after_an_interruption(tiny, monkeypatch,
 
     trained, original = [], sweep.train
 
-    def interrupted(config, *args):
+    def interrupted(config, *args, **parts):
         if config.likelihood.name == "gaussian" and len(trained) == 1:
             trained.append("interrupted")
             raise Interrupted("saved at step 0", 130)
         trained.append(config.likelihood.name)
-        return original(config, *args)
+        return original(config, *args, **parts)
 
     monkeypatch.setattr(sweep, "train", interrupted)
     with pytest.raises(SystemExit) as stop:
