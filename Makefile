@@ -30,14 +30,15 @@ SWEEP = $(if $(DATA),--data "$(DATA)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)"
 	$(if $(OUT),--out "$(OUT)") $(if $(PARALLEL),--parallel $(PARALLEL)) $(ARGS)
 TABLES := table1 table2-svhn table3 table5
 FIGURES := figure3 figure4 figure5 figure8 figure9
+QUESTIONS := question-beta question-collapse question-learned-sigma question-other-weights
 
 .DEFAULT_GOAL := help
-.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 learned-scales moving-digits question-collapse $(FIGURES) figures paper figure two-modalities regression counts world-model test test-slow test-lowest test-all lint typecheck format wheel docs bench bench-gpu bench-decoders faults soak clean
+.PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 learned-scales moving-digits $(FIGURES) $(QUESTIONS) figures paper figure two-modalities regression counts world-model test test-slow test-lowest test-all lint typecheck format wheel docs bench bench-gpu bench-decoders faults soak clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [DATA=svhn|mnist|images.npz|folder] [DATA_DIR=] [EPOCHS=] [SEED=] [PARALLEL=jit|pmap|sharded] [RUN=] [ARGS=]"
 	@echo "       make table1|table3|... [DATA=] [EPOCHS=] [SEEDS=] [FRACTION=] [INCEPTION=FILE|download] [OUT=] [ARGS=]"
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 26
 
 install: $(VENV)/.installed ## Make .venv and install calibrax with its pinned dependencies
 
@@ -60,7 +61,11 @@ figure4: ## Figure 4: mutual information and marginal KL on SVHN
 figure5: ## Figure 5: samples on SVHN, optimal σ beside Gaussian
 figure8: ## Figure 8: samples on CIFAR-10, optimal σ beside Gaussian
 figure9: ## Figure 9: σ against training step on SVHN
-$(TABLES) $(FIGURES): install
+question-beta: ## Question: does one σ find the best β? A sweep of twelve β beside the optimal and the shared σ
+question-collapse: ## Question: when does a VAE encode nothing? Against a constant σ, beside a linear VAE
+question-learned-sigma: ## Question: how much slower is learning σ? -ELBO against training steps (EPOCHS=60)
+question-other-weights: ## Question: what do GECO and Beta-Sigma VAE need to be told, and where do they land?
+$(TABLES) $(FIGURES) $(QUESTIONS): install
 	@$(BIN)/python -m experiments.$(subst -,_,$@) $(SWEEP)
 
 table4: install ## Table 4: CIFAR-10, CelebA and Frey Face (COLUMN=frey-face for one)
@@ -80,9 +85,6 @@ learned-scales: install ## Table of ways to learn σ on SVHN: per pixel, by β-N
 
 moving-digits: install ## Train a small video model on moving digits: optimal σ beside the unit Gaussian
 	@$(BIN)/python -m experiments.moving_digits $(SWEEP)
-
-question-collapse: install ## Question: when does a VAE encode nothing? Against a constant σ, beside a linear VAE
-	@$(BIN)/python -m experiments.question_collapse $(SWEEP)
 
 figures: $(FIGURES) ## All figures of the small network
 
