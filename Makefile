@@ -30,7 +30,7 @@ SWEEP = $(if $(DATA),--data "$(DATA)") $(if $(DATA_DIR),--data-dir "$(DATA_DIR)"
 	$(if $(OUT),--out "$(OUT)") $(if $(PARALLEL),--parallel $(PARALLEL)) $(ARGS)
 TABLES := table1 table2-svhn table3 table5
 FIGURES := figure3 figure4 figure5 figure8 figure9
-QUESTIONS := question-collapse question-test-sigma question-calibrated
+QUESTIONS := question-beta question-learned-sigma question-test-sigma question-other-weights question-collapse question-calibrated
 
 .DEFAULT_GOAL := help
 .PHONY: help install svhn-optimal $(TABLES) table2-cifar table2-celeba table2-bair table4 learned-scales moving-digits $(FIGURES) $(QUESTIONS) figures paper figure two-modalities regression counts world-model test test-slow test-lowest test-all lint typecheck format wheel docs bench bench-gpu bench-decoders faults soak clean
@@ -38,7 +38,7 @@ QUESTIONS := question-collapse question-test-sigma question-calibrated
 help: ## Show this list
 	@echo "usage: make TARGET [DATA=svhn|mnist|images.npz|folder] [DATA_DIR=] [EPOCHS=] [SEED=] [PARALLEL=jit|pmap|sharded] [RUN=] [ARGS=]"
 	@echo "       make table1|table3|... [DATA=] [EPOCHS=] [SEEDS=] [FRACTION=] [INCEPTION=FILE|download] [OUT=] [ARGS=]"
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 24
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 26
 
 install: $(VENV)/.installed ## Make .venv and install calibrax with its pinned dependencies
 
@@ -61,8 +61,11 @@ figure4: ## Figure 4: mutual information and marginal KL on SVHN
 figure5: ## Figure 5: samples on SVHN, optimal σ beside Gaussian
 figure8: ## Figure 8: samples on CIFAR-10, optimal σ beside Gaussian
 figure9: ## Figure 9: σ against training step on SVHN
-question-collapse: ## When does a VAE encode nothing: active units and rate against a constant σ, beside a linear VAE
+question-beta: ## Does one σ find the best β: a sweep of twelve β beside the optimal and the shared σ
+question-learned-sigma: ## How much slower is learning σ: -ELBO against training steps (EPOCHS=60)
 question-test-sigma: ## Whose σ at test time: what the running average, calibrate and each batch's own σ cost in nats
+question-other-weights: ## What GECO and the Beta-Sigma VAE need to be told, and where they land
+question-collapse: ## When does a VAE encode nothing: active units and rate against a constant σ, beside a linear VAE
 question-calibrated: ## Is it calibrated: coverage of intervals per pixel and per image, eight decoders on SVHN
 $(TABLES) $(FIGURES) $(QUESTIONS): install
 	@$(BIN)/python -m experiments.$(subst -,_,$@) $(SWEEP)

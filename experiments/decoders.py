@@ -15,6 +15,7 @@ GAUSSIAN = Case("Gaussian VAE", {"likelihood": "gaussian"})
 STUDENT_T = Case("Student-t VAE", {"likelihood": "student-t"})
 PIXEL = Case("Per-pixel σ-VAE", {"likelihood": "pixel-sigma"})
 SHARED = Case("Shared σ-VAE", {"likelihood": "shared-sigma"})
+SHARED_FROM_DATA = SHARED.with_settings(start_scales=True)._replace(label="Shared σ-VAE, started from the data")
 OPTIMAL = Case("Optimal σ-VAE", {"likelihood": "optimal-sigma"})
 OPTIMAL_IMAGE = Case(
     "Optimal per-image σ-VAE", {"likelihood": "optimal-sigma-per-image"}, doubts={"neg_log_p": UNKNOWN_SIGMA}

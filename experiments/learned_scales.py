@@ -29,7 +29,7 @@ TABLE = Table(
         per_pixel("β-NLL 1", beta_nll=1.0),
         per_pixel("faithful", faithful=True),
         decoders.SHARED._replace(label="Shared σ"),
-        decoders.SHARED.with_settings(start_scales=True)._replace(label="Shared σ, started from the data"),
+        decoders.SHARED_FROM_DATA._replace(label="Shared σ, started from the data"),
         decoders.OPTIMAL._replace(label="Optimal σ"),
     ),
     columns=(

@@ -25,6 +25,12 @@ from experiments import (
     learned_scales,
     moving_digits,
     paper_page,
+    question_beta,
+    question_calibrated,
+    question_collapse,
+    question_learned_sigma,
+    question_other_weights,
+    question_test_sigma,
     table1,
     table2_svhn,
     table3,
@@ -47,6 +53,7 @@ class Part(NamedTuple):
     module: str  # of `experiments`
     epochs: int = 10
     most_seeds: int = 100
+    fraction: float = 1.0  # of the training images
     flags: tuple[str, ...] = ()
 
 
@@ -64,6 +71,12 @@ PARTS = (
     Part(table4.table("cifar10"), "table4", flags=("--column", "cifar10")),
     Part(figure8.FIGURE, "figure8"),
     Part(moving_digits.TABLE, "moving_digits", epochs=2, most_seeds=1),
+    Part(question_beta.FIGURE, "question_beta"),
+    Part(question_test_sigma.FIGURE, "question_test_sigma", fraction=0.9),
+    Part(question_collapse.FIGURE, "question_collapse"),
+    Part(question_calibrated.FIGURE, "question_calibrated"),
+    Part(question_other_weights.FIGURE, "question_other_weights"),
+    Part(question_learned_sigma.FIGURE, "question_learned_sigma", epochs=60),
 )
 
 
@@ -170,6 +183,7 @@ def _task(part: Part, config: PaperConfig) -> Task:
         data_dir=config.data_dir,
         epochs=part.epochs,
         seeds=min(config.seeds, part.most_seeds),
+        fraction=part.fraction,
         inception=config.inception,
         out=config.out,
         runs=config.runs,
@@ -186,7 +200,7 @@ def _task(part: Part, config: PaperConfig) -> Task:
 def arguments(task: Task) -> list[str]:
     """The command line of a part."""
     flags = [*task.part.flags]
-    for name in ("data", "data_dir", "epochs", "seeds", "inception", "out", "runs", "parallel"):
+    for name in ("data", "data_dir", "epochs", "seeds", "fraction", "inception", "out", "runs", "parallel"):
         value = getattr(task.config, name)
         if value is not None:
             flags += [f"--{name.replace('_', '-')}", str(value)]

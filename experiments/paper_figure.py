@@ -29,6 +29,12 @@ class FigureData(NamedTuple):
     def first_seed(self) -> Sequence[Result]:
         return [result for result in self.results if result.config.run.seed == 0]
 
+    @property
+    def over_seeds(self) -> str:
+        """What the numbers are, in words."""
+        seeds = len({result.config.run.seed for result in self.results})
+        return "one seed" if seeds == 1 else f"mean ± standard error over {seeds} seeds"
+
 
 class Figure(NamedTuple):
     """What a figure shows."""

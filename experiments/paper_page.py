@@ -75,19 +75,21 @@ def write(folder: Path) -> None:
 
 def render(folder: Path) -> str:
     """The page of the results in a folder: what `index.md` holds."""
-    reasons, summary, sections = reasons_of(folder), [], []
+    reasons, summary, answers, sections = reasons_of(folder), [], [], []
     for path in sorted((path.parent for path in folder.glob("*/provenance.json")), key=_place):
         provenance = json.loads((path / "provenance.json").read_text(encoding="utf-8"))
         table = table_of(provenance)
         if table is None:
             text = _own_text(path, provenance)
+            if (path / "answer.md").exists():
+                answers += [_in_short(text)]
         else:
             table, results, config, data = restored(table, provenance)
             summary.append(_summary(table, results, data))
             text = report.markdown(table, results, config, data, planned=config.seeds * len(table.cases))
             text += _differences(table, results, data, reasons.get(path.name, {}))
         sections.append(_section(path, text, provenance))
-    return "\n".join([FRONT, *_grid(summary), *sections]).rstrip() + "\n"
+    return "\n".join([FRONT, *_grid(summary), *answers, *sections]).rstrip() + "\n"
 
 
 def reasons_of(folder: Path) -> dict[str, dict[str, str]]:
@@ -173,6 +175,12 @@ def _own_text(folder: Path, provenance: Mapping[str, Any]) -> str:
             return (folder / name).read_text(encoding="utf-8")
     titles = {figure.name: figure.title for figure in FIGURES}
     return f"# {titles.get(provenance['table'], provenance['table'])}\n"
+
+
+def _in_short(text: str) -> str:
+    """The title and the last paragraph of an `answer.md`, which is the answer."""
+    title, *_, answer = text.strip().split("\n\n")
+    return f"**{title.removeprefix('# ')}**: {answer}\n"
 
 
 def _section(folder: Path, text: str, provenance: Mapping[str, Any]) -> str:

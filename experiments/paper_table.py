@@ -9,7 +9,6 @@ import numpy as np
 
 from calibrax.data import Data
 from calibrax.evaluation import generate
-from calibrax.runs import Run
 from calibrax.runs.evaluate import check_fid_images
 from experiments import report
 from experiments.figures.panels import save_strips
@@ -96,7 +95,7 @@ def _score(case: Case, results: Sequence[Result], column: report.Column) -> Scor
 
 def samples(result: Result, data: Data, num: int) -> np.ndarray:
     """Means of p(x|z) for draws of the prior, [num, H, W, C] in [0, 1]; the same z for every decoder."""
-    return np.clip(generate(Run(result.config, data).trained(), num, key=jax.random.key(0)), 0, 1)
+    return np.clip(generate(result.run(data).trained(), num, key=jax.random.key(0)), 0, 1)
 
 
 def _rows_of_samples(folder: Path, table: Table, results: Sequence[Result], data: Data, *, title: str) -> Sequence[str]:

@@ -55,13 +55,8 @@ def variances(figure_data: FigureData) -> np.ndarray:
     return principal_variances(first(figure_data.data.train), num_latents)
 
 
-def over_seeds(figure_data: FigureData) -> str:
-    seeds = len({result.config.run.seed for result in figure_data.results})
-    return "one seed" if seeds == 1 else f"mean ± standard error over {seeds} seeds"
-
-
 def draw(path: Path, figure_data: FigureData) -> None:
-    title = f"{figure_data.title}, {over_seeds(figure_data)}"
+    title = f"{figure_data.title}, {figure_data.over_seeds}"
     save_collapse(path, points(figure_data), variances(figure_data), title=title)
 
 

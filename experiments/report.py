@@ -117,6 +117,28 @@ def mean_of(values: Sequence[float]) -> Mean:
     return Mean(statistics.fmean(values), stderr)
 
 
+def by_seed(results: Iterable[Result], case: Case, field: str, split: str = "test") -> dict[int, float]:
+    """A case's number of each seed that has it."""
+    numbers = {result.config.run.seed: value(result.record, field, split) for result in results if result.case == case}
+    return {seed: number for seed, number in numbers.items() if number is not None and math.isfinite(number)}
+
+
+def difference(results: Sequence[Result], case: Case, reference: Case, field: str) -> Mean | None:
+    """The mean over seeds of a case's number minus the reference's of the same seed; None if no seed has both."""
+    ours, others = (by_seed(results, one, field) for one in (case, reference))
+    pairs = [number - others[seed] for seed, number in ours.items() if seed in others]
+    return mean_of(pairs) if pairs else None
+
+
+def in_words(difference: Mean, form: str, unit: str = "") -> str:
+    """A difference in words, such as "3.2 ± 0.4 nats lower", and whether its standard error leaves the sign open."""
+    size = cell(Mean(abs(difference.value), difference.stderr), form) + unit
+    order = f"{size} {'lower' if difference.value < 0 else 'higher'}"
+    if difference.stderr is None:
+        return f"{order} (one seed)"
+    return order if abs(difference.value) > 2 * difference.stderr else f"{order} (within two standard errors of 0)"
+
+
 def fid_name(results: Sequence[Result], field: str) -> str:
     """The heading of an FID or KID column, such as FID-768. Plain "FID" is only for the published network."""
     return next((result.record["fid"][field]["name"] for result in results if "fid" in result.record), field.upper())

@@ -21,6 +21,7 @@ from calibrax.evaluation.metric import NoOptions, Record, plain
 from calibrax.evaluation.metrics.distances import metric_name
 from calibrax.evaluation.metrics.fid import FidOptions, feature_of
 from calibrax.evaluation.metrics.prediction import PredictionOptions
+from calibrax.likelihoods import Likelihood
 from calibrax.runs import ConfigError, Run, TrainConfig, load_data, train
 from calibrax.runs import folder as run_folder
 from calibrax.runs.evaluate import checked_weights, measure
@@ -79,6 +80,7 @@ class Case(NamedTuple):
     doubts: Mapping[str, str] = {}  # why a number of the paper is wrong or cannot be compared, by the same names
     is_density: bool = True  # False: it is no density over pixels, so its -log p is left out
     is_discrete: bool = False  # True: its -log p is over 256 levels, not a density
+    likelihood: Likelihood | None = None  # to train with instead of that of the settings, which still name the row
 
     def with_settings(self, **settings: Any) -> "Case":
         return self._replace(settings={**self.settings, **settings})
@@ -95,6 +97,9 @@ class Result(NamedTuple):
     case: Case
     config: TrainConfig
     record: dict[str, Any]  # results.json
+
+    def run(self, data: Data) -> Run:
+        return Run(self.config, data, likelihood=self.case.likelihood)
 
 
 def command_line(module: str, argv: Sequence[str] | None, kind: type, command: Callable[[Any, str], Any]) -> int:
@@ -142,10 +147,9 @@ def train_config(config: SweepConfig, case: Case, seed: int, *, data: str, image
         image_size=image_size,
         fraction=config.fraction,
         epochs=config.epochs,
-        eval_every=max(1, config.epochs // 4),
         seed=seed,
         parallel=config.parallel,
-        **case.settings,
+        **{"eval_every": max(1, config.epochs // 4), **case.settings},
     )
 
 
@@ -189,15 +193,15 @@ def sweep(
                 left = f", about {in_words(seconds)} left"
             print(f"[{index + 1}/{len(jobs)}] {data.name}: {case.label}, seed {seed}{left}", file=sys.stderr)
             try:
-                record = _train(settings, data)
+                record = _train(settings, data, case)
             except FloatingPointError as error:
                 print(f"left out, as training diverged: {case.label}, seed {seed}: {error}", file=sys.stderr)
                 continue
             except Interrupted as stop:
                 raise Interrupted("saved; the same command goes on from there", stop.exit_code) from stop
             num_trained += 1
-        record = _with_measurements(config, settings, data, record, information, futures)
-        yield Result(case, settings, _with_own_measurements(settings, data, record, measurements or {}))
+        result = _with_measurements(Result(case, settings, record), config, data, information, futures)
+        yield _with_own_measurements(result, data, measurements or {})
 
 
 def unfinished(
@@ -223,10 +227,9 @@ def _jobs(
 def _folder(config: SweepConfig, settings: TrainConfig, data: Data, case: Case) -> Path:
     shape = "x".join(map(str, data.event_shape[:-1]))
     pool = f"{data.name}-{shape}-{len(data.train)}{data.noun}-{settings.run.epochs}epochs"
+    decoder = settings.likelihood.name if case.likelihood is None else repr(case.likelihood)
     other = "".join(f"-{name}{value}" for name, value in case.settings.items() if name != "likelihood")
-    return (
-        Path(config.runs) / pool / re.sub(r"[^\w.-]", "_", f"{settings.likelihood.name}{other}-seed{settings.run.seed}")
-    )
+    return Path(config.runs) / pool / re.sub(r"[^\w.-]", "_", f"{decoder}{other}-seed{settings.run.seed}")
 
 
 def _finished_record(settings: TrainConfig, data: Data) -> dict[str, Any] | None:
@@ -243,16 +246,15 @@ def _finished_record(settings: TrainConfig, data: Data) -> dict[str, Any] | None
     return record if record["step"] == last_step else None
 
 
-def _train(settings: TrainConfig, data: Data) -> dict[str, Any]:
+def _train(settings: TrainConfig, data: Data, case: Case) -> dict[str, Any]:
     """Train or resume a run; returns its results."""
     exists = (Path(settings.run.run_dir or ".") / run_folder.CONFIG_FILE).exists()
-    return train(settings.replace(resume=exists), data)
+    return train(settings.replace(resume=exists), data, likelihood=case.likelihood)
 
 
-def _with_measurements(
-    config: SweepConfig, settings: TrainConfig, data: Data, record, information: bool, futures: int
-) -> dict[str, Any]:
-    """The record, after the measurements that the sweep needs and that it does not have yet."""
+def _with_measurements(result: Result, config: SweepConfig, data: Data, information: bool, futures: int) -> Result:
+    """The result, after the measurements that the sweep needs and that it does not have yet."""
+    record = result.record
     wanted: dict[str, Any] = {}
     if config.inception is not None and not _has_fid(record, config, data):
         wanted["fid"] = FidOptions(config.inception, config.fid_images)
@@ -260,19 +262,18 @@ def _with_measurements(
         wanted["information"] = NoOptions()
     if futures > 0 and record.get("prediction", {}).get("samples") != futures:
         wanted["prediction"] = PredictionOptions(futures)
-    return measure(Run(settings, data), record, wanted) if wanted else record
+    return result._replace(record=measure(result.run(data), record, wanted)) if wanted else result
 
 
-def _with_own_measurements(
-    settings: TrainConfig, data: Data, record: dict[str, Any], measurements: Mapping[str, Callable[[Run], Record]]
-) -> dict[str, Any]:
-    """The record, after the experiment's own measurements that it does not have yet."""
-    missing = {name: function for name, function in measurements.items() if name not in record}
-    if missing:
-        run = Run(settings, data)
-        record = record | finite_or_none({name: plain(function(run)) for name, function in missing.items()})
-        run_folder.write_json(run.folder / run_folder.RESULTS_FILE, record)
-    return record
+def _with_own_measurements(result: Result, data: Data, measurements: Mapping[str, Callable[[Run], Record]]) -> Result:
+    """The result, after the experiment's own measurements that it does not have yet."""
+    missing = {name: function for name, function in measurements.items() if name not in result.record}
+    if not missing:
+        return result
+    run = result.run(data)
+    record = result.record | finite_or_none({name: plain(function(run)) for name, function in missing.items()})
+    run_folder.write_json(run.folder / run_folder.RESULTS_FILE, record)
+    return result._replace(record=record)
 
 
 def _has_fid(record, config: SweepConfig, data: Data) -> bool:

@@ -11,7 +11,6 @@ from calibrax.data import Data, first
 from calibrax.evaluation.figures.video import save_prediction, save_scores_over_time
 from calibrax.evaluation.metrics.frame_scores import FrameScores
 from calibrax.evaluation.metrics.prediction import futures as futures_of
-from calibrax.runs import Run
 from calibrax.runs.config import ConfigError
 from experiments import paper_table
 from experiments.report import Column, Table
@@ -64,7 +63,7 @@ def _pictures(folder: Path, table: Table, results: Sequence[Result], data: Data,
     scores["last given frame, copied"] = _scores(shown[0], "copied")
     best = f"best of {shown[0].record['prediction']['samples']} samples"
     save_scores_over_time(folder / "prediction.png", scores, title=f"{title}, {best}")
-    past, clips = Run(shown[0].config, data).past, first(data.test, NUM_CLIPS)
+    past, clips = shown[0].run(data).past, first(data.test, NUM_CLIPS)
     rows = [("truth", clips[0]), *((result.case.label, _future(result, data, clips)) for result in shown)]
     save_prediction(folder / "samples", rows, past, title=f"One sample each: {title}")
     return ["prediction.png", "samples.png", "samples.gif"]
@@ -73,7 +72,7 @@ def _pictures(folder: Path, table: Table, results: Sequence[Result], data: Data,
 def _future(result: Result, data: Data, clips: np.ndarray) -> np.ndarray:
     """A sample of the first clip's future, [T, H, W, C]; from the same noise for every decoder."""
     keys = jax.random.split(jax.random.key(0), len(clips))
-    run = Run(result.config, data)
+    run = result.run(data)
     (sample,) = futures_of(run.trained(), clips, run.past, 1, keys)
     return np.asarray(sample[0])
 

@@ -24,11 +24,14 @@ MAY_IMPORT = {
     "data": {"_files", "_terminal"},
     "training": {"_files", "_malloc", "_terminal", "likelihoods", "objectives", "models"},
     "evaluation": {"_files", "_terminal", "likelihoods", "objectives", "models", "training"},
-    "runs": {"_files", "_malloc", "_terminal", "data", "evaluation", "likelihoods", "models", "training", "__init__"},
+    "runs": {
+        "_files", "_malloc", "_terminal", "running_average", "data", "evaluation", "likelihoods", "models", "training",
+        "__init__",
+    },
     "cli": {"_malloc", "_terminal", "data", "evaluation", "runs", "training", "__init__"},
     "__main__": {"cli"},
     "__init__": {"likelihoods", "objectives", "running_average"},
-}
+}  # fmt: skip
 
 
 def modules():

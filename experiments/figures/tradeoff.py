@@ -100,7 +100,7 @@ def save_rate_distortion(
         _style.legend_below(figure, handles)
         if sweep:
             places, others = (np.array([(p.rate, p.distortion) for p in chosen]) for chosen in (sweep, points))
-            _label_curve(axes, [_style.shortened(point.label) for point in sweep], places, others)
+            label_curve(axes, [_style.shortened(point.label) for point in sweep], places, others)
 
 
 def _draw_point(axes, points: Sequence[Point], style: dict[str, Any]) -> Any:
@@ -125,7 +125,7 @@ def _set_limits(axes, points: Sequence[Point]) -> None:
     axes.yaxis.set_major_formatter("{x:,g}")
 
 
-def _label_curve(axes, names: Sequence[str], points: np.ndarray, obstacles: np.ndarray) -> None:
+def label_curve(axes, names: Sequence[str], points: np.ndarray, obstacles: np.ndarray) -> None:
     """Write each name beside its point, on the side where it covers least of the curve, obstacles and earlier names.
 
     Args:

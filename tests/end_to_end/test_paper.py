@@ -17,7 +17,9 @@ from experiments.report import Table
 
 CASES = (decoders.OPTIMAL.with_paper(neg_log_p=-900.0), decoders.GAUSSIAN.with_paper(neg_log_p=0.0))
 TABLE = Table("table1", "A table", "mnist", CASES, image_size=8)
-FIGURE = paper_figure.Figure("figure5", "A figure", "mnist", CASES, side_by_side=True, image_size=8)
+FIGURE = paper_figure.Figure(
+    "question-it", "A question", "mnist", CASES, answer=lambda data: "A table.\n\nYes.", side_by_side=True, image_size=8
+)
 MISSING = TABLE._replace(name="table5", source="cifar10")
 
 
@@ -48,12 +50,12 @@ def test_it_says_what_to_do_and_goes_on_after_an_interruption(tiny, monkeypatch,
 
     trained, original = [], sweep.train
 
-    def interrupted(config, *args):
+    def interrupted(config, *args, **parts):
         if config.likelihood.name == "gaussian" and len(trained) == 1:
             trained.append("interrupted")
             raise Interrupted("saved at step 0", 130)
         trained.append(config.likelihood.name)
-        return original(config, *args)
+        return original(config, *args, **parts)
 
     monkeypatch.setattr(sweep, "train", interrupted)
     with pytest.raises(SystemExit) as stop:
@@ -67,7 +69,8 @@ def test_it_says_what_to_do_and_goes_on_after_an_interruption(tiny, monkeypatch,
     page = Path("runs/paper/index.md").read_text(encoding="utf-8")
     assert page == paper_page.render(Path("runs/paper"))
     assert "## A table" in page
-    assert "![samples](figure5/samples.png)" in page
+    assert "![samples](question-it/samples.png)" in page
+    assert "\n\n**A question**: Yes.\n\n## A table" in page
     record = json.loads(Path("runs/paper/table1/provenance.json").read_text())["runs"][1]
     assert f"| Gaussian VAE | {record['test']['running average']['neg_elbo']:.1f} | 0 |" in page
     assert "- Gaussian VAE, +" in page
@@ -76,7 +79,7 @@ def test_it_says_what_to_do_and_goes_on_after_an_interruption(tiny, monkeypatch,
 
 def test_mistakes_are_one_line(tiny, capsys):
     for argv, match in [
-        (["--only", "table9"], "--only has table9; expected some of table1, figure5, table5"),
+        (["--only", "table9"], "--only has table9; expected some of table1, question-it, table5"),
         (["--seeds", "0"], "--seeds is 0; expected at least 1"),
         (["--mnist", "none.npz", "--cifar10", "none.npz"], "there is no data for any table or figure"),
     ]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from calibrax.data import Data
 from calibrax.runs import ConfigError, TrainConfig, load_data
@@ -19,7 +20,10 @@ from experiments import (
     moving_digits,
     paper_figure,
     paper_table,
+    question_beta,
     question_collapse,
+    question_learned_sigma,
+    question_other_weights,
     report,
     sweep,
     table1,
@@ -30,6 +34,7 @@ from experiments import (
     table4,
     table5,
 )
+from experiments.geco import geco
 from experiments.report import Table
 from experiments.sweep import Case, Result, SweepConfig
 
@@ -225,7 +230,7 @@ def test_a_table_is_made_once_and_shares_its_runs_with_figures(tiny, monkeypatch
     before = (folder / "table.csv").read_text()
     trained = []
     original = sweep.train
-    monkeypatch.setattr(sweep, "train", lambda *args: trained.append(args) or original(*args))
+    monkeypatch.setattr(sweep, "train", lambda *args, **parts: trained.append(args) or original(*args, **parts))
     paper_table.make(table, tiny, "the command")
     one_row = dataclasses.replace(tiny, only=("gaussian",), out="one")
     paper_table.make(table, one_row, "the command")
@@ -258,11 +263,51 @@ def test_a_question_is_answered_and_drawn(tiny):
     assert f"at no σ of the sweep; the linear VAE has none from σ = {sigma:.3g} " in answer
 
 
+@pytest.mark.parametrize(
+    ("question", "labels"),
+    [
+        (question_beta, ["β-VAE, β = 0.01", "Optimal σ-VAE"]),
+        (question_learned_sigma, ["optimal σ, Adam at 1e-3", "shared σ, Adam at 1e-2"]),
+        (question_other_weights, ["GECO, κ = 0.07", "Beta-Sigma VAE, β = 2", "Optimal σ-VAE"]),
+    ],
+)
+def test_questions_about_weights_are_answered_and_drawn(tiny, question, labels):
+    figure = question.FIGURE
+    cases = [case for case in figure.cases if case.label in labels]
+    assert len(cases) == len(labels)
+    paper_figure.make(figure._replace(cases=cases, image_size=8), tiny, "the command")
+    folder = Path("runs/paper") / figure.name
+    files = {"answer.md", "provenance.json", f"{figure.name}.png", f"{figure.name}.svg"}
+    assert {path.name for path in folder.iterdir()} == files
+    answer = (folder / "answer.md").read_text()
+    assert all(label in answer or label.replace(", ", " | ") in answer for label in labels)
+    with Image.open(folder / f"{figure.name}.png") as picture:
+        assert picture.width >= 1000
+
+
+def test_a_case_may_have_a_likelihood_that_the_command_line_does_not_name(tiny, monkeypatch):
+    data = load_data(TrainConfig.for_model(data="tiny.npz", image_size=8))
+    cases = [Case(f"κ = {error}", {"likelihood": "gaussian"}, likelihood=geco(error)) for error in (0.1, 0.9)]
+    results = list(sweep.sweep(tiny, cases, data, source="mnist", image_size=8))
+    folders = [Path(one.config.run.run_dir) for one in results]
+    assert [folder.name for folder in folders] == ["geco_0.1_-seed0", "geco_0.9_-seed0"]
+    assert json.loads((folders[0] / "config.json").read_text())["custom"] == ["likelihood"]
+    assert results[0].record["test"].keys() == {"running average"}  # its σ is no average, which could be calibrated
+    sigmas = [one.record["test"]["running average"]["sigma"] for one in results]
+    assert sigmas[0] < math.sqrt(0.5) < sigmas[1]  # one step from λ = 1: the error is above 0.1 and below 0.9
+    assert results[1].run(data).likelihood == geco(0.9)
+    assert paper_table.samples(results[0], data, 2).shape == (2, 8, 8, 1)
+    monkeypatch.setattr(sweep, "train", None)  # finished runs are read
+    again = list(sweep.sweep(tiny, cases, data, source="mnist", image_size=8))
+    assert [one.record for one in again] == [one.record for one in results]
+
+
 def test_an_interrupted_sweep_can_be_continued_and_a_diverged_run_is_left_out(tiny, monkeypatch, capsys):
     data = load_data(TrainConfig.for_model(data="tiny.npz", image_size=8))
     started = []
 
-    def fake(config, data):
+    def fake(config, data, likelihood):
+        del likelihood
         started.append((config.likelihood.name, config.run.resume))
         if config.likelihood.name == "gaussian":
             raise FloatingPointError("the loss is nan at step 1")

@@ -15,12 +15,14 @@ from PIL import Image
 
 from experiments.figures import collapse as collapse_figure
 from experiments.figures import scores as score_figure
+from experiments.figures import series as series_figure
 from experiments.figures import sigma_curves
 from experiments.figures import tradeoff as tradeoff_figure
 from experiments.figures.costs import Cost, save_costs
 from experiments.figures.coverage import Observed, save_coverage
 from experiments.figures.panels import save_comparison, save_strips
 from experiments.figures.scores import Score
+from experiments.figures.series import Panel, Place, Series
 from experiments.figures.tradeoff import InformationPoint, Point
 from experiments.report import Mean
 
@@ -55,11 +57,18 @@ OBSERVED = {
     "narrow": Observed(np.array([[0.3, 0.6], [0.01, 0.02]]), np.array([[0.4, 0.5, 0.6, 1.0], 4 * [0.0]])),
     "wide": Observed(np.array([[0.8, 1.0], [0.01, 0.0]]), np.array([[0.1, 0.5, 0.9, 1.0], 4 * [0.0]])),
 }
+SERIES = [
+    Series("β-VAE", [Place("β 1", Mean(9.0, 0.1), [Mean(4600.0, 0.5), None]),
+                     Place("", Mean(60.0, None), [Mean(-3.0, 4.0), Mean(1.1, 0.1)])]),
+    Series("optimal σ", [Place("", Mean(70.0, 0.2), [Mean(0.0, 0.0), Mean(1.08, 0.02)])]),
+]  # fmt: skip
+PANELS = [Panel("−ELBO (nats)", "symlog", line=50.0), Panel("FID-768", "log")]
 FIGURES = {
     "sigma": (sigma_curves.save_sigma_curves, (RUNS,), {"constant": {"β-VAE, β 0.1": 0.2236}}, (1000, 550)),
     "rate-distortion": (tradeoff_figure.save_rate_distortion, (POINTS,), {}, (1000, 600)),
     "information": (tradeoff_figure.save_information, (INFORMATION,), {"cap": 9.21}, (1100, 750)),
     "collapse": (collapse_figure.save_collapse, (COLLAPSE, VARIANCES), {}, (1200, 560)),
+    "series": (series_figure.save_series, (SERIES, PANELS), {"x_label": "rate (nats)"}, (1120, 500)),
     "scores": (score_figure.save_scores, ([("nats", SCORES), ("FID-768", SCORES[:2])],), {}, (800, 200)),
     "costs": (save_costs, (COSTS,), {"unit": "nats"}, (1000, 200)),
     "coverage": (save_coverage, ({"pixels": OBSERVED, "images": OBSERVED}, LEVELS), {}, (1200, 1000)),
@@ -69,6 +78,7 @@ NAMES = {
     "rate-distortion": ["β 0.001", "β 10", "optimal-sigma", "shared-sigma", tradeoff_figure.DISTORTION],
     "information": ["ln N = 9.2", "rate", "marginal KL, lower bound"],
     "collapse": ["active units", "β = 2σ²", "optimal linear VAE", "linear VAE encodes nothing from σ = 8.72 on"],
+    "series": ["β-VAE", "optimal σ", "β 1", "−ELBO (nats)", "FID-768", "rate (nats)", "−10", "1,000"],
     "scores": ["optimal σ", "categorical", "nats", "FID-768", "not reported", "paper, in doubt"],
     "costs": ["held out", "227.00 ± 5.00", "-4.30", "nats", "chosen from the test images that it scores"],
     "coverage": ["narrow", "wide", "pixels", "images", "calibrated"],
@@ -126,6 +136,9 @@ def unusual():
     yield "collapse", []
     yield "collapse", COLLAPSE[:1]
     yield "collapse", COLLAPSE[-1:]
+    yield "series", []
+    yield "series", SERIES[:1]
+    yield "series", [Series("missing", [Place("", Mean(1.0, None), [None, Mean(nan, None)])])]
     yield "scores", [("nats", [])]
     yield "scores", [("nats", SCORES[3:])]
     yield "scores", [("nats", [Score("nan", nan, nan, math.inf)])]
@@ -137,7 +150,8 @@ def unusual():
 @pytest.mark.parametrize(("name", "drawn"), list(unusual()))
 def test_unusual_input_is_drawn_without_a_warning(tmp_path, name, drawn):
     save, (_, *others), options, _ = FIGURES[name]
-    save(tmp_path / "figure.png", drawn, *others, **(options if name in ("information", "costs") else {}))
+    with_options = name in ("information", "series", "costs")
+    save(tmp_path / "figure.png", drawn, *others, **(options if with_options else {}))
     with Image.open(tmp_path / "figure.png") as picture:
         picture.verify()
 
@@ -212,6 +226,21 @@ def test_information_has_the_bounds_and_the_cap():
         axes.transData.inverted().transform(axes.transAxes.transform((xy(line)[0, 0], 0)))[0] for line in verticals
     ]
     np.testing.assert_allclose(places, [0.0075, 0.0067], rtol=1e-6)
+
+
+def test_series_are_drawn_where_they_land():
+    first, second = axes_of(series_figure.save_series, SERIES, PANELS, x_label="rate")
+    assert (first.get_xscale(), first.get_yscale(), second.get_yscale()) == ("log", "symlog", "log")
+    curve, optimal = (xy(line).tolist() for line in first.lines if line.get_marker() in ("o", "s"))
+    assert curve == [[9.0, 4600.0], [60.0, -3.0]]
+    assert optimal == [[70.0, 0.0]]
+    assert [xy(line).tolist() for line in second.lines if line.get_marker() == "o"] == [[[60.0, 1.1]]]
+    assert [[0, 50.0], [1, 50.0]] in [xy(line).tolist() for line in first.lines]
+    bars = [segment.tolist() for line in first.collections for segment in line.get_segments()]
+    assert [[60.0, -7.0], [60.0, 1.0]] in bars
+    assert [[8.9, 4600.0], [9.1, 4600.0]] in bars
+    assert [text.get_text() for text in first.texts] == ["β 1"]
+    assert first.get_ylim()[0] < -7
 
 
 def test_scores_stand_in_the_rows_of_their_labels():

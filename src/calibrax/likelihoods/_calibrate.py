@@ -29,7 +29,7 @@ def calibrate(likelihood: Likelihood, params: PyTree, pairs: Iterable[tuple[PyTr
 
     Raises:
       ValueError: if `likelihood` is not a `Likelihood`; if `pairs` is empty, holds anything but pairs, or holds
-        examples whose averages differ in shape.
+        examples whose averages differ in shape; if the state holds anything but running averages.
 
     Example:
       >>> state = calibrate(likelihood, params, ((decode(params, x), x) for x in batches))
@@ -78,8 +78,11 @@ def sums_of_batch(likelihood: Likelihood, params: PyTree, outputs: PyTree, x: Py
     return jax.tree.map(lambda leaf: num_examples * leaf, likelihood.update(state, stats))
 
 
-def _normalise(node: RunningAverage) -> RunningAverage:
+def _normalise(node: PyTree) -> RunningAverage:
     """The same mean with weight 1, which a converged average has; 0 where nothing was observed."""
+    if not is_average(node):
+        what = f"an array of shape {np.shape(node)}"
+        raise ValueError(f"likelihood has {what} in its state; expected running averages, to compute them anew")
     seen = node["weight"] > 0
     mean = node["total"] / np.where(seen, node["weight"], 1.0)
     return {"total": jnp.asarray(mean, jnp.float32), "weight": jnp.asarray(seen, jnp.float32)}

@@ -21,6 +21,7 @@ from calibrax.evaluation.metrics import fid, inception_weights
 from calibrax.evaluation.metrics.feature_cache import cache_folder
 from calibrax.evaluation.record import Wanted
 from calibrax.evaluation.report import results_table
+from calibrax.running_average import is_average
 from calibrax.runs import folder as run_folder
 from calibrax.runs.run import Run, as_user_error
 from calibrax.runs.settings import ConfigError
@@ -76,7 +77,8 @@ def score(run: Run, training: dict[str, Any] | None = None, *, calibrate_on: Cal
     trained = run.trained(state)
     columns = {"running average": trained}
     part = run.train_part if calibrate_on == "train" else run.validation_part
-    if jax.tree.leaves(state.likelihood_state):
+    averages = jax.tree.leaves(state.likelihood_state, is_leaf=is_average)
+    if averages and all(map(is_average, averages)):  # what else a state holds cannot be computed anew
         exact = evaluation.calibrate_on(trained, part, key=run.eval_key, batch_size=run.batch_size)
         columns["calibrated"] = trained._replace(likelihood_state=exact)
     tested = {name: run.score(column, run.test) for name, column in columns.items()}
