@@ -158,10 +158,10 @@ def plan(config: PaperConfig) -> list[Task]:
         try:
             task = _task(part, config)
         except DataError as error:
-            print(f"{part.shows.name:<20} left out: {error}", file=sys.stderr)
+            print(f"{part.shows.name:<22} left out: {error}", file=sys.stderr)
             continue
         time = _time([task]) if task.left else "all made"
-        print(f"{part.shows.name:<20} {len(task.left):3} of {task.num_runs} runs to make, {time}", file=sys.stderr)
+        print(f"{part.shows.name:<22} {len(task.left):3} of {task.num_runs} runs to make, {time}", file=sys.stderr)
         tasks.append(task)
     if not tasks:
         raise DataError("there is no data for any table or figure")

@@ -44,8 +44,8 @@ def tiny(tmp_path, monkeypatch):
 def test_it_says_what_to_do_and_goes_on_after_an_interruption(tiny, monkeypatch, capsys):
     assert paper.main([*tiny, "--plan"]) == 0
     said = capsys.readouterr().err
-    assert "table1                 2 of 2 runs to make, about 0 min" in said
-    assert "table5               left out: there is no file nowhere.npz" in said
+    assert "table1                   2 of 2 runs to make, about 0 min" in said
+    assert "table5                 left out: there is no file nowhere.npz" in said
     assert not Path("runs").exists()
 
     trained, original = [], sweep.train
@@ -64,7 +64,7 @@ def test_it_says_what_to_do_and_goes_on_after_an_interruption(tiny, monkeypatch,
     assert "the same command goes on from there" in capsys.readouterr().err
     assert paper.main(tiny) == 0
     assert trained == ["optimal-sigma", "interrupted", "gaussian"]
-    assert "table1                 1 of 2 runs to make" in capsys.readouterr().err
+    assert "table1                   1 of 2 runs to make" in capsys.readouterr().err
 
     page = Path("runs/paper/index.md").read_text(encoding="utf-8")
     assert page == paper_page.render(Path("runs/paper"))
