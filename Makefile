@@ -118,7 +118,7 @@ test-slow: install ## Run the other tests: whole runs, damage, faults, fuzzing
 test-lowest: ## Test the lowest versions that pyproject.toml allows, in new virtual environments (LOWEST_PYTHON=python3.11)
 	@JOBS=$(JOBS) $(LOWEST_PYTHON) benchmarks/lowest.py $(ARGS)
 
-test-all: test test-slow ## Run all tests, at most 20 minutes on two cores
+test-all: test test-slow ## Run all tests, at most 30 minutes on two cores
 
 lint: install ## Check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
