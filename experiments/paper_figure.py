@@ -44,7 +44,7 @@ class Figure(NamedTuple):
     source: str  # the paper's data set
     cases: Sequence[Case]
     draw: Callable[[Path, FigureData], None] | None = None  # writes a plot as PNG or SVG, depending on the suffix
-    answer: Callable[[FigureData], str] | None = None  # the content of answer.md: what the figure shows, in numbers
+    answer: Callable[[FigureData], str] | None = None  # answer.md: a table, and the answer as the last paragraph
     measure: Callable[[Run], Record] | None = None  # of each run; its record has the result under the figure's name
     samples: bool = False  # one row of samples per case
     side_by_side: bool = False  # one grid of samples per case

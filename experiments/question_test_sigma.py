@@ -5,9 +5,9 @@ Device:    one CPU or GPU; several with PARALLEL=sharded (or pmap).
 Time:      one run per seed, 3 in all, on nine tenths of the training images; on two CPU cores, 3 minutes per run on
            8,100 images.
 Expected:  the longer the average's memory, the larger its σ. That of training images is too small if the model fits
-           them better than others; that of held-out images is as good as these are like the test images, and the last
-           tenth of the SVHN subset has a fifth more contrast than its test images. A σ of each test batch costs less
-           than nothing.
+           them better than others; that of held-out images is as good as these are like the test images. In the SVHN
+           subset, the variance within an image is a fifth larger in the last tenth of the training images than in the
+           test images, and a seventh larger in the others. A σ of each test batch costs less than nothing.
 
 In its text the paper averages σ² over training; its public code takes the σ of each test batch, and clips it softly.
 The decay does not change training, because the loss has the σ of the batch at hand. One run therefore serves all rows:

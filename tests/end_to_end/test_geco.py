@@ -5,16 +5,13 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from jax import lax
-from toy import LinearVAE
+from toy import fit_linear_vae
 
 import calibrax as cx
-from calibrax.training import create_train_state, train_step
 from experiments.geco import geco
 
-D, LATENTS, N, STEPS = 12, 3, 1000, 2500
+D, LATENTS, N = 12, 3, 1000
 
 
 def low_dimensional():
@@ -40,21 +37,7 @@ def test_a_linear_vae_meets_the_tolerance_at_the_sigma_of_probabilistic_pca(tole
     sigma = math.sqrt((D * tolerance**2 - np.sort(eigenvalues)[: D - LATENTS].sum()) / LATENTS)
     assert ppca_error(eigenvalues, sigma**2) == pytest.approx(tolerance**2, rel=1e-6)
 
-    optimizer = optax.adam(optax.cosine_decay_schedule(2e-2, STEPS))
-    parts = {
-        "model": LinearVAE((D,), D, LATENTS),
-        "likelihood": geco(tolerance, link="identity"),
-        "optimizer": optimizer,
-    }
-    key = jax.random.key(0)
-
-    @jax.jit
-    def fit(x):
-        state = create_train_state(key, x[:1], **parts)
-        return lax.scan(lambda state, _: train_step(state, x, key, **parts), state, length=STEPS)
-
-    with jax.numpy_dtype_promotion("standard"):  # optax's Adam and schedules promote
-        state, metrics = fit(jnp.asarray(x))
+    state, metrics = fit_linear_vae(x, geco(tolerance, link="identity"), LATENTS, num_steps=2500)
     assert math.sqrt(np.mean(metrics["mse"][-200:])) == pytest.approx(tolerance, rel=0.02)
     assert math.exp(np.mean(metrics["log_sigma"][-200:])) == pytest.approx(sigma, rel=0.03)
     assert math.exp(state.likelihood_state["log_sigma"]) == pytest.approx(sigma, rel=0.03)

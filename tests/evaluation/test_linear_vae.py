@@ -3,18 +3,14 @@
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from jax import lax
-from toy import LinearVAE
+from toy import fit_linear_vae
 
 import calibrax as cx
 from calibrax.data import load
 from calibrax.evaluation import collapse_sigma, measure_information
 from calibrax.evaluation.metrics.linear_vae import principal_variances
-from calibrax.training import create_train_state, train_step
 
 VARIANCES = np.array([0.5, 0.2, 0.05, 0.01, 0.01, 0.01, 0.01, 0.01])
 
@@ -86,20 +82,8 @@ def test_probabilistic_pca_encodes_something_below_this_sigma_and_nothing_above(
 @pytest.mark.parametrize("factor", [1.25, 0.8])
 def test_a_trained_linear_vae_encodes_something_below_this_sigma_and_nothing_above(factor):
     x = drawn(num=256).astype(np.float32)
-    parts = {
-        "model": LinearVAE((len(VARIANCES),), len(VARIANCES), 2),
-        "likelihood": cx.gaussian(factor * collapse_sigma(x), link="identity"),
-        "optimizer": optax.adam(optax.cosine_decay_schedule(2e-2, 2000)),
-    }
-    key = jax.random.key(0)
-
-    @jax.jit
-    def fit(x):
-        state = create_train_state(key, x[:1], **parts)
-        return lax.scan(lambda state, _: train_step(state, x, key, **parts), state, length=2000)
-
-    with jax.numpy_dtype_promotion("standard"):  # optax's Adam and schedules promote
-        state, _ = fit(jnp.asarray(x))
+    likelihood = cx.gaussian(factor * collapse_sigma(x), link="identity")
+    state, _ = fit_linear_vae(x, likelihood, num_latents=2, num_steps=2000)
     variance_of_mean = np.var(x @ np.asarray(state.params["model"]["mean"]["kernel"]), axis=0)
     assert (variance_of_mean > 0.01).sum() == (factor < 1)  # active units
     assert variance_of_mean.sum() == pytest.approx(max(0, 1 - factor**2), abs=0.02)

@@ -1,15 +1,10 @@
 """A linear VAE with the optimal σ finds probabilistic PCA's closed-form noise variance."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jax import lax
-from toy import LinearVAE
+from toy import fit_linear_vae
 
 import calibrax as cx
 from calibrax import running_average
-from calibrax.training import create_train_state, train_step
 
 D, LATENTS, N = 12, 3, 4000
 
@@ -26,19 +21,7 @@ def test_optimal_sigma_recovers_the_ppca_noise_variance():
     eigenvalues = np.linalg.eigvalsh(np.cov(x.T, bias=True))
     closed_form = eigenvalues[: D - LATENTS].mean()  # Tipping and Bishop 1999, eq. 8
 
-    likelihood = cx.optimal_sigma(link="identity")
-    optimizer = optax.adam(optax.cosine_decay_schedule(2e-2, 3000))
-    parts = {"model": LinearVAE((D,), D, LATENTS), "likelihood": likelihood, "optimizer": optimizer}
-    key = jax.random.key(0)
-
-    @jax.jit
-    def fit(x):
-        state = create_train_state(key, x[:1], **parts)
-        return lax.scan(lambda state, _: train_step(state, x, key, **parts), state, length=3000)
-
-    with jax.numpy_dtype_promotion("standard"):  # optax's Adam and schedules promote
-        state, metrics = fit(jnp.asarray(x))
-
+    state, metrics = fit_linear_vae(x, cx.optimal_sigma(link="identity"), LATENTS, num_steps=3000)
     variance = running_average.value(state.likelihood_state["mse"], initial=np.nan)
     np.testing.assert_allclose(variance, closed_form, rtol=0.02)
     # The bound is tight there: the average ELBO is the PPCA log-likelihood.

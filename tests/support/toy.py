@@ -3,8 +3,11 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
+from jax import lax
 
 from calibrax import objectives
+from calibrax.training import create_train_state, train_step
 
 
 class LinearVAE(nn.Module):
@@ -37,3 +40,18 @@ def replaced(tree, path, value):
     if not path:
         return jnp.full_like(tree, value)
     return {**tree, path[0]: replaced(tree[path[0]], path[1:], value)}
+
+
+def fit_linear_vae(x, likelihood, num_latents, num_steps):
+    """Train `LinearVAE` on all of x [N, D] at each step, by Adam with a falling rate; the state and all metrics."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(2e-2, num_steps))
+    model, key = LinearVAE(x.shape[1:], x.shape[1], num_latents), jax.random.key(0)
+    parts = {"model": model, "likelihood": likelihood, "optimizer": optimizer}
+
+    @jax.jit
+    def fit(x):
+        state = create_train_state(key, x[:1], **parts)
+        return lax.scan(lambda state, _: train_step(state, x, key, **parts), state, length=num_steps)
+
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam and schedules promote
+        return fit(jnp.asarray(x))
