@@ -41,8 +41,8 @@ from experiments.paper_figure import Figure
 from experiments.report import Table
 from experiments.sweep import SweepConfig, command_line, in_words, load, unfinished
 
-# Images per second in training and evaluation, on two cores; videos are counted by their frames.
-SPEED = {"categorical": 45, "bitwise-categorical": 300, "logistic-mixture": 100}
+# Images per second of whole runs at 28×28×3, measured on two cores with some other work; of videos, frames.
+SPEED = {"categorical": 45, "bitwise-categorical": 240, "logistic-mixture": 90}
 USUAL_SPEED = 400
 
 
