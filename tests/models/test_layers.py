@@ -18,6 +18,7 @@ CASES = [
     (5, 1, 2, 6, 3, 6, 7),  # few output channels: larger blocks
     (2, 3, 0, 5, 6, 8, 7),  # phases without a tap
     (5, 3, 2, 2, 5, 8, 9),  # cropped
+    (5, 1, 2, 4, 130, 6, 7),  # many output channels: gradients by windows
 ]
 FORMS = {
     "conv": (cpu_conv.conv, plain.conv, plain.conv_gradients),
@@ -69,9 +70,10 @@ def test_values_and_gradients_are_the_plain_computation(case, name):
     compare(case, name)
 
 
+@pytest.mark.parametrize("case", [ALIGNED, CASES[-1]])
 @pytest.mark.parametrize("name", FORMS)
-def test_bfloat16_stays_bfloat16(name):
-    compare(ALIGNED, name, dtype=jnp.bfloat16, tolerance=2e-2)
+def test_bfloat16_stays_bfloat16(name, case):
+    compare(case, name, dtype=jnp.bfloat16, tolerance=2e-2)
 
 
 @pytest.mark.parametrize("name", FORMS)

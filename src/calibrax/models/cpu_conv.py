@@ -8,6 +8,7 @@ training step of `ConvVAE` takes 19 times as long. Here every convolution and gr
   convolutions to the phases of its output (`_by_phases`).
 - A kernel gradient becomes a correlation whose window is the smaller image, dilated (`_kernel_gradient`).
 - A convolution of few channels computes a block of output pixels at once (`_in_blocks`).
+- The gradients of a transposed convolution to many channels are matrix products (`_gradients_by_windows`).
 
 `calibrax.models.layers` chooses between these functions and XLA's own. The two are equal up to rounding. Timings of
 each step, and what was tried without success, are in benchmarks/README.md.
@@ -19,9 +20,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 FEW_CHANNELS = 4  # up to this many inputs or outputs, blocks of output pixels are faster than a plain convolution
+MANY_CHANNELS = 128  # from so many outputs on, matrix products are faster than convolutions of the output's gradient
 IMAGE = ("NHWC", "HWIO", "NHWC")
 
 
@@ -60,6 +63,8 @@ def _conv_transpose_forward(x, kernel, stride, padding):
 
 def _conv_transpose_backward(stride, padding, saved, grad):
     x, kernel = saved
+    if stride == 1 and grad.shape[3] >= MANY_CHANNELS:
+        return _gradients_by_windows(x, kernel, padding, grad)
     grad = _computed_once(grad)
     grad_x = _forward(grad, kernel.swapaxes(2, 3), stride, padding)
     # The output gradient is the larger image here, and the kernel's channels come out exchanged.
@@ -164,6 +169,35 @@ def _kernel_gradient(large, small, stride, padding, size):
         dimension_numbers=IMAGE,
     )
     return y.transpose(1, 2, 0, 3)
+
+
+def _gradients_by_windows(x, kernel, padding, grad):
+    """The gradients of a transposed convolution of stride 1, image by image, as products with windows of the input.
+
+    With more output than input channels, the gradient of the output is the largest array by far: with 256 levels for
+    each of three channels, 308 MB per batch. Here it is read once, in the order in which it was computed.
+    """
+    kh, kw, _, out = kernel.shape
+    pads = [(kh - 1 - padding,) * 2 + (0,), (kw - 1 - padding,) * 2 + (0,), (0, 0, 0)]
+    weights = jnp.flip(kernel, (0, 1)).reshape(-1, out)  # in the order of the windows
+
+    def windows(image):
+        """[H W, kh kw channels]: what each output pixel sees."""
+        padded = lax.pad(image, jnp.zeros((), image.dtype), pads)
+        height, width = grad.shape[1:3]
+        taps = [padded[i : i + height, j : j + width] for i in range(kh) for j in range(kw)]
+        return jnp.concatenate(taps, axis=2).reshape(height * width, -1)
+
+    def one_image(total, pair):
+        image, image_grad = pair
+        seen, to_image = jax.vjp(windows, image)
+        flat = image_grad.reshape(-1, out)
+        product = jnp.matmul(seen.T, flat, preferred_element_type=total.dtype)
+        return total + product, to_image(flat @ weights.T)[0]
+
+    zeros = jnp.zeros(weights.shape, np.promote_types(weights.dtype, np.float32))
+    total, grad_x = lax.scan(one_image, zeros, (x, grad))
+    return grad_x, jnp.flip(total.reshape(kernel.shape), (0, 1)).astype(kernel.dtype)
 
 
 @jax.custom_vjp
