@@ -85,7 +85,7 @@ table2-bair: install ## Table 2, BAIR column: eight decoders in SVG-LP, the vide
 learned-scales: install ## Table of ways to learn σ on SVHN: per pixel, by β-NLL, faithfully, from the data's scale
 	@$(BIN)/python -m experiments.learned_scales $(SWEEP)
 
-moving-digits: install ## Train a small video model on moving digits: optimal σ beside the unit Gaussian
+moving-digits: install ## Decoders of a small video model on moving digits (two: ARGS="--only optimal-sigma gaussian")
 	@$(BIN)/python -m experiments.moving_digits $(SWEEP)
 
 figures: $(FIGURES) ## All figures of the small network

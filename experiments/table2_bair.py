@@ -16,10 +16,10 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from experiments import decoders, report, video_table
+from experiments import report, video_table
 from experiments.report import Table
 from experiments.sweep import command_line, load
-from experiments.video_table import VideoSweepConfig, original_objective
+from experiments.video_table import VideoSweepConfig, rows
 
 SIZE = 64
 IMPOSSIBLE = "No unit variance gives the paper's -10379: its constant alone is 11292 nats a frame."
@@ -32,24 +32,24 @@ FRAMES = "The paper does not say which frames its FID is of; here all that are p
 def table(model: str = "svg", channels: int = 3, batch_size: int | None = None) -> Table:
     """The column for a model and a number of channels; None is the model's own batch size."""
     common = {"model": model} | ({} if batch_size is None else {"batch_size": batch_size})
-    original = original_objective(SIZE * SIZE * channels)
-    rows = (
-        decoders.BERNOULLI.with_paper(fid=122.6),
-        decoders.BITWISE.with_paper(neg_log_p=48744, fid=46.13),
-        decoders.MIXTURE.with_paper(neg_log_p=40616, fid=42.94),
-        decoders.GAUSSIAN.with_paper(neg_log_p=-10379, fid=35.64, doubts={"neg_log_p": IMPOSSIBLE}),
+    bernoulli, bitwise, mixture, gaussian, original, shared, optimal, per_image = rows(SIZE * SIZE * channels)
+    cases = (
+        bernoulli.with_paper(fid=122.6),
+        bitwise.with_paper(neg_log_p=48744, fid=46.13),
+        mixture.with_paper(neg_log_p=40616, fid=42.94),
+        gaussian.with_paper(neg_log_p=-10379, fid=35.64, doubts={"neg_log_p": IMPOSSIBLE}),
         original.with_paper(neg_log_p=-13472, fid=34.64, doubts={"neg_log_p": UNLIKE}),
-        decoders.SHARED.with_paper(neg_log_p=-13974, fid=34.24),
-        decoders.OPTIMAL.with_paper(neg_log_p=-14173, fid=34.13),
-        decoders.OPTIMAL_IMAGE.with_paper(fid=33.21),
+        shared.with_paper(neg_log_p=-13974, fid=34.24),
+        optimal.with_paper(neg_log_p=-14173, fid=34.13),
+        per_image.with_paper(fid=33.21),
     )
     return Table(
         name="table2-bair",
         title=f"Table 2, BAIR column: decoders, {model}, {SIZE}×{SIZE}",
         source="bair",
-        cases=tuple(row.with_settings(**common) for row in rows),
+        cases=tuple(case.with_settings(**common) for case in cases),
         columns=video_table.with_scores(report.IN_TWO_SCALINGS),
-        ordering=(decoders.OPTIMAL.label, decoders.SHARED.label, original.label),
+        ordering=(optimal.label, shared.label, original.label),
         remark=f"σ and β are those of pixels in [0, 1]. The discrete rows are nats of 256 levels. {FRAMES}",
         image_size=SIZE,
     )

@@ -12,7 +12,7 @@ from calibrax.evaluation.figures.video import save_prediction, save_scores_over_
 from calibrax.evaluation.metrics.frame_scores import FrameScores
 from calibrax.evaluation.metrics.prediction import futures as futures_of
 from calibrax.runs.config import ConfigError
-from experiments import paper_table
+from experiments import decoders, paper_table
 from experiments.report import Column, Table
 from experiments.sweep import Case, Result, SweepConfig
 
@@ -45,6 +45,18 @@ def original_objective(dimensions: int) -> Case:
     """
     settings = {"likelihood": "beta-gaussian", "beta": ORIGINAL_BETA * dimensions}
     return Case("β (original SVG)", settings)
+
+
+def rows(dimensions: int) -> tuple[Case, ...]:
+    """The decoders of Table 2's BAIR column, without the paper's numbers.
+
+    Args:
+      dimensions: D, the number of values of a frame.
+    """
+    return (
+        decoders.BERNOULLI, decoders.BITWISE, decoders.MIXTURE, decoders.GAUSSIAN, original_objective(dimensions),
+        decoders.SHARED, decoders.OPTIMAL, decoders.OPTIMAL_IMAGE,
+    )  # fmt: skip
 
 
 def make(table: Table, config: VideoSweepConfig, command: str) -> None:

@@ -35,7 +35,7 @@ OLD = {
     "parallel": "jit", "scan_steps": None, "resume": False, "save_every": 0, "eval_every": 1,
 }  # fmt: skip
 
-ADDED = {"start_scales": False, "log": None}  # since then, with the value that means what the older version did
+ADDED = {"start_scales": False, "log": None, "adam_eps": 1e-8}  # since then, with the value that means what the older version did
 
 
 def test_a_config_of_an_older_version_opens():
@@ -145,3 +145,15 @@ def test_a_fast_decay_of_the_learning_rate_is_no_constant():
         updates, state = optimizer.update({"w": jnp.ones(1)}, state)
         sizes.append(-float(updates["w"][0]))
     np.testing.assert_allclose(sizes, [1e-3, 4e-4, 1.6e-4], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamax"])
+def test_a_loss_times_a_factor_takes_the_same_step_with_epsilon_times_that_factor(name):
+    def first_step(gradient, eps):
+        optimizer = OptimizerSettings(name, adam_eps=eps).make()
+        updates, _ = optimizer.update({"w": jnp.full(1, gradient)}, optimizer.init({"w": jnp.zeros(1)}))
+        return float(updates["w"][0])
+
+    np.testing.assert_allclose(first_step(1e-8, 1e-8), -0.5e-3, rtol=1e-5)
+    np.testing.assert_allclose(first_step(1e-4, 1e-4), first_step(1e-8, 1e-8), rtol=1e-5)
+    np.testing.assert_allclose(first_step(1e-4, 1e-8), -1e-3, rtol=1e-3)

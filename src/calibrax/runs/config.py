@@ -54,6 +54,8 @@ class OptimizerSettings(Settings):
     """Factor on the learning rate at each step."""
     lr_floor: float = setting(0.0, *FINITE_FROM_0)
     """The learning rate does not fall below this."""
+    adam_eps: float = setting(1e-8, *POSITIVE)
+    """The ε of Adam and Adamax, which is added to the size of a gradient before it divides."""
     clip_grad_norm: float | None = setting(None, *POSITIVE)
     """Scale gradients of a larger norm down to this norm."""
     skip_grad_norm: float | None = setting(None, *POSITIVE)
@@ -81,7 +83,7 @@ class OptimizerSettings(Settings):
             # 0.999999 has too few digits in float32, its 1000th power enough; that of a fast decay would be 0 instead.
             steps = 1000 if self.lr_decay > 0.99 else 1
             rate = optax.exponential_decay(rate, steps, self.lr_decay**steps, end_value=self.lr_floor)
-        optimizer = {"adam": optax.adam, "adamax": optax.adamax}[self.name](rate)
+        optimizer = {"adam": optax.adam, "adamax": optax.adamax}[self.name](rate, eps=self.adam_eps)
         if self.clip_grad_norm is None:
             return optimizer
         return optax.chain(optax.clip_by_global_norm(self.clip_grad_norm), optimizer)
