@@ -20,28 +20,11 @@ from calibrax import cli
 from calibrax._files import write_text
 from calibrax.data import Data
 from calibrax.runs import ConfigError, TrainConfig
-from experiments import (
-    figure3,
-    figure4,
-    figure5,
-    figure8,
-    figure9,
-    learned_scales,
-    moving_digits,
-    report,
-    table1,
-    table2_bair,
-    table2_hvae,
-    table2_svhn,
-    table3,
-    table4,
-    table5,
-)
+from experiments import report, table2_bair, table2_hvae, table4
+from experiments.parts import PARTS
 from experiments.report import Table
 from experiments.sweep import Result, SweepConfig, chosen
 
-TABLES = (table1.TABLE, table2_svhn.TABLE, table3.TABLE, table5.TABLE, learned_scales.TABLE, moving_digits.TABLE)
-FIGURES = (figure3.FIGURE, figure4.FIGURE, figure5.FIGURE, figure8.FIGURE, figure9.FIGURE)
 KINDS = ("table", "figure", "question", "")  # the order of the folders, by the first letters of their names
 FRONT = """# Results
 
@@ -112,7 +95,7 @@ def table_of(provenance: Mapping[str, Any]) -> Table | None:
     if name == "table2-bair":
         channels = provenance["runs"][0]["event_shape"][-1]
         return table2_bair.table(settings["model"], channels, settings["batch_size"])
-    return next((table for table in TABLES if table.name == name), None)
+    return next((part.shows for part in PARTS if part.shows.name == name and isinstance(part.shows, Table)), None)
 
 
 def restored(table: Table, provenance: Mapping[str, Any]) -> tuple[Table, list[Result], SweepConfig, Data]:
@@ -173,7 +156,7 @@ def _own_text(folder: Path, provenance: Mapping[str, Any]) -> str:
     for name in ("answer.md", "table.md"):
         if (folder / name).exists():
             return (folder / name).read_text(encoding="utf-8")
-    titles = {figure.name: figure.title for figure in FIGURES}
+    titles = {part.shows.name: part.shows.title for part in PARTS}
     return f"# {titles.get(provenance['table'], provenance['table'])}\n"
 
 

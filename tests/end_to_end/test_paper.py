@@ -12,7 +12,7 @@ import pytest
 
 from calibrax.training.signals import Interrupted
 from experiments import decoders, paper, paper_figure, paper_page, paper_table, sweep
-from experiments.paper import Part
+from experiments.parts import Part
 from experiments.report import Table
 
 CASES = (decoders.OPTIMAL.with_paper(neg_log_p=-900.0), decoders.GAUSSIAN.with_paper(neg_log_p=0.0))
@@ -33,8 +33,8 @@ def tiny(tmp_path, monkeypatch):
         vars(module)["main"] = functools.partial(made_by.main, shows)
         monkeypatch.setitem(sys.modules, module.__name__, module)
         parts.append(Part(shows, f"tiny_{shows.name}", epochs=1, most_seeds=1))
-    monkeypatch.setattr(paper, "PARTS", parts)
-    monkeypatch.setattr(paper_page, "TABLES", (TABLE,))
+    for module in (paper, paper_page):
+        monkeypatch.setattr(module, "PARTS", parts)
     pixels = np.random.default_rng(0).integers(0, 256, (160, 8, 8, 1), dtype=np.uint8)
     np.savez("digits.npz", train=pixels[:132], test=pixels[132:])
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam promotes
