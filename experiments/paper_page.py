@@ -8,6 +8,7 @@ row differs from the paper's, by the folder's name and the row's label; the page
 
 import dataclasses
 import json
+import re
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -65,13 +66,15 @@ def render(folder: Path) -> str:
         if table is None:
             text = _own_text(path, provenance)
             if (path / "answer.md").exists():
-                answers += [_in_short(text)]
+                answers.append(_in_short(text))
         else:
             table, results, config, data = restored(table, provenance)
             summary.append(_summary(table, results, data))
             text = report.markdown(table, results, config, data, planned=config.seeds * len(table.cases))
             text += _differences(table, results, data, reasons.get(path.name, {}))
         sections.append(_section(path, text, provenance))
+    if answers:
+        answers = ["## Questions that the paper leaves open\n", *answers, ""]
     return "\n".join([FRONT, *_grid(summary), *answers, *sections]).rstrip() + "\n"
 
 
@@ -137,7 +140,7 @@ def _summary(table: Table, results: Sequence[Result], data: Data) -> tuple[str, 
     agree = sum("agrees" in verdict for verdict in compared.values())
     order = report.ordering_holds(table, results).rpartition(": ")[2].rstrip(".")
     beside = f"{agree} of {len(compared)}" if compared else "–"
-    return table.title, data.name, str(len(results)), beside, order or "–"
+    return _link(table.title), data.name, str(len(results)), beside, order or "–"
 
 
 def _differences(table: Table, results: Sequence[Result], data: Data, reasons: Mapping[str, str]) -> str:
@@ -161,9 +164,15 @@ def _own_text(folder: Path, provenance: Mapping[str, Any]) -> str:
 
 
 def _in_short(text: str) -> str:
-    """The title and the last paragraph of an `answer.md`, which is the answer."""
+    """An item of a list: the title and the last paragraph of an `answer.md`, which is the answer."""
     title, *_, answer = text.strip().split("\n\n")
-    return f"**{title.removeprefix('# ')}**: {answer}\n"
+    return f"- **{_link(title.removeprefix('# '))}** {answer}"
+
+
+def _link(title: str) -> str:
+    """A link to the section with this title, by the name that Markdown gives to a heading."""
+    anchor = re.sub(r"[^-\w ]", "", title.lower()).replace(" ", "-")
+    return f"[{title}](#{anchor})"
 
 
 def _section(folder: Path, text: str, provenance: Mapping[str, Any]) -> str:

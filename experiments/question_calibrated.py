@@ -170,7 +170,7 @@ def gap(calibration: dict[str, Any]) -> float:
 STARTED = "started from the data"
 FIGURE = Figure(
     name=NAME,
-    title="Is it calibrated",
+    title="Is it calibrated?",
     source="svhn",
     cases=(
         decoders.GAUSSIAN,

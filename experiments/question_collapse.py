@@ -95,7 +95,7 @@ def at(sigma: float) -> str:
 
 FIGURE = Figure(
     name="question-collapse",
-    title="When a VAE encodes nothing",
+    title="When does a VAE encode nothing?",
     source="svhn",
     cases=(*map(decoders.beta_vae, BETAS), decoders.OPTIMAL),
     draw=draw,

@@ -167,7 +167,7 @@ class TestSigmaConfig(SweepConfig):
 
 FIGURE = Figure(
     name=NAME,
-    title="Whose σ at test time",
+    title="Whose σ at test time?",
     source="svhn",
     cases=(decoders.OPTIMAL,),
     draw=draw,

@@ -207,7 +207,7 @@ def _row(
 
 def full_title(title: str, config: SweepConfig, data: Data) -> str:
     """The title of a picture, with the data and the number of epochs."""
-    return f"{title}; {data.name}, {_epochs(config)}"
+    return f"{title}{'' if title.endswith('?') else ';'} {data.name}, {_epochs(config)}"
 
 
 def _epochs(config: SweepConfig) -> str:

@@ -70,7 +70,8 @@ def test_it_says_what_to_do_and_goes_on_after_an_interruption(tiny, monkeypatch,
     assert page == paper_page.render(Path("runs/paper"))
     assert "## A table" in page
     assert "![samples](question-it/samples.png)" in page
-    assert "\n\n**A question**: Yes.\n\n## A table" in page
+    assert "\n\n- **[A question](#a-question)** Yes.\n\n## A table" in page
+    assert "| [A table](#a-table) |" in page
     record = json.loads(Path("runs/paper/table1/provenance.json").read_text())["runs"][1]
     assert f"| Gaussian VAE | {record['test']['running average']['neg_elbo']:.1f} | 0 |" in page
     assert "- Gaussian VAE, +" in page

@@ -29,7 +29,7 @@ def test_what_each_sigma_costs(monkeypatch):
     assert {path.name for path in folder.iterdir()} == names
     text = (folder / "answer.md").read_text(encoding="utf-8")
     assert text.startswith(
-        "# Whose σ at test time\n\ntiny, the first 90% of its training images: 216 training and 40 test"
+        "# Whose σ at test time?\n\ntiny, the first 90% of its training images: 216 training and 40 test"
     )
     (record,) = json.loads((folder / "provenance.json").read_text())["runs"]
     found = record["question-test-sigma"]
