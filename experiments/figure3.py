@@ -2,7 +2,7 @@
 
 Command:   make figure3                 (or: python -m experiments.figure3 --help)
 Device:    one CPU or GPU; several with PARALLEL=sharded (or pmap).
-Time:      that of Table 1's runs, which it shares. Only the first seed is drawn.
+Time:      that of Table 1's runs, which it shares. Samples are those of the first seed.
 Expected:  samples lose detail at high β and do not look like digits at low β. The σ-VAEs lie near the point of the
            curve where the sum of rate and distortion is smallest.
 
@@ -18,23 +18,34 @@ from pathlib import Path
 from experiments import paper_figure, table1
 from experiments.figures.tradeoff import Point, save_rate_distortion
 from experiments.paper_figure import Figure, FigureData
-from experiments.report import value
+from experiments.report import by_seed, mean_of
+from experiments.sweep import Case
 
 LABEL = "distortion at the best σ: D/2·log(2πe·MSE) (nats per image)"
 
 
-def draw(path: Path, figure_data: FigureData) -> None:
+def point(case: Case, figure_data: FigureData) -> Point | None:
+    """A decoder's means over its seeds; None if it has no run."""
     dimensions = math.prod(figure_data.data.event_shape)
-    points = [
-        Point(
-            label=result.case.label,
-            rate=value(result.record, "rate") or 0.0,
-            distortion=dimensions / 2 * math.log(2 * math.pi * math.e * (value(result.record, "mse") or 1.0)),
-            swept="beta" in result.case.settings,
-        )
-        for result in figure_data.first_seed
-    ]
-    save_rate_distortion(path, points, title=figure_data.title, distortion_label=LABEL)
+    rates, errors = (by_seed(figure_data.results, case, field) for field in ("rate", "mse"))
+    if not rates:
+        return None
+    rate = mean_of(list(rates.values()))
+    distortion = mean_of([dimensions / 2 * math.log(2 * math.pi * math.e * error) for error in errors.values()])
+    return Point(
+        label=case.label,
+        rate=rate.value,
+        distortion=distortion.value,
+        rate_stderr=rate.stderr,
+        distortion_stderr=distortion.stderr,
+        swept="beta" in case.settings,
+    )
+
+
+def draw(path: Path, figure_data: FigureData) -> None:
+    points = [found for case in table1.TABLE.cases if (found := point(case, figure_data)) is not None]
+    title = f"{figure_data.title}, {figure_data.over_seeds}"
+    save_rate_distortion(path, points, title=title, distortion_label=LABEL)
 
 
 FIGURE = Figure(

@@ -2,44 +2,54 @@
 
 Command:   make figure4                 (or: python -m experiments.figure4 --help)
 Device:    one CPU or GPU; several with PARALLEL=sharded (or pmap).
-Time:      that of Table 1's runs, which it shares, and some seconds per run for the estimates. Only the first seed is
-           drawn.
+Time:      that of Table 1's runs, which it shares, and some seconds per run for the estimates.
 Expected:  mutual information rises as β falls, up to the estimator's cap, ln N. The bounds beside it show what lies
            beyond the cap (docs/reproduction.md).
 """
 
 import functools
+import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import paper_figure, table1
 from experiments.figures.tradeoff import InformationPoint, save_information
 from experiments.paper_figure import Figure, FigureData
 from experiments.report import value
-from experiments.sweep import Result
+from experiments.sweep import Case, Result
 
 
-def point(result: Result) -> InformationPoint:
-    """The point of one run: the plain estimates, and the tightest bounds from the other side."""
+def estimates(result: Result) -> dict[str, float]:
+    """The numbers of one run: the plain estimates, and the tightest bounds from the other side."""
     info = result.record["information"]
     bounds = [info[name] for name in ("dimension_wise", "moment_matched", "held_out")]
-    return InformationPoint(
-        label=result.case.label,
-        beta=value(result.record, "effective_beta") or 0.0,
-        rate=info["rate"],
-        mutual_information=info["plain"]["mutual_information"],
-        marginal_kl=info["plain"]["marginal_kl"],
-        mutual_information_bound=min(bound["mutual_information"] for bound in bounds),
-        marginal_kl_bound=max(bound["marginal_kl"] for bound in bounds),
-        swept="beta" in result.case.settings,
-    )
+    return {
+        "beta": value(result.record, "effective_beta") or 0.0,
+        "rate": info["rate"],
+        "mutual_information": info["plain"]["mutual_information"],
+        "marginal_kl": info["plain"]["marginal_kl"],
+        "mutual_information_bound": min(bound["mutual_information"] for bound in bounds),
+        "marginal_kl_bound": max(bound["marginal_kl"] for bound in bounds),
+    }
+
+
+def point(case: Case, results: Sequence[Result]) -> InformationPoint | None:
+    """A decoder's means over its seeds; None if it has no run."""
+    runs = [estimates(result) for result in results if result.case == case]
+    if not runs:
+        return None
+    means = {name: statistics.fmean(run[name] for run in runs) for name in runs[0]}
+    return InformationPoint(label=case.label, swept="beta" in case.settings, **means)
 
 
 def draw(path: Path, figure_data: FigureData) -> None:
-    points = [point(result) for result in figure_data.first_seed]
-    info = figure_data.first_seed[0].record["information"]
-    draws = f"N = {info['num_examples']:,}, M = {info['num_draws']:,}"
-    save_information(path, points, cap=info["cap"], title=f"{figure_data.title}, {draws}")
+    results = figure_data.results
+    points = [found for case in table1.TABLE.cases if (found := point(case, results)) is not None]
+    info, seeds = results[0].record["information"], len({result.config.run.seed for result in results})
+    means = "one seed" if seeds == 1 else f"means over {seeds} seeds"
+    title = f"{figure_data.title}, {means}, N = {info['num_examples']:,}, M = {info['num_draws']:,}"
+    save_information(path, points, cap=info["cap"], title=title)
 
 
 FIGURE = Figure(

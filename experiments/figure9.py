@@ -2,7 +2,7 @@
 
 Command:   make figure9                 (or: python -m experiments.figure9 --help)
 Device:    one CPU or GPU; several with PARALLEL=sharded (or pmap).
-Time:      two runs per seed, shared with Table 1. Only the first seed is drawn.
+Time:      two runs, shared with Table 1; of several seeds only the first is drawn.
 Expected:  the optimal σ arrives within some 20 steps where the shared σ arrives after hundreds.
 """
 
@@ -25,7 +25,7 @@ def draw(path: Path, figure_data: FigureData) -> None:
         for result in figure_data.first_seed
     }
     constant = {f"β-VAE, β = {beta:g}": float(beta_to_sigma(beta)) for beta in BETAS}
-    save_sigma_curves(path, curves, constant=constant, title=figure_data.title)
+    save_sigma_curves(path, curves, constant=constant, title=f"{figure_data.title}, seed 0")
 
 
 FIGURE = Figure(

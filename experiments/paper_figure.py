@@ -82,14 +82,14 @@ def make(figure: Figure, config: SweepConfig, command: str) -> None:
             figure.draw(folder / files[-1], figure_data)
     if figure.samples:
         files.append("samples.png")
-        paper_table.save_samples(folder / files[-1], figure.cases, results, data, title=f"Samples: {title}")
+        paper_table.save_samples(folder / files[-1], figure.cases, results, data, title=f"Samples: {title}, seed 0")
     if figure.side_by_side:
         files.append("samples.png")
         panels = [
             (result.case.label, paper_table.samples(result, data, NUM_SIDE_BY_SIDE))
             for result in figure_data.first_seed
         ]
-        save_comparison(folder / files[-1], panels, columns=8, title=title)
+        save_comparison(folder / files[-1], panels, columns=8, title=f"{title}, seed 0")
     provenance = report.provenance(figure.name, results, config, data, command)
     run_folder.write_json(folder / "provenance.json", provenance)
     print(f"{folder}{os.sep}: {', '.join([*files, 'provenance.json'])}")

@@ -103,20 +103,25 @@ def table_of(provenance: Mapping[str, Any]) -> Table | None:
 
 def restored(table: Table, provenance: Mapping[str, Any]) -> tuple[Table, list[Result], SweepConfig, Data]:
     """What a table was made from: its rows, the runs, the settings, and data of the same names and shapes."""
-    fields = {field.name for field in dataclasses.fields(SweepConfig)}
-    given = provenance["settings"].items()
-    settings: dict[str, Any] = {name: value for name, value in given if name in fields and value is not None}
-    settings["only"] = tuple(settings.get("only", ()))
-    config = SweepConfig(**settings)
+    config, data = sweep_of(provenance)
     table = table._replace(cases=chosen(config, table.cases))
     cases, results = {case.label: case for case in table.cases}, []
     for run in provenance["runs"]:
         case = cases[run["decoder"]]
         results.append(Result(case, TrainConfig.for_model(seed=run["seed"], **case.settings), run))
+    return table, results, config, data
+
+
+def sweep_of(provenance: Mapping[str, Any]) -> tuple[SweepConfig, Data]:
+    """The settings of a sweep, and data of the same names and shapes."""
+    fields = {field.name for field in dataclasses.fields(SweepConfig)}
+    given = provenance["settings"].items()
+    settings: dict[str, Any] = {name: value for name, value in given if name in fields and value is not None}
+    settings["only"] = tuple(settings.get("only", ()))
     splits = provenance["data"]["splits"].items()
     shape = provenance["runs"][0]["event_shape"]
     examples: dict[str, Any] = {name: np.broadcast_to(np.uint8(0), _shape(split, shape)) for name, split in splits}
-    return table, results, config, Data(name=provenance["data"]["name"], **examples)
+    return SweepConfig(**settings), Data(name=provenance["data"]["name"], **examples)
 
 
 def _shape(split: Mapping[str, Any], event_shape: Sequence[int]) -> tuple[int, ...]:
@@ -155,12 +160,14 @@ def _differences(table: Table, results: Sequence[Result], data: Data, reasons: M
 
 
 def _own_text(folder: Path, provenance: Mapping[str, Any]) -> str:
-    """The text that a question or an example wrote; for a figure its title."""
+    """The text that a question or an example wrote; for a figure its title and what it is of."""
     for name in ("answer.md", "table.md"):
         if (folder / name).exists():
             return (folder / name).read_text(encoding="utf-8")
-    titles = {part.shows.name: part.shows.title for part in PARTS}
-    return f"# {titles.get(provenance['table'], provenance['table'])}\n"
+    figure = next((part.shows for part in PARTS if part.shows.name == provenance["table"]), None)
+    if figure is None:
+        return f"# {provenance['table']}\n\n{provenance['data']}\n"
+    return f"# {figure.title}\n\n{report.setting(*sweep_of(provenance))}\n"
 
 
 def _in_short(text: str) -> str:

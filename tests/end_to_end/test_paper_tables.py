@@ -17,6 +17,8 @@ from calibrax.data import Data
 from calibrax.runs import ConfigError, TrainConfig, load_data
 from calibrax.training.signals import Interrupted
 from experiments import (
+    figure3,
+    figure4,
     moving_digits,
     paper_figure,
     paper_table,
@@ -319,3 +321,22 @@ def test_an_interrupted_sweep_can_be_continued_and_a_diverged_run_is_left_out(ti
     with pytest.raises(Interrupted, match="the same command goes on from there"):
         list(sweep.sweep(tiny, (LOW,), data, source="mnist", image_size=8))
     assert started == [("gaussian", False), ("optimal-sigma", False)]
+
+
+def test_figures_3_and_4_show_means_over_the_seeds(tiny):
+    case = table1.TABLE.cases[0]
+    config = dataclasses.replace(tiny, seeds=2)
+    data = load_data(TrainConfig.for_model(data="tiny.npz", image_size=8))
+    parts = {"source": "mnist", "image_size": 8, "information": True}
+    results = list(sweep.sweep(config, [case], data, **parts))
+    figure_data = paper_figure.FigureData(results, data, "a title")
+    rates, errors = (np.array(list(report.by_seed(results, case, field).values())) for field in ("rate", "mse"))
+    distortions = 64 / 2 * np.log(2 * np.pi * np.e * errors)
+    point = figure3.point(case, figure_data)
+    np.testing.assert_allclose((point.rate, point.distortion), (rates.mean(), distortions.mean()), rtol=1e-6)
+    np.testing.assert_allclose(point.rate_stderr, abs(rates[0] - rates[1]) / 2, rtol=1e-6)
+    kls = [result.record["information"]["plain"]["marginal_kl"] for result in results]
+    np.testing.assert_allclose(figure4.point(case, results).marginal_kl, np.mean(kls), rtol=1e-6)
+    for module in (figure3, figure4):
+        module.draw(Path(f"{module.FIGURE.name}.png"), figure_data)
+        assert Path(f"{module.FIGURE.name}.png").stat().st_size > 10_000
