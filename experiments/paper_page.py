@@ -2,8 +2,9 @@
 
 Command:   python -m experiments.paper_page --folder docs/results     (`make paper` calls it)
 
-The tables are made from the numbers in each folder's `provenance.json`. `explained.toml` in the folder may say why a
-row differs from the paper's, by the folder's name and the row's label; the page says "unexplained" of the others.
+The tables are made from the numbers in each folder's `provenance.json`. `explained.toml` in the folder may hold what is
+said by hand: `in_short`, a text for the top of the page, and why a row differs from the paper's, by the folder's name
+and the row's label. The page says "unexplained" of the others.
 """
 
 import dataclasses
@@ -59,7 +60,8 @@ def write(folder: Path) -> None:
 
 def render(folder: Path) -> str:
     """The page of the results in a folder: what `index.md` holds."""
-    reasons, summary, answers, sections = reasons_of(folder), [], [], []
+    in_short, reasons = explained(folder)
+    summary, answers, sections = [], [], []
     for path in sorted((path.parent for path in folder.glob("*/provenance.json")), key=_place):
         provenance = json.loads((path / "provenance.json").read_text(encoding="utf-8"))
         table = table_of(provenance)
@@ -75,13 +77,15 @@ def render(folder: Path) -> str:
         sections.append(_section(path, text, provenance))
     if answers:
         answers = ["## Questions that the paper leaves open\n", *answers, ""]
-    return "\n".join([FRONT, *_grid(summary), *answers, *sections]).rstrip() + "\n"
+    return "\n".join([FRONT, *in_short, *_grid(summary), *answers, *sections]).rstrip() + "\n"
 
 
-def reasons_of(folder: Path) -> dict[str, dict[str, str]]:
-    """Why rows differ from the paper's, by folder and label; empty without `explained.toml`."""
+def explained(folder: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """What `explained.toml` says: the text for the top, and why rows differ from the paper's, by folder and label."""
     path = folder / "explained.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    said = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    in_short = said.pop("in_short", None)
+    return [in_short] if in_short else [], said
 
 
 def _place(folder: Path) -> tuple[int, str]:

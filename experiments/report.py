@@ -252,7 +252,11 @@ def cell(ours: Mean | None, form: str) -> str:
     """A mean with its standard error, such as "-3.2 ± 0.4"; a dash if there is none."""
     if ours is None:
         return "–"
-    return f"{ours.value:{form}}" + (f" ± {ours.stderr:{form}}" if ours.stderr else "")
+    shown = f"{ours.value:{form}}"
+    if not ours.stderr:
+        return shown
+    digits = len(shown.partition(".")[2])  # the error to as many places as the mean, also if `form` counts digits
+    return f"{shown} ± {ours.stderr:.{digits}f}"
 
 
 def grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
