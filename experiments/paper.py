@@ -42,7 +42,7 @@ class PaperConfig:
     inception: str | None = None
     """Inception's weights for FID and KID: the published .pth, an .npz of folded arrays (FID-768), or download."""
     seeds: int = 3
-    """Runs of each decoder, with seeds 0, 1, ...; MNIST's have at most two seeds, those of videos one."""
+    """Runs of each decoder, with seeds 0, 1, ...; MNIST has at most two, videos and figures of samples one."""
     only: tuple[str, ...] = ()
     """Tables and figures to make, by name (default: all)."""
     plan: bool = False
