@@ -323,20 +323,22 @@ def test_an_interrupted_sweep_can_be_continued_and_a_diverged_run_is_left_out(ti
     assert started == [("gaussian", False), ("optimal-sigma", False)]
 
 
-def test_figures_3_and_4_show_means_over_the_seeds(tiny):
+def test_figures_3_and_4_show_means_over_the_seeds(tmp_path):
     case = table1.TABLE.cases[0]
-    config = dataclasses.replace(tiny, seeds=2)
-    data = load_data(TrainConfig.for_model(data="tiny.npz", image_size=8))
-    parts = {"source": "mnist", "image_size": 8, "information": True}
-    results = list(sweep.sweep(config, [case], data, **parts))
-    figure_data = paper_figure.FigureData(results, data, "a title")
-    rates, errors = (np.array(list(report.by_seed(results, case, field).values())) for field in ("rate", "mse"))
-    distortions = 64 / 2 * np.log(2 * np.pi * np.e * errors)
+    results = []
+    for seed, (rate, error, kl) in enumerate([(60.0, 0.01, 50.0), (64.0, 0.04, 54.0)]):
+        run = result(case, 0.0, seed=seed, rate=rate, mse=error, effective_beta=0.001)
+        parts = {"mutual_information": 6.0, "marginal_kl": kl}
+        bounds = dict.fromkeys(("plain", "dimension_wise", "moment_matched", "held_out"), parts)
+        run.record["information"] = {"rate": rate, "cap": 6.9, "num_examples": 1000, "num_draws": 1000, **bounds}
+        results.append(run)
+    figure_data = paper_figure.FigureData(results, DATA, "a title")
     point = figure3.point(case, figure_data)
-    np.testing.assert_allclose((point.rate, point.distortion), (rates.mean(), distortions.mean()), rtol=1e-6)
-    np.testing.assert_allclose(point.rate_stderr, abs(rates[0] - rates[1]) / 2, rtol=1e-6)
-    kls = [result.record["information"]["plain"]["marginal_kl"] for result in results]
-    np.testing.assert_allclose(figure4.point(case, results).marginal_kl, np.mean(kls), rtol=1e-6)
+    assert (point.rate, point.rate_stderr) == (62.0, 2.0)  # half of the difference
+    # D/2·log(2πe·MSE) at the geometric mean of the errors, with D = 4·5·3
+    np.testing.assert_allclose(point.distortion, 30 * math.log(2 * math.pi * math.e * 0.02))
+    np.testing.assert_allclose(point.distortion_stderr, 30 * math.log(4) / 2)
+    assert figure4.point(case, results).marginal_kl == 52.0
     for module in (figure3, figure4):
-        module.draw(Path(f"{module.FIGURE.name}.png"), figure_data)
-        assert Path(f"{module.FIGURE.name}.png").stat().st_size > 10_000
+        module.draw(tmp_path / "figure.png", figure_data)
+        assert (tmp_path / "figure.png").stat().st_size > 10_000
