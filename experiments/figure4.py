@@ -46,8 +46,8 @@ def point(case: Case, results: Sequence[Result]) -> InformationPoint | None:
 def draw(path: Path, figure_data: FigureData) -> None:
     results = figure_data.results
     points = [found for case in table1.TABLE.cases if (found := point(case, results)) is not None]
-    info, seeds = results[0].record["information"], len({result.config.run.seed for result in results})
-    means = "one seed" if seeds == 1 else f"means over {seeds} seeds"
+    info = results[0].record["information"]
+    means = "one seed" if figure_data.num_seeds == 1 else f"means over {figure_data.num_seeds} seeds"
     title = f"{figure_data.title}, {means}, N = {info['num_examples']:,}, M = {info['num_draws']:,}"
     save_information(path, points, cap=info["cap"], title=title)
 

@@ -20,9 +20,10 @@ from experiments import paper_page
 from experiments.parts import PARTS, Part
 from experiments.sweep import SweepConfig, command_line, in_words, load, unfinished
 
-# Images per second of runs at 28×28×3 on two cores, evaluation and FID included; of videos, frames.
+# Images per second on two cores at 28×28×3. The usual speed is that of whole runs, with evaluation and FID; the others
+# are scaled by their training steps. That of videos is in frames of moving digits.
 SPEED = {"categorical": 90, "bitwise-categorical": 350, "logistic-mixture": 240}
-USUAL_SPEED = 550
+USUAL_SPEED, VIDEO_SPEED = 550, 270
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +139,8 @@ def _task(part: Part, config: PaperConfig) -> Task:
     data = load(sweep, cases[0], source, image_size)
     left = unfinished(sweep, cases, data, source=source, image_size=image_size)
     images = len(data.train) * (data.event_shape[0] if data.is_video else 1) * part.epochs
-    seconds = {str(run.run.run_dir): images / SPEED.get(run.likelihood.name, USUAL_SPEED) for run in left}
+    speeds, usual = ({}, VIDEO_SPEED) if data.is_video else (SPEED, USUAL_SPEED)
+    seconds = {str(run.run.run_dir): images / speeds.get(run.likelihood.name, usual) for run in left}
     return Task(part, sweep, len(cases) * sweep.seeds, seconds)
 
 

@@ -30,10 +30,13 @@ class FigureData(NamedTuple):
         return [result for result in self.results if result.config.run.seed == 0]
 
     @property
+    def num_seeds(self) -> int:
+        return len({result.config.run.seed for result in self.results})
+
+    @property
     def over_seeds(self) -> str:
         """What the numbers are, in words."""
-        seeds = len({result.config.run.seed for result in self.results})
-        return "one seed" if seeds == 1 else f"mean ± standard error over {seeds} seeds"
+        return "one seed" if self.num_seeds == 1 else f"mean ± standard error over {self.num_seeds} seeds"
 
 
 class Figure(NamedTuple):

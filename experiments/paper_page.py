@@ -7,6 +7,7 @@ said by hand: `in_short`, a text for the top of the page, and why a row differs 
 and the row's label. The page says "unexplained" of the others.
 """
 
+import collections
 import dataclasses
 import json
 import re
@@ -35,6 +36,7 @@ folder, which holds the command, commit, versions, device, checksums of the data
 with "paper's" columns give the paper's numbers too. A row "agrees" if the two differ by less than 0.02 nats per
 dimension. A result on a part of a data set holds for that part. ± is the standard error of a mean over seeds.
 """
+PARAGRAPH = "\n\n"
 SUMMARY = ("table", "data", "runs", "rows that agree with the paper", "the paper's order of -log p")
 
 
@@ -62,16 +64,19 @@ def render(folder: Path) -> str:
     """The page of the results in a folder: what `index.md` holds."""
     in_short, reasons = explained(folder)
     summary, answers, sections = [], [], []
+    anchors: collections.Counter[str] = collections.Counter()
     for path in sorted((path.parent for path in folder.glob("*/provenance.json")), key=_place):
         provenance = json.loads((path / "provenance.json").read_text(encoding="utf-8"))
         table = table_of(provenance)
         if table is None:
             text = _own_text(path, provenance)
+            link = _link(text, anchors)
             if (path / "answer.md").exists():
-                answers.append(_in_short(text))
+                answers.append(f"- **{link}** {text.strip().rpartition(PARAGRAPH)[2]}")  # the answer is the last one
         else:
             table, results, config, data = restored(table, provenance)
-            summary.append(_summary(table, results, data))
+            link = _link(f"# {table.title}", anchors)
+            summary.append((link, *_summary(table, results, data)))
             text = report.markdown(table, results, config, data, planned=config.seeds * len(table.cases))
             text += _differences(table, results, data, reasons.get(path.name, {}))
         sections.append(_section(path, text, provenance))
@@ -149,7 +154,7 @@ def _summary(table: Table, results: Sequence[Result], data: Data) -> tuple[str, 
     agree = sum("agrees" in verdict for verdict in compared.values())
     order = report.ordering_holds(table, results).rpartition(": ")[2].rstrip(".")
     beside = f"{agree} of {len(compared)}" if compared else "–"
-    return _link(table.title), data.name, str(len(results)), beside, order or "–"
+    return data.name, str(len(results)), beside, order or "–"
 
 
 def _differences(table: Table, results: Sequence[Result], data: Data, reasons: Mapping[str, str]) -> str:
@@ -174,16 +179,12 @@ def _own_text(folder: Path, provenance: Mapping[str, Any]) -> str:
     return f"# {figure.title}\n\n{report.setting(*sweep_of(provenance))}\n"
 
 
-def _in_short(text: str) -> str:
-    """An item of a list: the title and the last paragraph of an `answer.md`, which is the answer."""
-    title, *_, answer = text.strip().split("\n\n")
-    return f"- **{_link(title.removeprefix('# '))}** {answer}"
-
-
-def _link(title: str) -> str:
-    """A link to the section with this title, by the name that Markdown gives to a heading."""
+def _link(text: str, anchors: collections.Counter[str]) -> str:
+    """A link to the section of a text, by the name that Markdown gives to its heading; equal ones are numbered."""
+    title = text.partition("\n")[0].removeprefix("# ")
     anchor = re.sub(r"[^-\w ]", "", title.lower()).replace(" ", "-")
-    return f"[{title}](#{anchor})"
+    number, anchors[anchor] = anchors[anchor], anchors[anchor] + 1
+    return f"[{title}](#{anchor}{f'-{number}' if number else ''})"
 
 
 def _section(folder: Path, text: str, provenance: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ from toy import LinearVAE
 
 import calibrax as cx
 from calibrax.likelihoods import categorical_nll_from_features
+from calibrax.models import cpu_conv
 from calibrax.training import StepOptions, create_train_state, train_step
 
 SOME = ["optimal-sigma", "optimal-sigma-per-image", "student-t", "discretized-logistic", "categorical of 5 levels"]
@@ -60,6 +61,23 @@ def test_the_step_of_pmap_under_shard_map_and_on_explicit_axes(accumulate):
 @pytest.mark.parametrize("name", SOME)
 def test_axis_name_under_shard_map(name):
     assert_axis_name_under_shard_map(name)
+
+
+@pytest.mark.parametrize("features", [8, 130])  # with many, a gradient is a sum over a loop
+def test_gradients_of_a_transposed_convolution(features):
+    x = jax.random.normal(jax.random.key(0), (16, 4, 5, 3))
+    kernels = jnp.broadcast_to(jax.random.normal(jax.random.key(1), (3, 3, 3, features)), (8, 3, 3, 3, features))
+
+    def gradients(x, kernel):
+        return jax.grad(lambda *args: jnp.sum(jnp.sin(cpu_conv.conv_transpose(*args, 1, 1))), (0, 1))(x, kernel)
+
+    def of_share(kernel, x):
+        by_x, by_kernel = gradients(x, kernel[0])
+        return by_x, lax.psum(by_kernel, AXIS)
+
+    actual = shard_map(of_share, in_specs=(P(AXIS), P(AXIS)), out_specs=(P(AXIS), P()))(kernels, x)
+    for one, other in zip(actual, gradients(x, kernels[0]), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5 * float(jnp.max(jnp.abs(other))))
 
 
 def test_a_draw_under_shard_map_has_a_key_per_device():

@@ -35,11 +35,8 @@ OLD = {
     "parallel": "jit", "scan_steps": None, "resume": False, "save_every": 0, "eval_every": 1,
 }  # fmt: skip
 
-ADDED = {
-    "start_scales": False,
-    "log": None,
-    "adam_eps": 1e-8,
-}  # since then, with the value that means what the older version did
+# Since then, with the value that means what the older version did.
+ADDED = {"start_scales": False, "log": None, "adam_eps": 1e-8}
 
 
 def test_a_config_of_an_older_version_opens():

@@ -195,7 +195,8 @@ def _gradients_by_windows(x, kernel, padding, grad):
         product = jnp.matmul(seen.T, flat, preferred_element_type=total.dtype)
         return total + product, to_image(flat @ weights.T)[0]
 
-    zeros = jnp.zeros(weights.shape, np.promote_types(weights.dtype, np.float32))
+    # Of the gradient's kind, so that under `shard_map` the sum differs between devices from the start.
+    zeros = jnp.zeros_like(grad, np.promote_types(weights.dtype, np.float32), weights.shape)
     total, grad_x = lax.scan(one_image, zeros, (x, grad))
     return grad_x, jnp.flip(total.reshape(kernel.shape), (0, 1)).astype(kernel.dtype)
 
